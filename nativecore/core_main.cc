@@ -1,0 +1,14 @@
+// stasis-core: the native half. One subcommand per process: what is done to
+// other processes depends on which process does it (ptrace, setns, fork).
+#include <cstdio>
+#include <cstring>
+
+#include "capture/capture_command.h"
+#include "executor/execute_command.h"
+
+int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "capture") == 0) return stasis::run_capture_command();
+  if (argc == 2 && std::strcmp(argv[1], "execute") == 0) return stasis::run_execute_command();
+  std::fprintf(stderr, "usage: stasis-core capture|execute (started by stasis, with its control socket as descriptor 3)\n");
+  return 2;
+}

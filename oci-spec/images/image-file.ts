@@ -1,0 +1,119 @@
+// The bytes of one image file: magic numbers, then entries
+//
+//   +----------------+----------------+   +-----------+---------+---------------+
+//   | common magic 4 | file magic 4   |   | size u32  | message | extra payload | ...
+//   +----------------+----------------+   +-----------+---------+---------------+
+//
+// all little-endian. The payload's length comes from the message. No I/O.
+import { imageCodec, type ImageMessageName, type ImageMessages } from '../codecs.js';
+import type { PartialMessage } from '../protobuf-codec.js';
+import { imageKinds, kCommonMagic, kServiceMagic, type ImageKind, type ImageKindName } from './magic.js';
+
+export interface ImageEntry<Name extends ImageMessageName = ImageMessageName> {
+  readonly message: ImageMessages[Name];
+  readonly payload: Uint8Array;
+}
+
+/** Larger single messages are refused: an mm image of 1,000,000 VMAs stays below. */
+export const kMaxEntryBytes = 256 * 1024 * 1024;
+
+export class ImageFormatError extends Error {
+  /** 'version' when the file is an image of another kind or format, 'corrupt' when its bytes do not add up. */
+  readonly problem: 'version' | 'corrupt';
+  constructor(problem: 'version' | 'corrupt', message: string) {
+    super(message);
+    this.problem = problem;
+  }
+}
+
+export class ImageWriter {
+  readonly #parts: Uint8Array[] = [];
+  readonly #kind: ImageKind;
+
+  constructor(kind: ImageKindName) {
+    this.#kind = imageKinds[kind];
+    const { envelope, magic } = this.#kind;
+    if (envelope === 'single') this.#parts.push(u32(magic));
+    else this.#parts.push(u32(envelope === 'common' ? kCommonMagic : kServiceMagic), u32(magic));
+  }
+
+  add<Name extends ImageMessageName>(
+    name: Name,
+    message: PartialMessage<ImageMessages[Name]>,
+    payload?: Uint8Array,
+  ): void {
+    const bytes = imageCodec().encode(name, message);
+    this.#parts.push(u32(bytes.length), bytes);
+    if (payload !== undefined) this.#parts.push(payload);
+  }
+
+  bytes(): Uint8Array {
+    return Buffer.concat(this.#parts);
+  }
+}
+
+/**
+ * Reads all entries of an image file. `payloadLength` tells how many bytes
+ * follow each message (0 where the kind has none).
+ */
+export function readImage(
+  kindName: ImageKindName,
+  bytes: Uint8Array,
+  payloadLength: (message: never, rest: number) => number = () => 0,
+): ImageEntry[] {
+  const kind: ImageKind = imageKinds[kindName];
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let offset = readMagic(kind, view);
+  const entries: ImageEntry[] = [];
+  while (offset < bytes.length) {
+    if (offset + 4 > bytes.length) throw new ImageFormatError('corrupt', `ends inside a size field at byte ${offset}`);
+    const size = view.getUint32(offset, true);
+    offset += 4;
+    if (size > kMaxEntryBytes || offset + size > bytes.length) {
+      throw new ImageFormatError(
+        'corrupt',
+        `entry of ${size} bytes at byte ${offset} runs past the end (${bytes.length} bytes)`,
+      );
+    }
+    const name = entries.length === 0 && kind.head !== undefined ? kind.head : kind.message;
+    let message;
+    try {
+      message = imageCodec().decode(name, bytes.subarray(offset, offset + size));
+    } catch (error) {
+      throw new ImageFormatError('corrupt', `entry ${entries.length} is not a ${name}: ${(error as Error).message}`);
+    }
+    offset += size;
+    const extra = payloadLength(message as never, bytes.length - offset);
+    if (extra < 0 || offset + extra > bytes.length) {
+      throw new ImageFormatError(
+        'corrupt',
+        `payload of ${extra} bytes at byte ${offset} runs past the end (${bytes.length} bytes)`,
+      );
+    }
+    entries.push({ message, payload: bytes.subarray(offset, offset + extra) });
+    offset += extra;
+  }
+  return entries;
+}
+
+function readMagic(kind: ImageKind, view: DataView): number {
+  const words = kind.envelope === 'single' ? 1 : 2;
+  if (view.byteLength < 4 * words) throw new ImageFormatError('corrupt', `is only ${view.byteLength} bytes long`);
+  const first = view.getUint32(0, true);
+  const wanted = kind.envelope === 'single' ? kind.magic : kind.envelope === 'common' ? kCommonMagic : kServiceMagic;
+  if (first !== wanted) throw new ImageFormatError('version', `starts with ${hex(first)}, wanted ${hex(wanted)}`);
+  if (words === 2) {
+    const second = view.getUint32(4, true);
+    if (second !== kind.magic)
+      throw new ImageFormatError('version', `has magic ${hex(second)}, wanted ${hex(kind.magic)}`);
+  }
+  return 4 * words;
+}
+
+const hex = (value: number): string => `0x${value.toString(16).padStart(8, '0')}`;
+
+function u32(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setUint32(0, value, true);
+  return bytes;
+}

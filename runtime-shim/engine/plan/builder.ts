@@ -1,0 +1,189 @@
+// Builds a restore plan step by step. Rooms call it; nothing here knows a
+// kernel resource. The result is plain data (stasis.plan.Plan).
+import {
+  Phase,
+  type Arg,
+  type Plan,
+  type PlanTask,
+  type Release,
+  type Step,
+} from '../../../nativecore/schema/messages.js';
+import type { PartialMessage } from '../../../oci-spec/protobuf-codec.js';
+
+export { Phase } from '../../../nativecore/schema/messages.js';
+export type PhaseValue = (typeof Phase)[keyof typeof Phase];
+
+/** A value that exists only while the plan runs: a descriptor, a pid, an id. */
+export interface SlotRef {
+  readonly slot: number;
+  readonly name: string;
+}
+/** Memory that steps point to. */
+export interface BlobRef {
+  readonly blob: number;
+}
+export interface BlobOffsetRef {
+  readonly blobOffset: { readonly blob: number; readonly offset: number };
+}
+export type Operand = bigint | number | SlotRef | BlobRef | BlobOffsetRef;
+
+export interface StepOptions {
+  /** The result is stored here. */
+  readonly out?: SlotRef;
+  readonly expected?: bigint | number;
+  readonly tolerate?: readonly number[];
+  /** The image object that caused the step: "file[9]". */
+  readonly from: string;
+  /** For the printed plan only. */
+  readonly note?: string;
+}
+
+export type Relocation = { readonly offset: number } & (
+  { readonly blob: BlobRef } | { readonly slot32: SlotRef } | { readonly slot64: SlotRef }
+);
+
+export type TaskKind = 'process' | 'thread' | 'helper' | 'zombie';
+const kindValue: Readonly<Record<TaskKind, number>> = { process: 0, thread: 1, helper: 2, zombie: 3 };
+
+export class TaskBuilder {
+  readonly index: number;
+  readonly kind: TaskKind;
+  readonly parent: number;
+  readonly from: string;
+  setTid: readonly number[];
+  cloneFlags = 0n;
+  release: PartialMessage<Release> | undefined;
+  stopped = false;
+  uffdSlot: SlotRef | undefined;
+  readonly fills: { method: number; address: bigint; pageCount: bigint; pageFile: number; fileOffsetBytes: bigint }[] =
+    [];
+  readonly uffdRanges: { address: bigint; lengthBytes: bigint }[] = [];
+  readonly #steps = new Map<PhaseValue, PartialMessage<Step>[]>();
+
+  constructor(index: number, kind: TaskKind, parent: number, setTid: readonly number[], from: string) {
+    this.index = index;
+    this.kind = kind;
+    this.parent = parent;
+    this.setTid = setTid;
+    this.from = from;
+  }
+
+  /** Appends one system call or built-in operation to a phase of this task. */
+  step(phase: PhaseValue, op: string, args: readonly Operand[], options: StepOptions): void {
+    const step: PartialMessage<Step> = {
+      op,
+      args: args.map(toArg),
+      outSlot: options.out?.slot ?? 0,
+      hasExpected: options.expected !== undefined,
+      expected: options.expected === undefined ? 0n : BigInt.asUintN(64, BigInt(options.expected)),
+      toleratedErrnos: options.tolerate ?? [],
+      from: options.from,
+      note: options.note ?? '',
+    };
+    const steps = this.#steps.get(phase);
+    if (steps === undefined) this.#steps.set(phase, [step]);
+    else steps.push(step);
+  }
+
+  message(): PartialMessage<PlanTask> {
+    const phases = [...this.#steps.entries()].sort(([a], [b]) => a - b);
+    return {
+      kind: kindValue[this.kind],
+      parent: this.parent,
+      setTid: this.setTid,
+      cloneFlags: this.cloneFlags,
+      phases: phases.map(([phase, steps]) => ({ phase, steps })),
+      release: this.release,
+      fills: this.fills,
+      uffdRanges: this.uffdRanges,
+      uffdSlot: this.uffdSlot?.slot ?? 0,
+      from: this.from,
+      stopped: this.stopped,
+    };
+  }
+}
+
+export class PlanBuilder {
+  readonly tasks: TaskBuilder[] = [];
+  hole: { address: bigint; lengthBytes: bigint } = { address: 0n, lengthBytes: 0n };
+  #slots = 0;
+  readonly #blobs: { data: Uint8Array; relocations: object[]; lengthBytes: bigint }[] = [];
+  readonly #blobsByText = new Map<string, BlobRef>();
+  readonly #externals = new Map<string, { slot: SlotRef; descriptor: number }>();
+  readonly #pageFiles: string[] = [];
+
+  addTask(kind: TaskKind, parent: number, setTid: readonly number[], from: string): TaskBuilder {
+    const task = new TaskBuilder(this.tasks.length, kind, parent, setTid, from);
+    this.tasks.push(task);
+    return task;
+  }
+
+  slot(name: string): SlotRef {
+    this.#slots += 1;
+    return { slot: this.#slots, name };
+  }
+
+  /** Bytes for steps to point to; `lengthBytes` larger than the data leaves zeroed room for results. */
+  blob(data: Uint8Array, relocations: readonly Relocation[] = [], lengthBytes: number = data.length): BlobRef {
+    const wire = relocations.map((relocation) => {
+      if ('blob' in relocation) return { offset: relocation.offset, blob: relocation.blob.blob };
+      if ('slot32' in relocation) return { offset: relocation.offset, slot32: relocation.slot32.slot };
+      return { offset: relocation.offset, slot64: relocation.slot64.slot };
+    });
+    this.#blobs.push({ data, relocations: wire, lengthBytes: BigInt(lengthBytes) });
+    return { blob: this.#blobs.length - 1 };
+  }
+
+  /** A NUL-terminated string; equal strings share a blob. */
+  text(value: string | Uint8Array): BlobRef {
+    const bytes = typeof value === 'string' ? Buffer.from(value, 'utf8') : Buffer.from(value);
+    if (bytes.includes(0)) throw new RangeError('a path or name in the images contains a NUL byte');
+    const key = bytes.toString('latin1');
+    let ref = this.#blobsByText.get(key);
+    if (ref === undefined) {
+      ref = this.blob(Buffer.concat([bytes, Buffer.from([0])]));
+      this.#blobsByText.set(key, ref);
+    }
+    return ref;
+  }
+
+  at(blob: BlobRef, offset: number): BlobOffsetRef {
+    return { blobOffset: { blob: blob.blob, offset } };
+  }
+
+  /** An inherited descriptor, preset in a slot; one slot per name. */
+  external(name: string, descriptor: number): SlotRef {
+    let known = this.#externals.get(name);
+    if (known === undefined) {
+      known = { slot: this.slot(name), descriptor };
+      this.#externals.set(name, known);
+    }
+    return known.slot;
+  }
+
+  pageFile(name: string): number {
+    const at = this.#pageFiles.indexOf(name);
+    return at >= 0 ? at : this.#pageFiles.push(name) - 1;
+  }
+
+  message(imageDigest: string): PartialMessage<Plan> {
+    return {
+      version: 1,
+      hole: this.hole,
+      tasks: this.tasks.map((task) => task.message()),
+      blobs: this.#blobs as PartialMessage<Plan>['blobs'],
+      slotCount: this.#slots,
+      externals: [...this.#externals].map(([name, { slot, descriptor }]) => ({ name, slot: slot.slot, descriptor })),
+      pageFiles: this.#pageFiles,
+      imageDigest,
+    };
+  }
+}
+
+function toArg(operand: Operand): PartialMessage<Arg> {
+  if (typeof operand === 'bigint' || typeof operand === 'number')
+    return { immediate: BigInt.asUintN(64, BigInt(operand)) };
+  if ('slot' in operand) return { slot: operand.slot };
+  if ('blob' in operand) return { blob: operand.blob };
+  return { blobOffset: operand.blobOffset };
+}

@@ -1,0 +1,2 @@
+export { StasisError, type Degradation, type StasisErrorFields, type Subject } from './stasis-error.js';
+export { errorCodes, exitStatusOfKind, kindOfCode, type ErrorCode, type ErrorKind } from './codes.js';
