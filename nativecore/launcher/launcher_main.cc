@@ -1,0 +1,241 @@
+// The file that is installed as the OCI runtime. It looks at the verb and
+// execs: the base runtime (runc, crun) for verbs that are not ours, arguments
+// untouched; node with our bundle for ours. It decides nothing else, so that
+// create, start, state, kill, delete and exec cost no more than one extra exec.
+//
+// Container managers start it with an almost empty environment (no PATH, no
+// HOME) and any working directory: everything is found from /proc/self/exe.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <vector>
+
+extern char** environ;
+
+namespace {
+
+constexpr std::string_view kOurVerbs[] = {"checkpoint", "restore", "check", "plan", "inspect", "version"};
+
+// Global flags of runc and crun that take a value as the next word.
+constexpr std::string_view kFlagsWithValue[] = {"root", "log", "log-format", "log-level", "criu", "rootless", "cgroup-manager"};
+
+constexpr std::string_view kBaseNames[] = {"runc", "crun"};
+constexpr std::string_view kSystemPath = "/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin";
+constexpr const char* kConfigFile = "/etc/stasis/config.json";
+
+template <size_t N>
+bool contains(const std::string_view (&list)[N], std::string_view word) {
+  for (std::string_view item : list) {
+    if (item == word) return true;
+  }
+  return false;
+}
+
+std::string directory_of(const std::string& path) {
+  size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash);
+}
+
+std::string_view base_name(std::string_view path) {
+  size_t slash = path.rfind('/');
+  return slash == std::string_view::npos ? path : path.substr(slash + 1);
+}
+
+std::string own_path() {
+  char buffer[PATH_MAX];
+  ssize_t length = ::readlink("/proc/self/exe", buffer, sizeof buffer);
+  return length > 0 ? std::string(buffer, static_cast<size_t>(length)) : std::string();
+}
+
+// A small text file; empty if it cannot be read.
+std::string read_small_file(const std::string& path) {
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return {};
+  char buffer[16384];
+  ssize_t length = ::read(fd, buffer, sizeof buffer);
+  ::close(fd);
+  return length > 0 ? std::string(buffer, static_cast<size_t>(length)) : std::string();
+}
+
+// "key=value" lines of launcher.conf.
+std::string conf_value(const std::string& conf, std::string_view key) {
+  size_t at = 0;
+  while (at < conf.size()) {
+    size_t end = conf.find('\n', at);
+    if (end == std::string::npos) end = conf.size();
+    std::string_view line(conf.data() + at, end - at);
+    if (line.size() > key.size() && line.substr(0, key.size()) == key && line[key.size()] == '=') {
+      return std::string(line.substr(key.size() + 1));
+    }
+    at = end + 1;
+  }
+  return {};
+}
+
+// The value of the one key that we need of {"runtime": "/path"}; escapes
+// other than \/ \\ and \" do not occur in a sensible path.
+std::string json_runtime(const std::string& json) {
+  size_t key = json.find("\"runtime\"");
+  if (key == std::string::npos) return {};
+  size_t at = json.find_first_not_of(" \t\r\n", key + 9);
+  if (at == std::string::npos || json[at] != ':') return {};
+  at = json.find_first_not_of(" \t\r\n", at + 1);
+  if (at == std::string::npos || json[at] != '"') return {};
+  std::string value;
+  for (++at; at < json.size() && json[at] != '"'; ++at) {
+    if (json[at] == '\\' && at + 1 < json.size()) ++at;
+    value.push_back(json[at]);
+  }
+  return value;
+}
+
+std::string resolved(const std::string& directory, const std::string& path) {
+  return path.empty() || path[0] == '/' ? path : directory + "/" + path;
+}
+
+// The first argument that is neither a flag nor a flag's value. `-f v`,
+// `--f v`, `--f=v` and `-f=v` are all in use (Go's flag package takes any).
+std::string_view verb_of(int argc, char** argv, bool& asks_version, bool& asks_help) {
+  for (int i = 1; i < argc; ++i) {
+    std::string_view word = argv[i];
+    if (word.size() < 2 || word[0] != '-') return word;
+    if (word == "--") return i + 1 < argc ? argv[i + 1] : "";
+    std::string_view flag = word.substr(word[1] == '-' ? 2 : 1);
+    if (flag == "version" || flag == "v") asks_version = true;
+    if (flag == "help" || flag == "h") asks_help = true;
+    if (contains(kFlagsWithValue, flag)) ++i;
+  }
+  return {};
+}
+
+bool same_file(const struct stat& one, const char* path) {
+  struct stat other;
+  return ::stat(path, &other) == 0 && other.st_dev == one.st_dev && other.st_ino == one.st_ino;
+}
+
+bool is_program(const std::string& path, const struct stat& self) {
+  struct stat found;
+  return ::stat(path.c_str(), &found) == 0 && S_ISREG(found.st_mode) && ::access(path.c_str(), X_OK) == 0 &&
+         !(found.st_dev == self.st_dev && found.st_ino == self.st_ino);
+}
+
+std::string search(std::string_view directories, std::string_view name, const struct stat& self) {
+  while (!directories.empty()) {
+    size_t colon = directories.find(':');
+    std::string_view directory = directories.substr(0, colon);
+    directories = colon == std::string_view::npos ? std::string_view() : directories.substr(colon + 1);
+    // An empty or relative entry means the working directory, which a runtime started as root must not trust.
+    if (directory.empty() || directory[0] != '/') continue;
+    std::string path = std::string(directory) + "/" + std::string(name);
+    if (is_program(path, self)) return path;
+  }
+  return {};
+}
+
+[[noreturn]] void fail(const std::string& sentence) {
+  std::string line = sentence + "\n";
+  ssize_t ignored = ::write(2, line.data(), line.size());
+  (void)ignored;
+  ::_exit(1);
+}
+
+std::string base_runtime(const struct stat& self) {
+  std::string configured;
+  std::string where;
+  if (const char* named = std::getenv("STASIS_RUNTIME"); named != nullptr && *named != '\0') {
+    configured = named;
+    where = "STASIS_RUNTIME";
+  } else {
+    configured = json_runtime(read_small_file(kConfigFile));
+    where = kConfigFile;
+  }
+  const char* path = std::getenv("PATH");
+  if (!configured.empty()) {
+    std::string found = configured;
+    if (configured.find('/') == std::string::npos) {
+      found = search(path == nullptr ? "" : path, configured, self);
+      if (found.empty()) found = search(kSystemPath, configured, self);
+    }
+    if (!found.empty() && same_file(self, found.c_str())) {
+      fail("cannot start the base runtime: " + where + " names stasis itself (" + configured + "); name runc or crun there");
+    }
+    if (found.empty() || !is_program(found, self)) {
+      fail("cannot start the base runtime: " + where + " names \"" + configured +
+           "\", which is not an executable file; name the path of runc or crun there");
+    }
+    return found;
+  }
+  for (std::string_view name : kBaseNames) {
+    std::string found = path == nullptr ? std::string() : search(path, name, self);
+    if (found.empty()) found = search(kSystemPath, name, self);
+    if (!found.empty()) return found;
+  }
+  fail("cannot start the base runtime: neither runc nor crun is installed; install one (apt-get install runc), or name it "
+       "in /etc/stasis/config.json as {\"runtime\": \"/path/to/runc\"}");
+}
+
+// Our verbs: node with the bundle that launcher.conf names. The interpreter is
+// fixed at install time because PATH may be missing or somebody else's.
+[[noreturn]] void run_bundle(const std::string& own, std::string_view entry, int argc, char** argv) {
+  std::string library = directory_of(directory_of(own)) + "/lib/stasis";
+  std::string conf = read_small_file(library + "/launcher.conf");
+  std::string node = resolved(library, conf_value(conf, "node"));
+  std::string bundle = resolved(library, conf_value(conf, "bundle"));
+  if (node.empty()) {
+    fail("cannot start node: " + library + "/launcher.conf is missing or names no node; run hack/install (or hack/quickstart) again");
+  }
+  if (bundle.empty()) bundle = library;
+  if (bundle.size() > 4 && bundle.compare(bundle.size() - 4, 4, ".mjs") == 0) bundle = directory_of(bundle);
+  std::string script = bundle + "/" + std::string(entry);
+
+  std::vector<char*> arguments;
+  arguments.push_back(node.data());
+  arguments.push_back(script.data());
+  for (int i = 1; i < argc; ++i) arguments.push_back(argv[i]);
+  arguments.push_back(nullptr);
+
+  // NODE_OPTIONS of the caller's shell could load foreign code into a root process or print on the container's streams.
+  std::vector<char*> environment;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    if (std::strncmp(*variable, "NODE_", 5) != 0) environment.push_back(*variable);
+  }
+  environment.push_back(nullptr);
+  ::execve(node.c_str(), arguments.data(), environment.data());
+  fail("cannot start node: " + node + ": " + std::strerror(errno) + "; run hack/install (or hack/quickstart) again");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string own = own_path();
+  struct stat self;
+  if (own.empty() || ::stat("/proc/self/exe", &self) != 0) fail("cannot find stasis's own files: /proc is not mounted; mount it");
+
+  // Installed under CRIU's name, it is CRIU's command line on our engine. The name that counts is the one that was
+  // called: distributions link criu to stasis-criu.
+  std::string_view called = argc > 0 ? base_name(argv[0]) : std::string_view();
+  if (called == "criu" || called == "stasis-criu" || base_name(own) == "stasis-criu") run_bundle(own, "criu.mjs", argc, argv);
+
+  bool asks_version = false;
+  bool asks_help = false;
+  std::string_view verb = verb_of(argc, argv, asks_version, asks_help);
+  if (contains(kOurVerbs, verb) || (verb.empty() && (asks_version || asks_help || argc < 2))) {
+    run_bundle(own, "stasis.mjs", argc, argv);
+  }
+
+  std::string base = base_runtime(self);
+  // argv[0] becomes the base's own path: runc re-executes itself and prints it in messages.
+  if (argc > 0) {
+    argv[0] = base.data();
+  }
+  ::execve(base.c_str(), argv, environ);
+  fail("cannot start the base runtime: " + base + ": " + std::strerror(errno));
+}
