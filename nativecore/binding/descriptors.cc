@@ -1,0 +1,67 @@
+// Descriptors: advisory locks, passing one over a unix socket, opening a path
+// inside a foreign root.
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/unique_fd.h"
+#include "binding/module.h"
+
+namespace stasis::binding {
+
+// tryLock(fd) -> boolean. The lock belongs to the open file description and goes with it, however we die.
+Napi::Value try_lock(const Napi::CallbackInfo& info) {
+  if (::flock(info[0].As<Napi::Number>().Int32Value(), LOCK_EX | LOCK_NB) == 0) return Napi::Boolean::New(info.Env(), true);
+  if (errno != EWOULDBLOCK) throw_errno(info.Env(), "flock", errno);
+  return Napi::Boolean::New(info.Env(), false);
+}
+
+// sendDescriptor(socketPath, fd, name): one SCM_RIGHTS message whose bytes are the name, as runc sends a console.
+Napi::Value send_descriptor(const Napi::CallbackInfo& info) {
+  std::string path = info[0].As<Napi::String>();
+  int fd = info[1].As<Napi::Number>().Int32Value();
+  std::string name = info[2].As<Napi::String>();
+
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) throw_errno(info.Env(), "connect", ENAMETOOLONG);
+  std::memcpy(address.sun_path, path.data(), path.size());
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (socket.borrow() < 0) throw_errno(info.Env(), "socket", errno);
+  if (::connect(socket.borrow(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) throw_errno(info.Env(), "connect", errno);
+
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  iovec data{name.data(), name.size()};
+  msghdr message{};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+  if (::sendmsg(socket.borrow(), &message, MSG_NOSIGNAL) < 0) throw_errno(info.Env(), "sendmsg", errno);
+  return info.Env().Undefined();
+}
+
+// openInRoot(root, path) -> fd. O_PATH; symbolic links and ".." cannot leave the root (Linux 5.6: openat2 RESOLVE_IN_ROOT).
+Napi::Value open_in_root(const Napi::CallbackInfo& info) {
+  std::string root = info[0].As<Napi::String>();
+  std::string path = info[1].As<Napi::String>();
+  UniqueFd directory(::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (directory.borrow() < 0) throw_errno(info.Env(), "open", errno);
+  open_how how{};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  long fd = ::syscall(SYS_openat2, directory.borrow(), path.c_str(), &how, sizeof how);
+  if (fd < 0) throw_errno(info.Env(), "openat2", errno);
+  return Napi::Number::New(info.Env(), static_cast<double>(fd));
+}
+
+}  // namespace stasis::binding

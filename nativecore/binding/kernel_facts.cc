@@ -1,0 +1,81 @@
+// What the plan compiler must know of this kernel, measured on this process:
+// the vdso, userfaultfd, the size of the extended state.
+#include <cpuid.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "binding/module.h"
+
+namespace stasis::binding {
+namespace {
+
+struct VdsoArea {
+  uint64_t start = 0;  // of the first of [vvar], [vvar_vclock], [vdso]; the kernel maps them as one span
+  uint64_t end = 0;
+  uint64_t vdso = 0;
+  uint64_t vdso_end = 0;
+};
+
+VdsoArea find_vdso() {
+  VdsoArea area;
+  FILE* maps = std::fopen("/proc/self/maps", "re");
+  if (maps == nullptr) return area;
+  char line[512];
+  while (std::fgets(line, sizeof line, maps) != nullptr) {
+    bool vdso = std::strstr(line, "[vdso]") != nullptr;
+    if (!vdso && std::strstr(line, "[vvar") == nullptr) continue;
+    char* rest = nullptr;
+    uint64_t start = std::strtoull(line, &rest, 16);
+    uint64_t end = std::strtoull(rest + 1, nullptr, 16);
+    if (area.end != start) area.start = start;
+    area.end = end;
+    if (vdso) {
+      area.vdso = start;
+      area.vdso_end = end;
+    }
+  }
+  std::fclose(maps);
+  return area;
+}
+
+// Whether a task with our privileges may use userfaultfd for kernel-mode
+// faults too (vm.unprivileged_userfaultfd, CAP_SYS_PTRACE, seccomp).
+bool has_userfaultfd() {
+  UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  if (fd.borrow() < 0) return false;
+  uffdio_api api{};
+  api.api = UFFD_API;
+  return ::ioctl(fd.borrow(), UFFDIO_API, &api) == 0;
+}
+
+// CPUID 0xD, subleaf 0, EBX: bytes for the features that XCR0 enables now.
+uint32_t xsave_size_bytes() {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(0xD, 0, &eax, &ebx, &ecx, &edx) != 0 ? ebx : 0;
+}
+
+}  // namespace
+
+// getKernelFacts() -> { vdsoSpanBytes, vdsoOffsetBytes, vdso: Buffer, userfaultfd, xsaveSizeBytes, pageSize }
+Napi::Value get_kernel_facts(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  VdsoArea area = find_vdso();
+  Napi::Object facts = Napi::Object::New(env);
+  facts.Set("vdsoSpanBytes", Napi::Number::New(env, static_cast<double>(area.end - area.start)));
+  facts.Set("vdsoOffsetBytes", Napi::Number::New(env, static_cast<double>(area.vdso - area.start)));
+  facts.Set("vdso", Napi::Buffer<uint8_t>::Copy(env, reinterpret_cast<const uint8_t*>(area.vdso), area.vdso_end - area.vdso));
+  facts.Set("userfaultfd", Napi::Boolean::New(env, has_userfaultfd()));
+  facts.Set("xsaveSizeBytes", Napi::Number::New(env, xsave_size_bytes()));
+  facts.Set("pageSize", Napi::Number::New(env, static_cast<double>(::sysconf(_SC_PAGESIZE))));
+  return facts;
+}
+
+}  // namespace stasis::binding

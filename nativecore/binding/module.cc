@@ -1,0 +1,33 @@
+// The addon: kernel calls that node does not have. No checkpoint logic, no
+// decisions. Read next to nativecore/native-binding.ts: same order, same names.
+#include "binding/module.h"
+
+namespace stasis::binding {
+
+void throw_errno(Napi::Env env, const char* call, int error_number) {
+  Napi::Error error = Napi::Error::New(env, std::string(call) + ": " + std::strerror(error_number));
+  error.Set("call", Napi::String::New(env, call));
+  error.Set("errorNumber", Napi::Number::New(env, error_number));
+  throw error;
+}
+
+namespace {
+
+Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  exports.Set("setChildSubreaper", Napi::Function::New(env, set_child_subreaper, "setChildSubreaper"));
+  exports.Set("waitForExit", Napi::Function::New(env, wait_for_exit, "waitForExit"));
+  exports.Set("tryLock", Napi::Function::New(env, try_lock, "tryLock"));
+  exports.Set("sendDescriptor", Napi::Function::New(env, send_descriptor, "sendDescriptor"));
+  exports.Set("openInRoot", Napi::Function::New(env, open_in_root, "openInRoot"));
+  exports.Set("loadCgroupDeviceProgram", Napi::Function::New(env, load_cgroup_device_program, "loadCgroupDeviceProgram"));
+  exports.Set("attachCgroupDeviceProgram", Napi::Function::New(env, attach_cgroup_device_program, "attachCgroupDeviceProgram"));
+  exports.Set("getKernelFacts", Napi::Function::New(env, get_kernel_facts, "getKernelFacts"));
+  return exports;
+}
+
+}  // namespace
+}  // namespace stasis::binding
+
+static Napi::Object init_addon(Napi::Env env, Napi::Object exports) { return stasis::binding::initialise(env, exports); }
+
+NODE_API_MODULE(stasis, init_addon)

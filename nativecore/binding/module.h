@@ -1,0 +1,23 @@
+// What the files of this folder export to module.cc.
+#pragma once
+
+#include <cerrno>
+#include <cstring>
+#include <napi.h>
+#include <string>
+
+namespace stasis::binding {
+
+// Throws a JavaScript Error with `call` and `errorNumber`; the facade turns it into words.
+[[noreturn]] void throw_errno(Napi::Env env, const char* call, int error_number);
+
+Napi::Value set_child_subreaper(const Napi::CallbackInfo& info);
+Napi::Value wait_for_exit(const Napi::CallbackInfo& info);
+Napi::Value try_lock(const Napi::CallbackInfo& info);
+Napi::Value send_descriptor(const Napi::CallbackInfo& info);
+Napi::Value open_in_root(const Napi::CallbackInfo& info);
+Napi::Value load_cgroup_device_program(const Napi::CallbackInfo& info);
+Napi::Value attach_cgroup_device_program(const Napi::CallbackInfo& info);
+Napi::Value get_kernel_facts(const Napi::CallbackInfo& info);
+
+}  // namespace stasis::binding

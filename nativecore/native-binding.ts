@@ -1,0 +1,51 @@
+// The addon's exports, typed. Read next to binding/module.cc: same order, same
+// names; native-binding.test.ts compares the two.
+import { createRequire } from 'node:module';
+import { findLocations } from './locations.js';
+
+export interface ExitStatus {
+  readonly code: number;
+  /** Signal number, 0 if it exited. */
+  readonly signal: number;
+}
+
+export interface NativeKernelFacts {
+  readonly vdsoSpanBytes: number;
+  readonly vdsoOffsetBytes: number;
+  readonly vdso: Buffer;
+  readonly userfaultfd: boolean;
+  readonly xsaveSizeBytes: number;
+  readonly pageSize: number;
+}
+
+export interface NativeBinding {
+  setChildSubreaper(enabled: boolean): void;
+  waitForExit(hostPid: number): Promise<ExitStatus>;
+  /** False if somebody else holds the lock. */
+  tryLock(ownFd: number): boolean;
+  sendDescriptor(socketPath: string, ownFd: number, name: string): void;
+  /** O_PATH descriptor of a path that is resolved without leaving the root; the caller closes it. */
+  openInRoot(root: string, path: string): number;
+  loadCgroupDeviceProgram(instructions: Buffer): number;
+  attachCgroupDeviceProgram(cgroupFd: number, programFd: number): void;
+  getKernelFacts(): NativeKernelFacts;
+}
+
+export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
+  'setChildSubreaper',
+  'waitForExit',
+  'tryLock',
+  'sendDescriptor',
+  'openInRoot',
+  'loadCgroupDeviceProgram',
+  'attachCgroupDeviceProgram',
+  'getKernelFacts',
+];
+
+let binding: NativeBinding | undefined;
+
+/** Loads the addon on first use: half of the verbs never need it. */
+export function nativeBinding(): NativeBinding {
+  binding ??= createRequire(import.meta.url)(findLocations().addon) as NativeBinding;
+  return binding;
+}
