@@ -1,0 +1,203 @@
+#include "proc/proc_dir.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+
+#include "base/native_error.h"
+
+namespace stasis {
+namespace {
+
+// The kernel's struct linux_dirent64, so that a directory costs one descriptor
+// and no allocation of libc.
+struct DirectoryEntry {
+  uint64_t inode;
+  int64_t offset;
+  unsigned short length;
+  unsigned char type;
+  char name[1];
+};
+
+template <typename Number>
+Number parse_number(std::string_view text, int base = 10) {
+  Number value{};
+  std::from_chars(text.data(), text.data() + text.size(), value, base);
+  return value;
+}
+
+// Calls visit(line) for each line, without its end.
+template <typename Visit>
+void for_each_line(std::string_view text, Visit visit) {
+  while (!text.empty()) {
+    const size_t end = text.find('\n');
+    visit(text.substr(0, end));
+    if (end == std::string_view::npos) return;
+    text.remove_prefix(end + 1);
+  }
+}
+
+std::string_view take_word(std::string_view& line) {
+  const size_t start = line.find_first_not_of(" \t");
+  if (start == std::string_view::npos) {
+    line = {};
+    return {};
+  }
+  line.remove_prefix(start);
+  const size_t end = std::min(line.find_first_of(" \t"), line.size());
+  const std::string_view word = line.substr(0, end);
+  line.remove_prefix(end);
+  return word;
+}
+
+// Field `number` of /proc/PID/stat, counted from 1 as in proc(5). The command
+// name may hold blanks and parentheses: counting starts after the last one.
+std::string_view stat_field(std::string_view stat, int number) {
+  const size_t close = stat.rfind(')');
+  if (close == std::string_view::npos) throw NativeError("bug", "parsing /proc/PID/stat");
+  std::string_view rest = stat.substr(close + 1);
+  std::string_view word;
+  for (int field = 3; field <= number; ++field) word = take_word(rest);
+  return word;
+}
+
+}  // namespace
+
+std::optional<ProcDir> ProcDir::try_open(pid_t host_pid) {
+  const std::string path = "/proc/" + std::to_string(host_pid);
+  sys::Try<UniqueFd> directory = sys::try_openat(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
+  if (!directory.ok()) return std::nullopt;
+  return ProcDir(host_pid, std::move(directory.value));
+}
+
+ProcDir ProcDir::open(pid_t host_pid) {
+  std::optional<ProcDir> opened = try_open(host_pid);
+  if (!opened) throw NativeError("task_gone", "opening /proc of a process").with_pid(host_pid);
+  return std::move(*opened);
+}
+
+std::vector<int32_t> ProcDir::numbers(const char* subdirectory) const {
+  std::vector<int32_t> found;
+  const sys::Try<UniqueFd> directory = sys::try_openat(directory_.borrow(), subdirectory, O_RDONLY | O_DIRECTORY);
+  if (!directory.ok()) return found;
+  alignas(8) char buffer[32768];
+  for (;;) {
+    const sys::Try<int64_t> count = sys::try_syscall(SYS_getdents64, static_cast<uint64_t>(directory.value.borrow()),
+                                                     reinterpret_cast<uint64_t>(buffer), sizeof buffer);
+    if (!count.ok() || count.value == 0) break;
+    for (int64_t at = 0; at < count.value;) {
+      const auto* entry = reinterpret_cast<const DirectoryEntry*>(buffer + at);
+      if (entry->name[0] >= '0' && entry->name[0] <= '9') found.push_back(parse_number<int32_t>(entry->name));
+      at += entry->length;
+    }
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+std::vector<pid_t> ProcDir::children(const std::vector<pid_t>& host_tids) const {
+  std::vector<pid_t> found;
+  for (const pid_t host_tid : host_tids) {
+    char name[64];
+    std::snprintf(name, sizeof name, "task/%d/children", host_tid);
+    const std::string text = read_or_empty(name);
+    std::string_view rest = text;
+    for (std::string_view word = take_word(rest); !word.empty(); word = take_word(rest)) {
+      found.push_back(parse_number<pid_t>(word));
+    }
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+char stat_state(std::string_view stat) {
+  const std::string_view field = stat_field(stat, 3);
+  return field.empty() ? '?' : field[0];
+}
+
+uint64_t stat_start_ticks(std::string_view stat) { return parse_number<uint64_t>(stat_field(stat, 22)); }
+
+pid_t stat_parent(std::string_view stat) { return parse_number<pid_t>(stat_field(stat, 4)); }
+
+std::string_view status_field(std::string_view status, std::string_view name) {
+  std::string_view found;
+  for_each_line(status, [&](std::string_view line) {
+    if (found.empty() && line.size() > name.size() && line.substr(0, name.size()) == name && line[name.size()] == ':') {
+      found = line.substr(name.size() + 1);
+      const size_t start = found.find_first_not_of(" \t");
+      found.remove_prefix(std::min(start, found.size()));
+    }
+  });
+  return found;
+}
+
+std::vector<int32_t> status_numbers(std::string_view status, std::string_view name) {
+  std::vector<int32_t> numbers;
+  std::string_view rest = status_field(status, name);
+  for (std::string_view word = take_word(rest); !word.empty(); word = take_word(rest)) {
+    numbers.push_back(parse_number<int32_t>(word));
+  }
+  return numbers;
+}
+
+int64_t status_number(std::string_view status, std::string_view name, int64_t missing) {
+  const std::string_view field = status_field(status, name);
+  return field.empty() ? missing : parse_number<int64_t>(field);
+}
+
+std::vector<Vma> parse_maps(std::string_view text) {
+  std::vector<Vma> found;
+  for_each_line(text, [&](std::string_view line) {
+    // smaps: "Size:   4 kB" lines begin with a capital letter, ranges with a hexadecimal digit.
+    if (line.empty()) return;
+    if (line[0] >= 'A' && line[0] <= 'Z') {
+      if (!found.empty() && line.substr(0, 8) == "VmFlags:") {
+        std::string_view rest = line.substr(8);
+        for (std::string_view flag = take_word(rest); !flag.empty(); flag = take_word(rest)) {
+          if (flag == "io" || flag == "pf") found.back().special = true;
+        }
+      }
+      return;
+    }
+    std::string_view rest = line;
+    const std::string_view range = take_word(rest);
+    const std::string_view permissions = take_word(rest);
+    const std::string_view offset = take_word(rest);
+    const std::string_view device = take_word(rest);
+    const std::string_view inode = take_word(rest);
+    const size_t dash = range.find('-');
+    const size_t colon = device.find(':');
+    if (dash == std::string_view::npos || permissions.size() < 4 || colon == std::string_view::npos || inode.empty()) {
+      throw NativeError("bug", "parsing /proc/PID/maps: " + std::string(line));
+    }
+    Vma vma;
+    vma.start = parse_number<uint64_t>(range.substr(0, dash), 16);
+    vma.end = parse_number<uint64_t>(range.substr(dash + 1), 16);
+    vma.readable = permissions[0] == 'r';
+    vma.writable = permissions[1] == 'w';
+    vma.executable = permissions[2] == 'x';
+    vma.shared = permissions[3] == 's';
+    vma.offset = parse_number<uint64_t>(offset, 16);
+    vma.device = parse_number<uint64_t>(device.substr(0, colon), 16) << 20 | parse_number<uint64_t>(device.substr(colon + 1), 16);
+    vma.inode = parse_number<uint64_t>(inode);
+    const size_t name = rest.find_first_not_of(" \t");
+    if (name != std::string_view::npos) vma.name = std::string(rest.substr(name));
+    found.push_back(std::move(vma));
+  });
+  return found;
+}
+
+std::vector<int32_t> parse_timer_ids(std::string_view timers) {
+  std::vector<int32_t> ids;
+  for_each_line(timers, [&](std::string_view line) {
+    if (line.substr(0, 4) == "ID: ") ids.push_back(parse_number<int32_t>(line.substr(4)));
+  });
+  return ids;
+}
+
+}  // namespace stasis

@@ -1,0 +1,82 @@
+// /proc/PID of one process: texts as the kernel prints them, and the few
+// parsers that are needed to find bytes (ranges, numbers). Meaning is read from
+// the texts later, in TypeScript.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/sys.h"
+#include "base/unique_fd.h"
+
+namespace stasis {
+
+class ProcDir {
+ public:
+  ProcDir() = default;
+  // Throws "task_gone" if there is no such process.
+  static ProcDir open(pid_t host_pid);
+  static std::optional<ProcDir> try_open(pid_t host_pid);
+
+  pid_t host_pid() const { return host_pid_; }
+  int borrow() const { return directory_.borrow(); }
+
+  std::string read(const char* name) const { return sys::read_file(directory_.borrow(), name); }
+  sys::Try<std::string> try_read(const char* name) const { return sys::try_read_file(directory_.borrow(), name); }
+  // What an unreadable or missing file gives: nothing.
+  std::string read_or_empty(const char* name) const { return try_read(name).value; }
+  std::string readlink(const char* name) const { return sys::readlinkat(directory_.borrow(), name); }
+  sys::Try<std::string> try_readlink(const char* name) const { return sys::try_readlinkat(directory_.borrow(), name); }
+
+  // Numeric names in a subdirectory, ascending: "fd", "task". Empty if it has gone.
+  std::vector<int32_t> numbers(const char* subdirectory) const;
+  // Children of all threads, ascending (/proc/PID/task/TID/children).
+  std::vector<pid_t> children(const std::vector<pid_t>& host_tids) const;
+
+ private:
+  ProcDir(pid_t host_pid, UniqueFd directory) : host_pid_(host_pid), directory_(std::move(directory)) {}
+  pid_t host_pid_ = 0;
+  UniqueFd directory_;
+};
+
+// --- /proc/PID/stat
+
+char stat_state(std::string_view stat);            // 'R', 'Z', ...
+uint64_t stat_start_ticks(std::string_view stat);  // field 22
+pid_t stat_parent(std::string_view stat);          // field 4
+
+// --- /proc/PID/status
+
+// The text after "Name:\t", without the line end; empty if there is no such line.
+std::string_view status_field(std::string_view status, std::string_view name);
+std::vector<int32_t> status_numbers(std::string_view status, std::string_view name);  // "NSpid", decimal
+int64_t status_number(std::string_view status, std::string_view name, int64_t missing);
+
+// --- /proc/PID/maps and smaps
+
+struct Vma {
+  uint64_t start = 0;
+  uint64_t end = 0;
+  bool readable = false;
+  bool writable = false;
+  bool executable = false;
+  bool shared = false;
+  uint64_t offset = 0;
+  uint64_t device = 0;  // major << 20 | minor, as printed
+  uint64_t inode = 0;
+  std::string name;     // path or "[heap]", as printed (with \012 escapes)
+  bool special = false; // VmFlags io or pf: no pages to read (smaps only)
+};
+
+// The range lines of a maps or smaps text. Throws "bug" on a text that is not one.
+std::vector<Vma> parse_maps(std::string_view text);
+
+// "ID: N" lines of /proc/PID/timers.
+std::vector<int32_t> parse_timer_ids(std::string_view timers);
+
+}  // namespace stasis

@@ -1,0 +1,107 @@
+// FrozenTree: every task of a process tree in ptrace stop, from the first
+// seize to the last detach. Leaving its scope, for whatever reason, thaws.
+//
+// Undo: thaw(), which the destructor calls. kill_all() is the other way out.
+// If we die here: the kernel detaches every tracee (ptrace(2), "if the tracer
+// dies, all tracees are automatically detached"), and each runs on where it
+// stopped, interrupted system calls included. No cgroup freezer is used for
+// freezing, because a frozen cgroup stays frozen when we die.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/unique_fd.h"
+#include "proc/proc_dir.h"
+
+namespace stasis {
+
+struct TracedThread {
+  pid_t host_tid = 0;
+  bool stopped = false;         // in PTRACE_EVENT_STOP: registers can be read
+  int group_stop_signal = 0;    // SIGSTOP, ...: the process was stopped by job control
+  bool vfork_child = false;     // runs on until its exec, because its parent cannot stop before
+  int deferred_signal = 0;      // a SIGSTOP that came while foreign code ran in the thread; sent again after detaching
+};
+
+struct TracedProcess {
+  pid_t host_pid = 0;
+  bool zombie = false;          // exited, not reaped by its parent: nothing to trace
+  ProcDir proc;
+  UniqueFd pidfd;
+  std::vector<TracedThread> threads;  // leader first; empty for a zombie
+
+  TracedThread& leader() { return threads.front(); }
+  std::vector<pid_t> host_tids() const;
+};
+
+struct FreezeRequest {
+  pid_t root_host_pid = 0;
+  uint64_t root_start_ticks = 0;              // 0: not checked
+  Deadline deadline = Deadline::never();
+  std::function<void()> after_interrupting;   // e.g. thaw a cgroup that was found frozen
+  std::function<bool()> aborted;              // asked while waiting
+};
+
+class FrozenTree {
+ public:
+  // Postconditions: every thread of every descendant of the root is in ptrace
+  // stop, and no task of the tree can appear or vanish but by SIGKILL.
+  static FrozenTree freeze(const FreezeRequest& request);
+
+  FrozenTree(FrozenTree&& other) noexcept;
+  FrozenTree& operator=(FrozenTree&&) = delete;
+  ~FrozenTree();
+
+  // Root first, every parent before its children.
+  const std::vector<std::unique_ptr<TracedProcess>>& processes() const { return processes_; }
+  TracedProcess& root() const { return *processes_.front(); }
+
+  // Detaches everything; what cannot be detached is left to our exit.
+  void thaw() noexcept;
+
+  // SIGKILL to all, init of a pid namespace first; waits until all have exited.
+  void kill_all(const Deadline& deadline);
+
+  // --- for code that runs inside a thread of the tree (remote_syscall, parasite)
+
+  // Waits for the next ptrace stop of this thread and returns its wait status.
+  // Throws "task_gone" if it exits instead.
+  int wait_for_stop(TracedThread& thread, const Deadline& deadline);
+  // PTRACE_INTERRUPT and wait until the thread is in PTRACE_EVENT_STOP; a stop
+  // signal that came meanwhile is deferred.
+  void interrupt(const std::vector<TracedThread*>& threads, const Deadline& deadline);
+
+ private:
+
+  FrozenTree() = default;
+  void scan_until_known(const FreezeRequest& request);
+  bool scan_process(TracedProcess& process);
+  TracedProcess* add_process(pid_t host_pid);
+  bool seize_thread(TracedProcess& process, pid_t host_tid);
+  void add_newborn(pid_t host_tid, bool vfork_child);
+  TracedThread& add_thread(TracedProcess& process, pid_t host_tid);
+  void remove_thread(pid_t host_tid);
+  void await_all_stopped(const FreezeRequest& request);
+  void examine_unstopped();
+  void on_status(pid_t host_tid, int status);
+  void order_processes();
+  TracedThread* find_thread(pid_t host_tid);
+  TracedProcess* find_process(pid_t host_pid);
+
+  std::vector<std::unique_ptr<TracedProcess>> processes_;
+  std::unordered_map<pid_t, TracedProcess*> process_of_tid_;
+  bool active_ = false;
+};
+
+// SIGCHLD is how ptrace stops are awaited with a deadline: blocked, and taken
+// with sigtimedwait(2). Call before starting threads.
+void prepare_signal_waiting();
+
+}  // namespace stasis

@@ -1,0 +1,46 @@
+// One system call in a stopped thread, from a `syscall` instruction that is
+// already mapped there (vdso): the target's code is never written to.
+//
+// Undo: the thread's registers and signal mask are put back before run() returns or throws.
+// If we die here: between the first SETREGS and the last, the thread would run
+// on in the vdso with foreign registers. That is one fixed pair of ptrace stops,
+// some ten microseconds; it happens twice per process (mapping and unmapping the
+// parasite) and its points are marked `hazard` in capture/capture_steps.cc.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+#include "base/deadline.h"
+#include "trace/frozen_tree.h"
+
+namespace stasis {
+
+// The address of a `syscall` instruction in the target's vdso; throws
+// "unsupported" if it has none.
+uint64_t find_syscall_instruction(const TracedProcess& process, const std::vector<Vma>& vmas);
+
+// What must be put back for a thread to go on as if nothing had happened.
+struct InterruptedContext {
+  user_regs_struct registers{};
+  uint64_t signal_mask = 0;
+};
+InterruptedContext read_interrupted_context(pid_t host_tid);
+// The mask first: with the registers first, a signal that waits behind our mask
+// would meet the right instruction with the wrong mask if we died in between.
+void restore_interrupted_context(pid_t host_tid, const InterruptedContext& context);
+
+constexpr uint64_t kAllSignals = ~uint64_t{0};
+
+// The call's result: a value, or a negative errno.
+// Preconditions: the thread is in ptrace stop, in 64-bit code; `context` is what to leave it with.
+// Postconditions: it is in a ptrace stop again, with `context`.
+int64_t run_remote_syscall(FrozenTree& tree, TracedThread& thread, const InterruptedContext& context,
+                           uint64_t syscall_instruction, uint64_t number, const std::array<uint64_t, 6>& arguments,
+                           const Deadline& deadline);
+
+}  // namespace stasis
