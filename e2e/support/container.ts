@@ -116,7 +116,11 @@ export class Container {
           : await run('sh', ['-c', behindPipe, 'sh', ...full], {
               stdout: errors,
               stderr: errors,
-              env: { ...environment(), STATUS: join(this.directory, `status-${nextNumber()}`), OUTPUT: this.outputFile },
+              env: {
+                ...environment(),
+                STATUS: join(this.directory, `status-${nextNumber()}`),
+                OUTPUT: this.outputFile,
+              },
             });
       return { ...result, stderr: readFileSync(errorFile, 'utf8').slice(before) + result.stderr };
     } finally {
@@ -141,7 +145,18 @@ export class Container {
 
   restoreArgs(images: string, flags: readonly string[] = []): string[] {
     const work = `${images}.work`;
-    return ['restore', '--detach', '--bundle', this.bundle, '--image-path', images, '--work-path', work, ...flags, this.id];
+    return [
+      'restore',
+      '--detach',
+      '--bundle',
+      this.bundle,
+      '--image-path',
+      images,
+      '--work-path',
+      work,
+      ...flags,
+      this.id,
+    ];
   }
 
   /** Checkpoints into `name` below the test's folder; the container must be gone or running, as asked. */
@@ -162,7 +177,10 @@ export class Container {
     for (let round = 1; round <= times; round++) {
       const name = `images-${nextNumber()}`;
       await this.checkpoint(name, flags);
-      await this.restore(name, flags.filter((flag) => flag !== '--leave-running'));
+      await this.restore(
+        name,
+        flags.filter((flag) => flag !== '--leave-running'),
+      );
     }
   }
 

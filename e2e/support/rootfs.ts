@@ -2,7 +2,16 @@
 // busybox-static with its links, the other is made of Debian packages that apt
 // downloads and tar unpacks (they are not installed here). Both are made once,
 // in build/cache, and hard-linked into each test's bundle.
-import { copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { cacheDirectory, targetDirectory } from './paths.js';
 import { mustRun } from './run.js';

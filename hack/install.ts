@@ -1,0 +1,47 @@
+// Copies the built runtime to PREFIX/bin and PREFIX/lib/stasis. The copy finds
+// everything relative to its own path: it needs no environment, no working
+// directory and nothing of this repository. Files are replaced by rename.
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { execFileSync } from 'node:child_process';
+
+const build = fileURLToPath(new URL('../..', import.meta.url));
+
+function main(args: readonly string[]): void {
+  const prefix = parsePrefix(args);
+  for (const folder of ['bin', 'lib/stasis']) {
+    mkdirSync(join(prefix, folder), { recursive: true, mode: 0o755 });
+    for (const name of readdirSync(join(build, folder))) {
+      const from = join(build, folder, name);
+      if (statSync(from).isFile() && !name.endsWith('.new')) copy(from, join(prefix, folder, name));
+    }
+  }
+  // The first start fills the compile cache; without this it would be a container manager's.
+  rmSync(join(prefix, 'lib/stasis/compile-cache'), { recursive: true, force: true });
+  const stasis = join(prefix, 'bin/stasis');
+  console.log(execFileSync(stasis, ['--version'], { env: {}, cwd: '/', encoding: 'utf8' }).trimEnd());
+  console.log(`installed ${stasis}`);
+}
+
+function parsePrefix(args: readonly string[]): string {
+  const [flag, value, ...rest] = args.flatMap((word) =>
+    word.startsWith('--prefix=') ? word.split(/=(.*)/s, 2) : [word],
+  );
+  if (flag === undefined) return '/usr/local';
+  if (flag !== '--prefix' || value === undefined || value === '' || rest.length > 0) {
+    console.error('cannot install: unknown arguments; usage: hack/install [--prefix DIR]');
+    process.exit(2);
+  }
+  return resolve(value);
+}
+
+function copy(from: string, to: string): void {
+  const temporary = `${to}.new`;
+  if (existsSync(temporary)) rmSync(temporary);
+  copyFileSync(from, temporary);
+  chmodSync(temporary, statSync(from).mode & 0o777);
+  renameSync(temporary, to);
+}
+
+main(process.argv.slice(2));

@@ -1,0 +1,160 @@
+// All tests, group by group; the last line counts them. Each group is a process
+// of its own, so that one that dies is a failed group and not a lost run.
+//   hack/test [GROUP...] [mocha options, such as -g TITLE]
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { cgroupVersion } from '../e2e/support/cgroups.js';
+import { buildDirectory, repository } from '../e2e/support/paths.js';
+import type { Summary } from './mocha-reporter.js';
+
+interface Group {
+  readonly name: string;
+  readonly what: string;
+  run(mochaOptions: readonly string[]): Summary;
+}
+
+const compiled = join(buildDirectory, 'ts');
+const privileged = ['cases', 'containers', 'faults'].map((folder) => `${compiled}/e2e/${folder}/**/*.test.js`);
+
+// A private mount namespace in which /sys/fs/cgroup is a v2 tree and nothing else:
+// the kernel lets one machine have both, and the host keeps what it has.
+const pureVersion2 = 'umount -R -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"';
+
+const groups: readonly Group[] = [
+  {
+    name: 'check',
+    what: 'style, layers, generated files',
+    run: () => single('check', process.execPath, [`${compiled}/hack/check.js`]),
+  },
+  { name: 'native', what: 'C++ tests (ctest)', run: runNative },
+  { name: 'unit', what: 'TypeScript without privileges', run: (options) => runMocha('unit', [], options, []) },
+  {
+    name: 'v1',
+    what: 'end to end on cgroup v1',
+    run: (options) =>
+      cgroupVersion() === 1 ? runLane('v1', [], privileged, options) : skipped('v1', 'this host has no cgroup v1'),
+  },
+  {
+    name: 'v2',
+    what: 'end to end on pure cgroup v2',
+    run: (options) => runLane('v2', cgroupVersion() === 2 ? [] : inPureVersion2(), privileged, options),
+  },
+  {
+    name: 'faults',
+    what: 'kills at random times and at every step (more of them with hack/storm)',
+    run: (options) => runLane(`v${cgroupVersion()}`, [], [`${compiled}/e2e/faults/**/*.test.js`], options),
+  },
+  {
+    name: 'interop',
+    what: 'crit and checkpointctl read our images',
+    run: (options) => runInterop(options),
+  },
+];
+
+/** Groups that are run when none is named: `faults` is part of v1 and v2. */
+const usual = groups.filter((group) => group.name !== 'faults');
+
+function main(args: readonly string[]): void {
+  if (args.includes('--list')) {
+    for (const group of groups) console.log(`${group.name.padEnd(8)} ${group.what}`);
+    return;
+  }
+  const named = groups.filter((group) => args.includes(group.name));
+  const options = args.filter((word) => !groups.some((group) => group.name === word));
+  const total: Summary = { passed: 0, failed: 0, skipped: 0 };
+  const startedAt = performance.now();
+  for (const group of named.length > 0 ? named : usual) {
+    console.log(`\n━━ ${group.name}: ${group.what}`);
+    const groupStartedAt = performance.now();
+    const summary = group.run(options);
+    console.log(`   ${line(summary)} in ${seconds(groupStartedAt)}`);
+    total.passed += summary.passed;
+    total.failed += summary.failed;
+    total.skipped += summary.skipped;
+  }
+  console.log(`\nall groups in ${seconds(startedAt)}`);
+  console.log(line(total));
+  process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
+}
+
+function runLane(
+  lane: string,
+  wrapper: readonly string[],
+  files: readonly string[],
+  options: readonly string[],
+): Summary {
+  // What the lane provides may not be skipped.
+  const provides = ['root', 'built', `cgroup-${lane}`].join(',');
+  return runMocha(lane, files, options, wrapper, { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides });
+}
+
+function runInterop(options: readonly string[]): Summary {
+  const peers = spawnSync(process.execPath, [`${compiled}/hack/peers.js`], { cwd: repository, stdio: 'inherit' });
+  const provides = ['root', 'built', ...(peers.status === 0 ? ['peers'] : [])].join(',');
+  const environment = { STASIS_LANE: 'interop', STASIS_LANE_PROVIDES: provides };
+  return runMocha('interop', [`${compiled}/e2e/interop/**/*.test.js`], options, [], environment);
+}
+
+function runMocha(
+  name: string,
+  files: readonly string[],
+  options: readonly string[],
+  wrapper: readonly string[],
+  environment: Record<string, string> = {},
+): Summary {
+  const summaryFile = join(buildDirectory, 'summaries', `${name}.json`);
+  mkdirSync(join(buildDirectory, 'summaries'), { recursive: true });
+  rmSync(summaryFile, { force: true });
+  const config = files.length === 0 ? [] : ['--no-config', '--timeout', '120000', '--exit', ...files];
+  const mocha = [join(repository, 'node_modules/mocha/bin/mocha.js'), ...config, ...options];
+  const command = [...wrapper, process.execPath, ...mocha, '--reporter', `${compiled}/hack/mocha-reporter.js`];
+  const result = spawnSync(command[0] ?? '', command.slice(1), {
+    cwd: repository,
+    stdio: ['ignore', 'inherit', 'inherit'],
+    env: { ...process.env, ...environment, STASIS_SUMMARY_FILE: summaryFile },
+  });
+  if (!existsSync(summaryFile)) {
+    console.log(`group ${name} ended with status ${result.status ?? result.signal} before its tests did`);
+    return { passed: 0, failed: 1, skipped: 0 };
+  }
+  const summary = JSON.parse(readFileSync(summaryFile, 'utf8')) as Summary;
+  // A run that fails without a failed test (an error in a file, for example) is a failure all the same.
+  return result.status !== 0 && summary.failed === 0 ? { ...summary, failed: 1 } : summary;
+}
+
+function runNative(): Summary {
+  const result = spawnSync('ctest', ['--test-dir', join(buildDirectory, 'native'), '--output-on-failure'], {
+    encoding: 'utf8',
+  });
+  const text = `${result.stdout}${result.stderr}`;
+  process.stdout.write(text);
+  const counts = /(\d+) tests failed out of (\d+)/.exec(text);
+  if (counts === null) return { passed: 0, failed: 1, skipped: 0 };
+  return { passed: Number(counts[2]) - Number(counts[1]), failed: Number(counts[1]), skipped: 0 };
+}
+
+function single(name: string, program: string, args: readonly string[]): Summary {
+  const result = spawnSync(program, args, { cwd: repository, stdio: ['ignore', 'inherit', 'inherit'] });
+  if (result.status !== 0) console.log(`${name} failed`);
+  return { passed: result.status === 0 ? 1 : 0, failed: result.status === 0 ? 0 : 1, skipped: 0 };
+}
+
+function skipped(name: string, why: string): Summary {
+  console.log(`skipped ${name}: ${why}`);
+  return { passed: 0, failed: 0, skipped: 1 };
+}
+
+function inPureVersion2(): string[] {
+  return ['unshare', '-m', 'sh', '-c', pureVersion2, 'sh'];
+}
+
+function line(summary: Summary): string {
+  return `${summary.passed} passed, ${summary.failed} failed, ${summary.skipped} skipped`;
+}
+
+function seconds(startedAt: number): string {
+  return `${((performance.now() - startedAt) / 1000).toFixed(0)} s`;
+}
+
+main(process.argv.slice(2));
