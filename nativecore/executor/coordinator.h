@@ -1,0 +1,64 @@
+// What the sequence in execute_plan.cc calls: the coordinator of one restore.
+// It owns everything that has to be taken back.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/control_channel.h"
+#include "base/deadline.h"
+#include "base/timing.h"
+#include "executor/hole.h"
+#include "executor/janitor.h"
+#include "executor/parked_threads.h"
+#include "executor/plan_model.h"
+#include "executor/restored_tree.h"
+
+namespace stasis {
+
+class Coordinator {
+ public:
+  Coordinator(ControlChannel& channel, const ExecuteRequest& request, PhaseRecorder& timings);
+  Coordinator(const Coordinator&) = delete;
+  // Takes everything back, unless committed.
+  ~Coordinator();
+
+  void prepare();  // validation, hole, janitor
+  void load_hole();
+  void clone_root();
+  void write_id_maps();
+  void join_cgroups();
+  // Lets the tasks run one phase and waits for its barrier.
+  void run(uint32_t phase);
+  void locate_processes();
+  void fill();
+  void locate_threads();
+  void await_zombies();
+  void seize_threads();
+  void send_parked();
+  void await_release();
+  void release();
+  void commit();
+
+  // What could not be taken back. Idempotent.
+  std::vector<NativeError> take_back();
+
+ private:
+  void check_interrupted();
+  void throw_failure() const;
+
+  ControlChannel& channel_;
+  const ExecuteRequest& request_;
+  const Plan& plan_;
+  PhaseRecorder& timings_;
+  Deadline deadline_;
+  UniqueFd signals_;
+  std::optional<Hole> hole_;
+  std::optional<Janitor> janitor_;
+  std::optional<RestoredTree> tree_;
+  std::optional<ParkedThreads> threads_;
+  bool finished_ = false;
+};
+
+}  // namespace stasis

@@ -1,0 +1,73 @@
+#include "executor/execute_command.h"
+
+#include <exception>
+#include <string>
+
+#include "base/control_channel.h"
+#include "base/failure_message.h"
+#include "base/log_ring.h"
+#include "base/native_error.h"
+#include "base/timing.h"
+#include "executor/decode_plan.h"
+#include "executor/execute_plan.h"
+#include "executor/execute_steps.h"
+#include "executor/undo.h"
+
+namespace stasis {
+namespace {
+
+// The request, or an error after its preparations have been taken back.
+ExecuteRequest read_request(const ToCoreMessage& message) {
+  if (message.kind != ToCoreKind::execute)
+    throw NativeError("bad_request", "the first message is not a request to execute");
+  try {
+    return decode_execute_request(message.body);
+  } catch (NativeError& error) {
+    for (NativeError& failure : perform_undo(decode_undo_actions(message.body))) error.suppress(std::move(failure));
+    throw;
+  }
+}
+
+void send_outcome(ControlChannel& channel, const NativeError& error, const PhaseRecorder& timings) {
+  if (error.reason == "control_closed") return;  // nobody is left to hear of it
+  if (error.reason == "aborted") {
+    channel.send(FromCoreKind::rolled_back, encode_timings(timings.phases()));
+  } else {
+    channel.send(FromCoreKind::failed, encode_failure(error, take_log_lines()));
+  }
+}
+
+}  // namespace
+
+int run_execute_command() {
+  ControlChannel channel{UniqueFd(kControlDescriptor)};
+  PhaseRecorder timings;
+  int exit_status = 0;
+  try {
+    try {
+      const auto message = channel.receive();
+      if (!message) return 0;  // gone before it asked for anything
+      const ExecuteRequest request = read_request(*message);
+      arm_execute_faults(request.stop_before_step);
+      execute_plan(channel, request, timings);
+      channel.send(FromCoreKind::released, encode_timings(timings.phases()));
+    } catch (NativeError& error) {
+      if (error.phase.empty()) error.phase = timings.current();
+      timings.finish();
+      log_line("execute: %s", error.what());
+      exit_status = error.reason == "aborted" ? 0 : 1;
+      send_outcome(channel, error, timings);
+    } catch (const std::exception& error) {
+      log_line("execute: %s", error.what());
+      exit_status = 1;
+      channel.send(FromCoreKind::failed, encode_failure(NativeError("bug", error.what())));
+    }
+  } catch (const NativeError& error) {
+    log_line("execute: %s", error.what());  // the answer could not be sent
+    exit_status = 1;
+  }
+  flush_log();
+  return exit_status;
+}
+
+}  // namespace stasis

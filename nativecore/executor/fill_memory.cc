@@ -1,0 +1,231 @@
+#include "executor/fill_memory.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <cerrno>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/sys.h"
+
+namespace stasis {
+namespace {
+
+// Large enough to make the ioctl's cost vanish, small enough that two threads
+// finish together and an abort is noticed.
+constexpr uint64_t kChunkBytes = 2u << 20;
+// Starting a thread costs about as much as copying this.
+constexpr uint64_t kWorthAThreadBytes = 1u << 20;
+constexpr unsigned kFillThreads = 2;
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+struct PageFile {
+  sys::Mapping mapping;
+};
+
+struct Chunk {
+  bool through_uffd;
+  int fd;  // the userfaultfd, or /proc/PID/mem
+  uint32_t task;
+  uint64_t address;
+  const unsigned char* source;
+  uint64_t length_bytes;
+};
+
+PageFile map_page_file(int images_directory, const std::string& name) {
+  STASIS_CONTEXT("mapping a page file");
+  UniqueFd file = sys::openat(images_directory, name.c_str(), O_RDONLY | O_NOFOLLOW);
+  struct stat status;
+  if (::fstat(file.borrow(), &status) < 0) throw NativeError::from_errno("fstat", errno).with_path(name);
+  if (!S_ISREG(status.st_mode)) throw NativeError("bad_request", "a page file is not a plain file").with_path(name);
+  PageFile page_file;
+  if (status.st_size > 0) {
+    page_file.mapping = sys::mmap(0, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file.borrow());
+  }
+  return page_file;
+}
+
+// Registers the ranges while this object lives; leaves the task's own
+// descriptor, which a step of the task closes.
+class RegisteredRanges {
+ public:
+  RegisteredRanges(UniqueFd uffd, const std::vector<PlanRange>& ranges) : uffd_(std::move(uffd)), ranges_(ranges) {
+    uffdio_api api{};
+    api.api = UFFD_API;
+    if (::ioctl(uffd_.borrow(), UFFDIO_API, &api) < 0) throw NativeError::from_errno("ioctl UFFDIO_API", errno);
+    for (const PlanRange& range : ranges_) {
+      uffdio_register request{};
+      request.range = {range.address, range.length_bytes};
+      request.mode = UFFDIO_REGISTER_MODE_MISSING;
+      if (::ioctl(uffd_.borrow(), UFFDIO_REGISTER, &request) < 0) {
+        throw NativeError::from_errno("ioctl UFFDIO_REGISTER", errno).with_address(range.address);
+      }
+    }
+  }
+  RegisteredRanges(const RegisteredRanges&) = delete;
+  RegisteredRanges(RegisteredRanges&&) = default;
+
+  int borrow() const { return uffd_.borrow(); }
+
+  // Not in a destructor: if it fails the task would hang at its first missing
+  // page. When filling fails the task is killed, so nothing need be unregistered.
+  void unregister() const {
+    for (const PlanRange& range : ranges_) {
+      uffdio_range request{range.address, range.length_bytes};
+      if (::ioctl(uffd_.borrow(), UFFDIO_UNREGISTER, &request) < 0) {
+        throw NativeError::from_errno("ioctl UFFDIO_UNREGISTER", errno).with_address(range.address);
+      }
+    }
+  }
+
+ private:
+  UniqueFd uffd_;
+  const std::vector<PlanRange>& ranges_;
+};
+
+void copy_through_uffd(const Chunk& chunk) {
+  uint64_t done = 0;
+  while (done < chunk.length_bytes) {
+    uffdio_copy copy{};
+    copy.dst = chunk.address + done;
+    copy.src = reinterpret_cast<uint64_t>(chunk.source) + done;
+    copy.len = chunk.length_bytes - done;
+    copy.mode = UFFDIO_COPY_MODE_DONTWAKE;  // everybody waits in the hole
+    if (::ioctl(chunk.fd, UFFDIO_COPY, &copy) == 0) return;
+    // EAGAIN: interrupted after `copy` bytes (the mappings of the task changed).
+    if (errno != EAGAIN && errno != EINTR)
+      throw NativeError::from_errno("ioctl UFFDIO_COPY", errno).with_address(copy.dst);
+    if (copy.copy > 0) done += static_cast<uint64_t>(copy.copy);
+  }
+}
+
+void write_through_mem(const Chunk& chunk) {
+  uint64_t done = 0;
+  while (done < chunk.length_bytes) {
+    const auto written =
+        sys::try_pwrite(chunk.fd, chunk.source + done, chunk.length_bytes - done, chunk.address + done);
+    if (!written.ok())
+      throw NativeError::from_errno("pwrite", written.error)
+          .with_path("/proc/PID/mem")
+          .with_address(chunk.address + done);
+    if (written.value == 0)
+      throw NativeError("conflict", "writing memory of a task made no progress").with_address(chunk.address + done);
+    done += written.value;
+  }
+}
+
+// The chunks, taken by several threads until none is left or one failed.
+class Copying {
+ public:
+  Copying(const std::vector<Chunk>& chunks, const RestoredTree& tree, const Deadline& deadline)
+      : chunks_(chunks), tree_(tree), deadline_(deadline) {}
+
+  void run(unsigned threads) {
+    std::vector<std::thread> helpers;
+    for (unsigned i = 1; i < threads; ++i) helpers.emplace_back([this] { work(); });
+    work();
+    for (std::thread& helper : helpers) helper.join();
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  void work() {
+    try {
+      for (;;) {
+        const size_t number = next_.fetch_add(1);
+        if (number >= chunks_.size() || failed_.load()) return;
+        copy(chunks_[number]);
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+      failed_.store(true);
+    }
+  }
+
+  void copy(const Chunk& chunk) {
+    STASIS_CONTEXT("filling memory", tree_.host_pid(chunk.task));
+    deadline_.check("filling memory");
+    // One call instead of a fault per 16 pages. Older kernels lack it, and fault.
+    const uint64_t first = reinterpret_cast<uint64_t>(chunk.source) / kPageBytes * kPageBytes;
+    const uint64_t end = reinterpret_cast<uint64_t>(chunk.source) + chunk.length_bytes;
+    (void)::madvise(reinterpret_cast<void*>(first), end - first, MADV_POPULATE_READ);
+    if (chunk.through_uffd) {
+      copy_through_uffd(chunk);
+    } else {
+      write_through_mem(chunk);
+    }
+  }
+
+  const std::vector<Chunk>& chunks_;
+  const RestoredTree& tree_;
+  const Deadline& deadline_;
+  std::atomic<size_t> next_{0};
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  std::exception_ptr failure_;
+};
+
+}  // namespace
+
+FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& tree, int images_directory,
+                        const Deadline& deadline) {
+  FillSummary summary;
+  std::vector<PageFile> page_files(plan.page_files.size());
+  std::vector<RegisteredRanges> registered;
+  std::vector<UniqueFd> memories;
+  std::vector<Chunk> chunks;
+
+  for (uint32_t index = 0; index < plan.tasks.size(); ++index) {
+    const PlanTask& task = plan.tasks[index];
+    if (task.fills.empty() && task.uffd_ranges.empty()) continue;
+    STASIS_CONTEXT("preparing to fill memory", tree.host_pid(index));
+    int uffd = -1, memory = -1;
+    if (!task.uffd_ranges.empty()) {
+      auto fetched = sys::try_pidfd_getfd(tree.pidfd(index), TargetFd(static_cast<int32_t>(hole.slot(task.uffd_slot))));
+      if (!fetched.ok()) throw NativeError::from_errno("pidfd_getfd", fetched.error).with_pid(tree.host_pid(index));
+      registered.emplace_back(std::move(fetched.value), task.uffd_ranges);
+      uffd = registered.back().borrow();
+    }
+    for (const PlanFill& fill : task.fills) {
+      const bool through_uffd = fill.method == PlanFill::Method::uffd;
+      if (!through_uffd && memory < 0) {
+        memories.push_back(
+            sys::openat(AT_FDCWD, ("/proc/" + std::to_string(tree.host_pid(index)) + "/mem").c_str(), O_RDWR));
+        memory = memories.back().borrow();
+      }
+      PageFile& page_file = page_files[fill.page_file];
+      if (!page_file.mapping.valid()) page_file = map_page_file(images_directory, plan.page_files[fill.page_file]);
+      const uint64_t length = fill.page_count * kPageBytes;
+      if (page_file.mapping.length_bytes() < length ||
+          fill.file_offset_bytes > page_file.mapping.length_bytes() - length) {
+        throw NativeError("truncated", "a page file is shorter than the plan says")
+            .with_path(plan.page_files[fill.page_file]);
+      }
+      for (uint64_t done = 0; done < length; done += kChunkBytes) {
+        chunks.push_back({through_uffd, through_uffd ? uffd : memory, index, fill.address + done,
+                          page_file.mapping.data() + fill.file_offset_bytes + done,
+                          std::min(kChunkBytes, length - done)});
+      }
+      (through_uffd ? summary.uffd_bytes : summary.mem_bytes) += length;
+    }
+  }
+
+  const bool large = summary.uffd_bytes + summary.mem_bytes > kWorthAThreadBytes;
+  Copying(chunks, tree, deadline).run(large ? kFillThreads : 1);
+  for (const RegisteredRanges& ranges : registered) ranges.unregister();
+  return summary;
+}
+
+}  // namespace stasis

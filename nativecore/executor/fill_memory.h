@@ -1,0 +1,23 @@
+// Puts page data into tasks that wait in the hole: through their userfaultfds,
+// or through /proc/PID/mem where a mapping cannot be registered.
+#pragma once
+
+#include <cstdint>
+
+#include "base/deadline.h"
+#include "executor/hole.h"
+#include "executor/plan_model.h"
+#include "executor/restored_tree.h"
+
+namespace stasis {
+
+struct FillSummary {
+  uint64_t uffd_bytes = 0;
+  uint64_t mem_bytes = 0;
+};
+
+// `images_directory` is borrowed; page files are opened in it.
+FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& tree, int images_directory,
+                        const Deadline& deadline);
+
+}  // namespace stasis

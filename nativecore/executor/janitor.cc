@@ -1,0 +1,146 @@
+#include "executor/janitor.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstring>
+
+#include "base/deadline.h"
+#include "base/sys.h"
+#include "executor/undo.h"
+
+namespace stasis {
+namespace {
+
+constexpr uint64_t kKillTimeoutMs = 30'000;
+constexpr char kWatch = 'w';
+constexpr char kDismiss = 'd';
+
+void drop_descriptors_but(int kept) {
+  if (kept > 0) ::syscall(SYS_close_range, 0u, static_cast<unsigned>(kept) - 1, 0u);
+  ::syscall(SYS_close_range, static_cast<unsigned>(kept) + 1, UINT_MAX, 0u);
+}
+
+struct Received {
+  bool end_of_file = false;
+  char word = 0;
+  UniqueFd pidfd;
+};
+
+Received receive(int socket) {
+  Received received;
+  iovec data{&received.word, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t length;
+  do {
+    length = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  } while (length < 0 && errno == EINTR);
+  received.end_of_file = length <= 0;
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (!received.end_of_file && header && header->cmsg_type == SCM_RIGHTS) {
+    int fd;
+    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    received.pidfd = UniqueFd(fd);
+  }
+  return received;
+}
+
+void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
+  for (const UniqueFd& pidfd : pidfds) sys::try_pidfd_send_signal(pidfd.borrow(), SIGKILL);
+  const Deadline deadline = Deadline::in_ms(kKillTimeoutMs);
+  for (const UniqueFd& pidfd : pidfds) {
+    pollfd exit{pidfd.borrow(), POLLIN, 0};
+    while (!deadline.expired() && ::poll(&exit, 1, deadline.remaining_ms()) < 0 && errno == EINTR) {
+    }
+  }
+}
+
+[[noreturn]] void run_janitor(int socket, const std::vector<UndoAction>& undo, const Hole& hole) {
+  ::setsid();
+  ::prctl(PR_SET_NAME, "stasis-janitor", 0, 0, 0);
+  (void)!::chdir("/");
+  drop_descriptors_but(socket);
+  rlimit descriptors;
+  if (::getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
+    descriptors.rlim_cur = descriptors.rlim_max;  // one pidfd per process of the tree
+    ::setrlimit(RLIMIT_NOFILE, &descriptors);
+  }
+  std::vector<UniqueFd> pidfds;
+  for (;;) {
+    Received received = receive(socket);
+    if (received.end_of_file) break;
+    if (received.word == kDismiss) ::_exit(0);
+    if (received.pidfd.valid()) pidfds.push_back(std::move(received.pidfd));
+  }
+  hole.fail_all();  // before anything else: tasks that nobody knows of leave by themselves
+  kill_and_wait(pidfds);
+  perform_undo(undo);  // failures: nobody is left to hear of them
+  ::_exit(0);
+}
+
+}  // namespace
+
+Janitor Janitor::start(const std::vector<UndoAction>& undo, const Hole& hole) {
+  STASIS_CONTEXT("starting the janitor");
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+    throw NativeError::from_errno("socketpair", errno);
+  UniqueFd ours(ends[0]), theirs(ends[1]);
+  const pid_t pid = ::fork();
+  if (pid < 0) throw NativeError::from_errno("fork", errno);
+  if (pid == 0) {
+    ours.reset();  // or it would never see end of file
+    try {
+      run_janitor(theirs.borrow(), undo, hole);
+    } catch (...) {
+      ::_exit(1);
+    }
+  }
+  return Janitor(std::move(ours), pid);
+}
+
+void Janitor::watch(int pidfd) {
+  char word = kWatch;
+  iovec data{&word, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(header), &pidfd, sizeof pidfd);
+  if (::sendmsg(socket_.borrow(), &message, MSG_NOSIGNAL) < 0) {
+    throw NativeError::from_errno("sendmsg", errno).with_what("telling the janitor of a process").with_pid(host_pid_);
+  }
+}
+
+void Janitor::dismiss() {
+  if (!socket_.valid()) return;
+  const char word = kDismiss;
+  // If it has died it can do no harm either.
+  (void)!::send(socket_.borrow(), &word, 1, MSG_NOSIGNAL);
+  socket_.reset();
+  int status;
+  while (::waitpid(host_pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+}
+
+}  // namespace stasis

@@ -1,0 +1,47 @@
+// The janitor: a tiny process that outlives us if we are killed. It learns of
+// our death by end of file, kills what we have created, takes back what was
+// prepared, and exits. It is in a session of its own and holds no descriptor
+// but its socket and pidfds, so nobody waits for it by mistake.
+//
+// Races, and what closes them:
+//   1. We clone the root and are killed before its pidfd is handed over: the
+//      root dies by PDEATHSIG; before it has set that, it sees the fail word,
+//      which the janitor sets first of all.
+//   2. We are killed while threads are being detached: some run already. We are
+//      not committed, so the janitor kills their processes.
+//   3. We are killed while we roll back: the janitor does it again.
+#pragma once
+
+#include <sys/types.h>
+
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "executor/hole.h"
+#include "executor/plan_model.h"
+
+namespace stasis {
+
+class Janitor {
+ public:
+  // Precondition: this process has one thread.
+  static Janitor start(const std::vector<UndoAction>& undo, const Hole& hole);
+
+  Janitor(Janitor&&) = default;
+  Janitor(const Janitor&) = delete;
+  ~Janitor() = default;  // no farewell means that we have died: it takes everything back
+
+  // Hands over a pidfd of a process to be killed.
+  void watch(int pidfd);
+  // The tree belongs to itself now, or nothing of it is left: the janitor exits
+  // and is reaped. `watch` must not be called afterwards.
+  void dismiss();
+  pid_t host_pid() const { return host_pid_; }
+
+ private:
+  Janitor(UniqueFd socket, pid_t host_pid) : socket_(std::move(socket)), host_pid_(host_pid) {}
+  UniqueFd socket_;
+  pid_t host_pid_;
+};
+
+}  // namespace stasis
