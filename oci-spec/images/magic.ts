@@ -16,7 +16,12 @@ export interface ImageKind {
   readonly envelope: 'common' | 'service' | 'single';
 }
 
-const common = (magic: number, message: ImageMessageName, head?: ImageMessageName): ImageKind =>
+// Generic in the message, so that the table below knows which kind holds which.
+const common = <Name extends ImageMessageName>(
+  magic: number,
+  message: Name,
+  head?: ImageMessageName,
+): ImageKind & { readonly message: Name } =>
   head === undefined ? { magic, message, envelope: 'common' } : { magic, message, head, envelope: 'common' };
 
 /** By file name without number and ".img". */

@@ -1,0 +1,256 @@
+// TCP and UDP sockets, v4 and v6, that have no connection: listening, bound,
+// fresh; UDP also connected, since that sends nothing. Established TCP is
+// refused by name.
+import type { OpenFile, Socket } from '../../../nativecore/schema/messages.js';
+import { fd_types, type inet_sk_entry } from '../../../oci-spec/images/messages.js';
+import type { CompileContext } from '../compile-context.js';
+import type { EncodeContext } from '../encode-context.js';
+import { Phase, type SlotRef } from '../plan/builder.js';
+import type { FileRoom } from '../room.js';
+import { corrupt, descriptorPhrase, encodeOwner, hold, kOCloexec, setStatusFlags, u32 } from './file-common.js';
+import {
+  compileOptionsBeforeBind,
+  compileSocketOptions,
+  encodeSocketOptions,
+  kSolIp,
+  kSolIpv6,
+  kSolTcp,
+  optionFlag,
+  optionNumber,
+  setOption,
+} from './socket-options.js';
+
+const kInet = 2;
+const kInet6 = 10;
+const kStream = 1;
+const kDatagram = 2;
+const kTcp = 6;
+const kUdp = 17;
+
+const kEstablished = 1;
+const kClose = 7;
+const kListen = 10;
+const stateNames = ['', 'established', 'connecting', 'accepting', 'closing', 'closing', 'closing', 'closed', 'half closed by its peer', 'closing', 'listening', 'closing'];
+
+const kIpTos = 1;
+const kIpTtl = 2;
+const kIpPktinfo = 8;
+const kIpFreebind = 15;
+const kIpv6Only = 26;
+const kIpv6RecvPktinfo = 49;
+const kTcpNodelay = 1;
+const kTcpCork = 3;
+const kTcpKeepIdle = 4;
+const kTcpKeepInterval = 5;
+const kTcpKeepCount = 6;
+const kDefaultTtl = 64;
+
+interface InetAddress {
+  readonly port: number;
+  /** Words as they lie in memory, network byte order. */
+  readonly words: readonly number[];
+  readonly scope: number;
+}
+
+export const inetSocketRoom: FileRoom = {
+  kind: 'inet-socket',
+  fdType: fd_types.INETSK,
+  claims: (file) => file.socket?.family === kInet || file.socket?.family === kInet6,
+
+  encode(file, fileId, ctx) {
+    const socket = file.socket;
+    if (socket === undefined || !isCarried(file, socket, ctx)) return undefined;
+    const local = parseAddress(socket.localAddress);
+    const peer = parseAddress(socket.peerAddress);
+    const state = stateOf(socket);
+    if (local.scope !== 0) {
+      object(file, ctx, 'is bound to a link-local address, whose interface is not carried');
+      return undefined;
+    }
+    const isk: inet_sk_entry = {
+      id: fileId,
+      ino: Number(BigInt.asUintN(32, socket.inode)),
+      family: socket.family,
+      type: socket.type,
+      proto: socket.protocol,
+      state,
+      src_port: local.port,
+      dst_port: peer.port,
+      flags: file.statusFlags,
+      backlog: state === kListen ? backlogOf(socket) : 0,
+      src_addr: [...local.words],
+      dst_addr: [...peer.words],
+      fown: encodeOwner(file, ctx),
+      opts: encodeSocketOptions(socket),
+      v6only: socket.family === kInet6 ? optionFlag(socket, kSolIpv6, kIpv6Only) : undefined,
+      ip_opts: {
+        freebind: optionFlag(socket, kSolIp, kIpFreebind),
+        pktinfo:
+          socket.family === kInet6 ? optionFlag(socket, kSolIpv6, kIpv6RecvPktinfo) : optionFlag(socket, kSolIp, kIpPktinfo),
+        tos: optionNumber(socket, kSolIp, kIpTos),
+        ttl: optionNumber(socket, kSolIp, kIpTtl),
+      },
+      ns_id: ctx.namespaceId('net', socket.netNamespace),
+      shutdown: 0,
+      tcp_opts:
+        socket.type === kStream
+          ? {
+              cork: optionFlag(socket, kSolTcp, kTcpCork),
+              nodelay: optionFlag(socket, kSolTcp, kTcpNodelay),
+              keepcnt: optionNumber(socket, kSolTcp, kTcpKeepCount),
+              keepidle: optionNumber(socket, kSolTcp, kTcpKeepIdle),
+              keepintvl: optionNumber(socket, kSolTcp, kTcpKeepInterval),
+            }
+          : undefined,
+    };
+    return { type: fd_types.INETSK, id: fileId, isk };
+  },
+
+  compile(entry, ctx) {
+    const socket = entry.isk;
+    if (socket === undefined) throw corrupt('files.img', `has no inet socket in entry ${entry.id}`);
+    const from = `file[${entry.id}]`;
+    checkEntry(socket, entry.id, ctx);
+    const task = ctx.root.builder;
+    const name = `${socket.type === kStream ? 'tcp' : 'udp'} socket ${entry.id}`;
+    const low = ctx.plan.slot(name);
+    task.step(Phase.FILES, 'socket', [socket.family, socket.type | kOCloexec, socket.proto], { out: low, from, note: describe(socket) });
+    compileOptionsBeforeBind(ctx, low, socket.opts, from);
+    if (socket.v6only !== undefined && socket.family === kInet6) setOption(ctx, low, kSolIpv6, kIpv6Only, u32(socket.v6only ? 1 : 0), from, 'IPV6_V6ONLY');
+    if (socket.ip_opts?.freebind === true) setOption(ctx, low, kSolIp, kIpFreebind, u32(1), from, 'IP_FREEBIND');
+    // Before listen: accepted sockets inherit them, and the window follows the buffer.
+    compileSocketOptions(ctx, low, socket.opts, from);
+    compileIpOptions(ctx, low, socket, from);
+    if (socket.src_port !== 0) bindTo(ctx, low, socket, from);
+    if (socket.state === kListen) {
+      task.step(Phase.FILES, 'listen', [low, socket.backlog], { from, note: `backlog ${socket.backlog}` });
+    } else if (socket.type === kDatagram && socket.dst_port !== 0) {
+      const address = socketAddress(socket.family, socket.dst_port, socket.dst_addr);
+      task.step(Phase.FILES, 'connect', [low, ctx.plan.blob(address), address.length], { from });
+    }
+    setStatusFlags(task, Phase.FILES, low, socket.flags, from);
+    return hold(ctx, low, name, from);
+  },
+};
+
+function object(file: OpenFile, ctx: EncodeContext, what: string, hint?: string): void {
+  ctx.object('CAPTURE_FD_UNSUPPORTED', `${descriptorPhrase(file, ctx)} ${what}`, ctx.subjectOfFile(file), hint);
+}
+
+function isCarried(file: OpenFile, socket: Socket, ctx: EncodeContext): boolean {
+  const tcp = socket.type === kStream && (socket.protocol === kTcp || socket.protocol === 0);
+  const udp = socket.type === kDatagram && (socket.protocol === kUdp || socket.protocol === 0);
+  if (!tcp && !udp) {
+    object(file, ctx, `is an internet socket of type ${socket.type}, protocol ${socket.protocol}, which is not carried`, 'let the process close it first');
+    return false;
+  }
+  if (udp && socket.inputBytes > 0)
+    ctx.degrade('UDP_QUEUE_LOST', `${descriptorPhrase(file, ctx)} has unread datagrams, which are lost as the network may lose them`, ctx.subjectOfFile(file));
+  if (!tcp) return true;
+  const state = stateOf(socket);
+  if (state === kListen || state === kClose) return true;
+  const connection = `${text(socket.localAddress)} to ${text(socket.peerAddress)}`;
+  object(
+    file,
+    ctx,
+    `is a TCP connection (${stateNames[state] ?? `state ${state}`}) from ${connection}; connections are not carried`,
+    'close the connection, or stop the client, before the checkpoint',
+  );
+  return false;
+}
+
+/** struct tcp_info starts with the state; without it, a peer address tells. */
+function stateOf(socket: Socket): number {
+  if (socket.type !== kStream) return socket.peerAddress.length > 0 ? kEstablished : kClose;
+  const state = socket.tcpInfo[0];
+  if (state !== undefined && state !== 0) return state;
+  return socket.peerAddress.length > 0 ? kEstablished : kClose;
+}
+
+/** Of a listening socket, tcp_info carries the backlog in tcpi_sacked (offset 28). */
+function backlogOf(socket: Socket): number {
+  const info = Buffer.from(socket.tcpInfo);
+  return info.length >= 32 ? info.readUInt32LE(28) : 128;
+}
+
+/** struct sockaddr_in: family, port (big-endian), address; sockaddr_in6 has flow information before and a scope after. */
+function parseAddress(bytes: Uint8Array): InetAddress {
+  const buffer = Buffer.from(bytes);
+  const family = buffer.length >= 4 ? buffer.readUInt16LE(0) : 0;
+  if (family === kInet && buffer.length >= 8) return { port: buffer.readUInt16BE(2), words: [buffer.readUInt32LE(4)], scope: 0 };
+  if (family === kInet6 && buffer.length >= 24) {
+    const words = [8, 12, 16, 20].map((at) => buffer.readUInt32LE(at));
+    return { port: buffer.readUInt16BE(2), words, scope: buffer.length >= 28 ? buffer.readUInt32LE(24) : 0 };
+  }
+  return { port: 0, words: [], scope: 0 };
+}
+
+function text(bytes: Uint8Array): string {
+  const address = parseAddress(bytes);
+  return addressText(address.words, address.port);
+}
+
+export function addressText(words: readonly number[], port: number): string {
+  const bytes = Buffer.alloc(4 * words.length);
+  words.forEach((word, index) => bytes.writeUInt32LE(word >>> 0, 4 * index));
+  if (words.length === 1) return `${[...bytes].join('.')}:${port}`;
+  const groups = words.length === 4 ? (bytes.toString('hex').match(/.{4}/g) ?? []) : [];
+  return `[${groups.map((group) => group.replace(/^0{1,3}/, '')).join(':')}]:${port}`;
+}
+
+function describe(socket: inet_sk_entry): string {
+  const state = socket.state === kListen ? 'listening on ' : '';
+  return `${state}${addressText(socket.src_addr, socket.src_port)}`;
+}
+
+function socketAddress(family: number, port: number, words: readonly number[]): Buffer {
+  const address = Buffer.alloc(family === kInet ? 16 : 28);
+  address.writeUInt16LE(family, 0);
+  address.writeUInt16BE(port, 2);
+  words.forEach((word, index) => address.writeUInt32LE(word >>> 0, (family === kInet ? 4 : 8) + 4 * index));
+  return address;
+}
+
+function bindTo(ctx: CompileContext, low: SlotRef, socket: inet_sk_entry, from: string): void {
+  const address = socketAddress(socket.family, socket.src_port, socket.src_addr);
+  ctx.root.builder.step(Phase.FILES, 'bind', [low, ctx.plan.blob(address), address.length], { from, note: describe(socket) });
+}
+
+function compileIpOptions(ctx: CompileContext, low: SlotRef, socket: inet_sk_entry, from: string): void {
+  const ip = socket.ip_opts;
+  if (ip?.pktinfo === true) {
+    if (socket.family === kInet6) setOption(ctx, low, kSolIpv6, kIpv6RecvPktinfo, u32(1), from, 'IPV6_RECVPKTINFO');
+    else setOption(ctx, low, kSolIp, kIpPktinfo, u32(1), from, 'IP_PKTINFO');
+  }
+  if (ip?.tos !== undefined && ip.tos !== 0) setOption(ctx, low, kSolIp, kIpTos, u32(ip.tos), from, 'IP_TOS');
+  if (ip?.ttl !== undefined && ip.ttl !== kDefaultTtl) setOption(ctx, low, kSolIp, kIpTtl, u32(ip.ttl), from, 'IP_TTL');
+  const tcp = socket.tcp_opts;
+  if (socket.type !== kStream || tcp === undefined) return;
+  if (tcp.nodelay === true) setOption(ctx, low, kSolTcp, kTcpNodelay, u32(1), from, 'TCP_NODELAY');
+  if (tcp.cork === true) setOption(ctx, low, kSolTcp, kTcpCork, u32(1), from, 'TCP_CORK');
+  const keep = (value: number | undefined, usual: number, name: number, note: string): void => {
+    if (value !== undefined && value !== usual && value !== 0) setOption(ctx, low, kSolTcp, name, u32(value), from, note);
+  };
+  keep(tcp.keepcnt, 9, kTcpKeepCount, 'TCP_KEEPCNT');
+  keep(tcp.keepidle, 7200, kTcpKeepIdle, 'TCP_KEEPIDLE');
+  keep(tcp.keepintvl, 75, kTcpKeepInterval, 'TCP_KEEPINTVL');
+}
+
+function checkEntry(socket: inet_sk_entry, id: number, ctx: CompileContext): void {
+  const words = socket.family === kInet ? 1 : 4;
+  const bad =
+    (socket.family !== kInet && socket.family !== kInet6) ||
+    (socket.type !== kStream && socket.type !== kDatagram) ||
+    (socket.src_port !== 0 && socket.src_addr.length !== words) ||
+    (socket.dst_port !== 0 && socket.dst_addr.length !== words) ||
+    socket.src_port > 0xffff ||
+    socket.dst_port > 0xffff;
+  if (bad) throw corrupt('files.img', `has an impossible internet socket in entry ${id}`);
+  if (socket.type === kStream && socket.state !== kListen && socket.state !== kClose) {
+    ctx.object(
+      'IMAGE_FEATURE_UNSUPPORTED',
+      `file ${id} is a TCP connection from ${addressText(socket.src_addr, socket.src_port)} to ${addressText(socket.dst_addr, socket.dst_port)}; connections are not carried`,
+      { image: 'files.img' },
+    );
+  }
+}
