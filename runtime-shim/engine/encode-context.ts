@@ -2,7 +2,14 @@
 // target's own pid namespace names them, the image files so far, ids, and the
 // objections collected in one pass.
 import type { Capture, OpenFile, Task } from '../../nativecore/schema/messages.js';
-import type { file_entry } from '../../oci-spec/images/messages.js';
+import type {
+  core_entry,
+  file_entry,
+  inventory_entry,
+  mm_entry,
+  task_core_entry,
+  thread_core_entry,
+} from '../../oci-spec/images/messages.js';
 import { StasisError, type Degradation, type ErrorCode, type Subject } from '../errors/index.js';
 import { ImageSetWriter } from './image-set.js';
 import type { EncodeOptions } from './options.js';
@@ -22,6 +29,20 @@ export interface CapturedTask {
   readonly pagesId: number;
 }
 
+/** A thread's core image while the rooms fill it in. */
+export interface CoreDraft extends core_entry {
+  thread_core: thread_core_entry;
+}
+
+/** What the rooms write about one live task before encode.ts puts it into images. */
+export interface TaskDraft {
+  /** core-<pid>: the leader's core with the process part. */
+  readonly core: CoreDraft & { tc: task_core_entry };
+  /** Tid in the innermost namespace -> its core; the leader's is `core`. */
+  readonly threads: ReadonlyMap<number, CoreDraft>;
+  mm: mm_entry | undefined;
+}
+
 export class EncodeContext {
   readonly images = new ImageSetWriter();
   readonly objections: StasisError[] = [];
@@ -33,6 +54,9 @@ export class EncodeContext {
   readonly #fileIdsByKey = new Map<string, number>();
   #nextFileId = 1;
   readonly #namespaceIds = new Map<string, number>();
+  readonly #drafts = new Map<number, TaskDraft>();
+  /** Parts of the inventory that rooms know (root_cg_set). */
+  readonly inventory: Partial<inventory_entry> = {};
 
   constructor(
     readonly capture: Capture,
@@ -68,6 +92,39 @@ export class EncodeContext {
     if (root === undefined)
       throw new StasisError({ code: 'BUG', message: 'cannot encode the capture: it has no tasks' });
     return root;
+  }
+
+  /** Live tasks and zombies have one; zombies' has no thread part that means anything. */
+  draft(task: CapturedTask): TaskDraft {
+    let draft = this.#drafts.get(task.raw.hostPid);
+    if (draft === undefined) {
+      const core = {
+        ...emptyCore(),
+        tc: {
+          task_state: 1,
+          exit_code: 0,
+          personality: 0,
+          flags: 0,
+          blk_sigset: 0n,
+          comm: task.stat.comm,
+          sigactions: [],
+        },
+      };
+      const threads = new Map<number, CoreDraft>([[task.nsPid, core]]);
+      for (const thread of task.raw.threads) {
+        const tid = thread.nsTids.at(-1) ?? thread.hostTid;
+        if (!threads.has(tid)) threads.set(tid, emptyCore());
+      }
+      draft = { core, threads, mm: undefined };
+      this.#drafts.set(task.raw.hostPid, draft);
+    }
+    return draft;
+  }
+
+  /** Number of the task's descriptor table, as in ids-<pid> and fdinfo-<id>; 1 is the engine's own. */
+  filesId(task: CapturedTask): number {
+    const owner = this.#byHostPid.get(task.raw.fdTableHostPid) ?? task;
+    return owner.index + 2;
   }
 
   taskOfHostPid(hostPid: number): CapturedTask | undefined {
@@ -150,3 +207,10 @@ export class EncodeContext {
     };
   }
 }
+
+function emptyCore(): CoreDraft {
+  return { mtype: kMachineX86, thread_core: { futex_rla: 0n, futex_rla_len: 0 } };
+}
+
+/** core_entry_march X86_64 */
+const kMachineX86 = 1;

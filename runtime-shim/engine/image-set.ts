@@ -72,6 +72,8 @@ export interface ImageSource {
   /** The whole file, or undefined if there is none. */
   read(name: string): Uint8Array | undefined;
   sizeBytes(name: string): number | undefined;
+  /** A part of a file that is too large to be read whole (page data); undefined if it is not there. */
+  readRange?(name: string, offset: number, lengthBytes: number): Uint8Array | undefined;
 }
 
 /** Bytes that follow a message, by kind; the rest have none. */
@@ -132,6 +134,10 @@ export class ImageSetReader {
 
   raw(name: string): Uint8Array | undefined {
     return this.#source.read(name);
+  }
+
+  rawRange(name: string, offset: number, lengthBytes: number): Uint8Array | undefined {
+    return this.#source.readRange?.(name, offset, lengthBytes);
   }
 
   sizeBytes(name: string): number | undefined {

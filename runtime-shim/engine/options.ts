@@ -50,6 +50,14 @@ export interface KernelFacts {
   readonly vdsoDigest: string;
   readonly userfaultfd: boolean;
   readonly xsaveSizeBytes: number;
+  /** XCR0; undefined: what the size allows. */
+  readonly xfeatures?: bigint;
+  /** Capabilities that a restored task can have at most (the engine's own bounding and permitted set); undefined: all. */
+  readonly capabilities?: bigint;
+  /** The engine's own limits (RLIMIT_* 0..15), which its children inherit; undefined: not known. */
+  readonly rlimits?: readonly { readonly cur: bigint; readonly max: bigint }[];
+  /** The engine's own oom_score_adj, which its children inherit. */
+  readonly oomScoreAdjust?: number;
   /** Pages shorter than this cannot be mapped (vm.mmap_min_addr). */
   readonly mmapMinAddress: bigint;
 }

@@ -68,6 +68,7 @@ export interface SmapsEntry {
   readonly name: string;
   /** Two-letter VmFlags. */
   readonly flags: ReadonlySet<string>;
+  readonly protectionKey: number;
 }
 
 const kHeader = /^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s*(.*)$/;
@@ -86,10 +87,14 @@ export function parseSmaps(bytes: Uint8Array): SmapsEntry[] {
         inode: BigInt(header[7] ?? 0),
         name: header[8] ?? '',
         flags: new Set(),
+        protectionKey: 0,
       });
     } else if (line.startsWith('VmFlags:')) {
       const last = entries.at(-1);
       if (last !== undefined) last.flags = new Set(line.slice(8).trim().split(/\s+/));
+    } else if (line.startsWith('ProtectionKey:')) {
+      const last = entries.at(-1);
+      if (last !== undefined) last.protectionKey = Number(line.slice(14));
     }
   }
   return entries;

@@ -1,0 +1,568 @@
+// Private memory: mappings, the fields of the mm, vdso, and where the page data
+// goes. Shared anonymous memory, memfd and SysV segments are not carried yet.
+import { createHash } from 'node:crypto';
+import type { MappedFile } from '../../../nativecore/schema/messages.js';
+import type { mm_entry, vma_entry } from '../../../oci-spec/images/messages.js';
+import { name } from '../capture-limits.js';
+import type { CompileContext, ImageTask, PlannedTask } from '../compile-context.js';
+import type { CapturedTask, EncodeContext } from '../encode-context.js';
+import { chooseHole } from '../plan/hole.js';
+import { Phase, type SlotRef, type TaskBuilder } from '../plan/builder.js';
+import { parseSmaps, type SmapsEntry } from '../proc-text.js';
+import type { Room } from '../room.js';
+import { Struct } from '../struct.js';
+import {
+  adviceOfFlag,
+  kMadviseGuardInstall,
+  kPageBytes,
+  kTaskEnd,
+  mapFlag,
+  pageFlag,
+  prot,
+  vmaStatus,
+} from './mapping-flags.js';
+import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
+import { encodePathFile, openPathFile } from './regular-file.js';
+
+export const memoryRoom: Room = { kind: 'memory', encode, compile };
+
+const kReadOnly = 0;
+const kReadWrite = 2;
+const kCloseOnExec = 0o2000000;
+const kPathModeMask = 0o170000;
+const kModeRegular = 0o100000;
+const kModeCharacter = 0o020000;
+/** /dev/zero: private mappings of it are anonymous memory */
+const kZeroDevice = (1n << 20n) | 5n;
+
+// ---- raw capture to images
+
+function encode(ctx: EncodeContext): void {
+  for (const task of ctx.tasks) {
+    if (task.raw.zombie) continue;
+    const vmas = encodeMappings(ctx, task);
+    const exe = task.raw.exe;
+    const exeId =
+      exe === undefined ? undefined : encodePathFile(ctx, exe, kReadOnly, ctx.subjectOfTask(task), 'executable');
+    if (exe === undefined)
+      ctx.object('CAPTURE_TASK_UNSUPPORTED', `${name(task)} has no executable`, ctx.subjectOfTask(task));
+    const { stat } = task;
+    const mm: mm_entry = {
+      mm_start_code: stat.big(26),
+      mm_end_code: stat.big(27),
+      mm_start_data: stat.big(45),
+      mm_end_data: stat.big(46),
+      mm_start_stack: stat.big(28),
+      mm_start_brk: stat.big(47),
+      mm_brk: task.raw.brk,
+      mm_arg_start: stat.big(48),
+      mm_arg_end: stat.big(49),
+      mm_env_start: stat.big(50),
+      mm_env_end: stat.big(51),
+      exe_file_id: exeId ?? 0,
+      mm_saved_auxv: new Struct(task.raw.auxv).u64s(0, Math.floor(task.raw.auxv.length / 8)),
+      vmas,
+      dumpable: task.raw.dumpable,
+      aios: [],
+      thp_disabled: task.raw.thpDisabled !== 0,
+    };
+    ctx.draft(task).mm = mm;
+    ctx.images.add('mm', task.nsPid, mm);
+  }
+}
+
+function encodeMappings(ctx: EncodeContext, task: CapturedTask): vma_entry[] {
+  const files = new Map(task.raw.mappedFiles.map((file) => [file.start, file]));
+  const vmas: vma_entry[] = [];
+  for (const mapping of parseSmaps(task.raw.smaps)) {
+    const vma = encodeMapping(ctx, task, mapping, files.get(mapping.start));
+    if (vma !== undefined) vmas.push(vma);
+  }
+  return vmas;
+}
+
+function encodeMapping(
+  ctx: EncodeContext,
+  task: CapturedTask,
+  mapping: SmapsEntry,
+  file: MappedFile | undefined,
+): vma_entry | undefined {
+  const base: vma_entry = {
+    start: mapping.start,
+    end: mapping.end,
+    pgoff: 0n,
+    shmid: 0n,
+    prot: protection(mapping),
+    flags: mapFlag.PRIVATE | mapFlag.ANONYMOUS,
+    status: vmaStatus.REGULAR | vmaStatus.ANON_PRIVATE,
+    fd: -1n,
+  };
+  switch (mapping.name) {
+    case '[vsyscall]':
+      return { ...base, status: vmaStatus.VSYSCALL | vmaStatus.ANON_PRIVATE };
+    case '[vvar]':
+    case '[vvar_vclock]':
+      return { ...base, status: base.status | vmaStatus.VVAR };
+    case '[vdso]':
+      return { ...base, status: base.status | vmaStatus.VDSO };
+    case '[uprobes]':
+      // made by the kernel when a probe is hit; there is nothing of the program's in it
+      return undefined;
+  }
+  const refusal = refuseMapping(mapping, file);
+  if (refusal !== undefined) {
+    ctx.object(
+      'CAPTURE_MAPPING_UNSUPPORTED',
+      `${name(task)} has ${refusal.what} mapped at 0x${mapping.start.toString(16)}`,
+      { ...ctx.subjectOfTask(task), address: mapping.start, path: mapping.name },
+      refusal.hint,
+    );
+    return undefined;
+  }
+  if (mapping.flags.has('sl'))
+    ctx.degrade('MAPPING_SEAL_LOST', `the seal of the mapping at 0x${mapping.start.toString(16)} is not carried`, {
+      ...ctx.subjectOfTask(task),
+      address: mapping.start,
+    });
+  const madv = [...adviceOfFlag].reduce(
+    (bits, [flag, advice]) => (mapping.flags.has(flag) ? bits | (1n << BigInt(advice)) : bits),
+    0n,
+  );
+  let { flags } = base;
+  if (mapping.flags.has('gd')) flags |= mapFlag.GROWSDOWN;
+  if (mapping.flags.has('lo')) flags |= mapFlag.LOCKED;
+  if (mapping.flags.has('nr')) flags |= mapFlag.NORESERVE;
+  if (mapping.flags.has('dp')) flags = (flags & ~mapFlag.PRIVATE) | mapFlag.DROPPABLE;
+  const extra = madv === 0n ? {} : { madv };
+  if (file === undefined || isAnonymousZero(mapping, file)) {
+    const heap = mapping.name === '[heap]' ? vmaStatus.HEAP : 0;
+    return { ...base, flags, status: base.status | heap, ...extra };
+  }
+  const shared = mapping.permissions[3] === 's';
+  const writable = (file.linkMode & 0o200) !== 0;
+  const id = encodePathFile(
+    ctx,
+    file,
+    shared && writable ? kReadWrite : kReadOnly,
+    { ...ctx.subjectOfTask(task), address: mapping.start },
+    'mapped file',
+  );
+  if (id === undefined) return undefined;
+  flags = (flags & ~(mapFlag.ANONYMOUS | mapFlag.PRIVATE)) | (shared ? mapFlag.SHARED : mapFlag.PRIVATE);
+  return {
+    ...base,
+    flags,
+    pgoff: mapping.offset,
+    shmid: BigInt(id),
+    status: vmaStatus.REGULAR | (shared ? vmaStatus.FILE_SHARED : vmaStatus.FILE_PRIVATE),
+    ...extra,
+    fdflags: shared && writable ? kReadWrite : kReadOnly,
+  };
+}
+
+function protection({ permissions }: SmapsEntry): number {
+  return (
+    (permissions[0] === 'r' ? prot.READ : 0) |
+    (permissions[1] === 'w' ? prot.WRITE : 0) |
+    (permissions[2] === 'x' ? prot.EXEC : 0)
+  );
+}
+
+function isAnonymousZero(mapping: SmapsEntry, file: MappedFile): boolean {
+  return (
+    file.stat !== undefined &&
+    (file.stat.mode & kPathModeMask) === kModeCharacter &&
+    file.stat.rdev === kZeroDevice &&
+    mapping.permissions[3] === 'p'
+  );
+}
+
+/** What is mapped that cannot be carried, in words; undefined if it can. */
+function refuseMapping(
+  mapping: SmapsEntry,
+  file: MappedFile | undefined,
+): { readonly what: string; readonly hint?: string } | undefined {
+  const { flags } = mapping;
+  const label = mapping.name;
+  const shared = mapping.permissions[3] === 's';
+  if (label === '/[aio]' || label.startsWith('/[aio]'))
+    return { what: 'an asynchronous I/O ring', hint: 'let the program use its I/O without io_setup(2)' };
+  if (label.includes('[io_uring]')) return { what: 'an io_uring ring', hint: 'let the program close its rings first' };
+  if (label.startsWith('anon_inode:')) return { what: `a kernel object ("${label}")` };
+  if (label.startsWith('/SYSV')) return { what: 'a System V shared memory segment' };
+  if (label.startsWith('/memfd:')) return { what: 'a memfd' };
+  if (flags.has('ht')) return { what: 'huge pages (hugetlb)', hint: 'use transparent huge pages' };
+  if (flags.has('ss')) return { what: 'a shadow stack', hint: 'run the program without user shadow stacks' };
+  if (mapping.protectionKey !== 0) return { what: `memory with protection key ${mapping.protectionKey}` };
+  if (flags.has('io') || flags.has('pf')) return { what: `device memory ("${label}")` };
+  if (file === undefined)
+    return shared || mapping.inode !== 0n
+      ? { what: shared ? 'shared anonymous memory' : `a file that could not be looked at ("${label}")` }
+      : undefined;
+  if (isAnonymousZero(mapping, file)) return undefined;
+  if (label.startsWith('/dev/zero')) return { what: 'shared anonymous memory' };
+  const kind = (file.stat?.mode ?? 0) & kPathModeMask;
+  if (kind === kModeCharacter) return { what: `a device ("${label}")` };
+  if (kind !== kModeRegular) return { what: `something that is not a regular file ("${label}")` };
+  return undefined;
+}
+
+// ---- images to plan
+
+function fileKey(id: number, flags: number): string {
+  return `${id}:${flags}`;
+}
+
+function openFlagsOf(vma: vma_entry): number {
+  return (vma.fdflags ?? 0) & 3;
+}
+
+const isFileMapping = (vma: vma_entry): boolean =>
+  (vma.status & (vmaStatus.FILE_PRIVATE | vmaStatus.FILE_SHARED)) !== 0 && (vma.status & vmaStatus.REGULAR) !== 0;
+
+/** The files of all mappings and the executable, once per way of opening. */
+function openFiles(ctx: CompileContext, { image, builder }: PlannedTask, mm: mm_entry): ReadonlyMap<string, SlotRef> {
+  const slots = new Map<string, SlotRef>();
+  const open = (fileId: number, flags: number, from: string): void => {
+    const key = fileKey(fileId, flags);
+    if (!slots.has(key)) slots.set(key, openPathFile(ctx, builder, Phase.MEMORY, fileId, flags, from));
+  };
+  open(mm.exe_file_id, kReadOnly, `mm[${image.pid}].exe`);
+  for (const vma of mm.vmas)
+    if (isFileMapping(vma) && isOurs(vma)) open(Number(vma.shmid), openFlagsOf(vma), vmaName(`mm[${image.pid}]`, vma));
+  return slots;
+}
+
+function compile(ctx: CompileContext): void {
+  const live = [...ctx.tasks.values()].filter((task) => !task.image.zombie);
+  ctx.plan.hole = chooseHole(
+    live.flatMap((task) => task.image.mm?.vmas ?? []),
+    ctx.plan.hole.lengthBytes,
+  );
+  if (ctx.plan.hole.lengthBytes === 0n) {
+    ctx.object(
+      'IMAGE_FEATURE_UNSUPPORTED',
+      'the mappings leave no room in the address space for the restore itself',
+      {},
+    );
+    return;
+  }
+  for (const task of live) {
+    const { mm } = task.image;
+    if (mm === undefined) continue;
+    if (!checkMappings(ctx, task.image, mm)) continue;
+    compileTask(ctx, task, mm);
+  }
+}
+
+/** Objects to what cannot be mapped; false if the rest makes no sense either. */
+function checkMappings(ctx: CompileContext, task: ImageTask, mm: mm_entry): boolean {
+  let end = 0n;
+  const subject = { nsPid: task.pid, image: `mm-${task.pid}.img` };
+  for (const vma of mm.vmas) {
+    if ((vma.status & (vmaStatus.VSYSCALL | vmaStatus.GUARD)) !== 0) continue;
+    const at = `0x${vma.start.toString(16)}`;
+    if (vma.start % kPageBytes !== 0n || vma.end % kPageBytes !== 0n || vma.start >= vma.end || vma.start < end) {
+      ctx.object(
+        'IMAGE_CORRUPT',
+        `the mapping at ${at} of pid ${task.pid} is empty, unaligned or out of order`,
+        subject,
+      );
+      return false;
+    }
+    if (vma.end > kTaskEnd || vma.start < ctx.options.kernel.mmapMinAddress) {
+      ctx.object(
+        'KERNEL_FEATURE_MISSING',
+        `the mapping at ${at} of pid ${task.pid} lies outside of what this kernel lets a program map (from 0x${ctx.options.kernel.mmapMinAddress.toString(16)})`,
+        subject,
+      );
+      return false;
+    }
+    end = vma.end;
+    const what = unsupportedMapping(vma);
+    if (what !== undefined) {
+      ctx.object('IMAGE_FEATURE_UNSUPPORTED', `pid ${task.pid} has ${what} mapped at ${at}`, {
+        ...subject,
+        address: vma.start,
+      });
+    }
+  }
+  return true;
+}
+
+function unsupportedMapping(vma: vma_entry): string | undefined {
+  const { status } = vma;
+  if ((status & vmaStatus.SYSVIPC) !== 0) return 'a System V shared memory segment';
+  if ((status & vmaStatus.MEMFD) !== 0) return 'a memfd';
+  if ((status & vmaStatus.ANON_SHARED) !== 0) return 'shared anonymous memory';
+  if ((status & vmaStatus.AIORING) !== 0) return 'an asynchronous I/O ring';
+  if ((status & vmaStatus.SOCKET) !== 0) return 'a packet socket ring';
+  if ((status & vmaStatus.SHSTK) !== 0) return 'a shadow stack';
+  if ((vma.flags & mapFlag.HUGETLB) !== 0) return 'huge pages (hugetlb)';
+  return undefined;
+}
+
+function compileTask(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): void {
+  const { image, builder } = planned;
+  const from = `mm[${image.pid}]`;
+  const slots = openFiles(ctx, planned, mm);
+  const { hole } = ctx.plan;
+  builder.step(Phase.MEMORY, 'munmap', [0n, hole.address], { from, note: 'everything below the hole' });
+  const holeEnd = hole.address + hole.lengthBytes;
+  builder.step(Phase.MEMORY, 'munmap', [holeEnd, kTaskEnd - holeEnd], { from, note: 'everything above it' });
+
+  // before the other mappings: the kernel takes the address as a hint, so the range must be free
+  compileVdso(ctx, image, builder, mm);
+  for (const vma of mm.vmas) if (isOurs(vma)) compileMapping(builder, vma, slots, from);
+  compileFills(ctx, planned, mm);
+  compileFields(ctx, builder, mm, slots, from);
+  for (const slot of slots.values()) builder.step(Phase.MEMORY, 'close', [slot], { from });
+
+  for (const vma of mm.vmas) compileAfterFill(builder, vma, from);
+  if (mm.thp_disabled === true)
+    builder.step(Phase.THREADS, 'prctl', [prctl.SET_THP_DISABLE, 1, 0, 0, 0], { from: `${from}.thp_disabled` });
+}
+
+/** Mapped by us; the rest comes from the kernel or is a note about other entries. */
+const isOurs = (vma: vma_entry): boolean =>
+  (vma.status & vmaStatus.REGULAR) !== 0 &&
+  (vma.status & (vmaStatus.VDSO | vmaStatus.VVAR | vmaStatus.GUARD | vmaStatus.UPROBES)) === 0 &&
+  unsupportedMapping(vma) === undefined;
+
+const vmaName = (from: string, vma: vma_entry): string => `${from}.vma[${vma.start.toString(16)}]`;
+
+function compileMapping(builder: TaskBuilder, vma: vma_entry, slots: ReadonlyMap<string, SlotRef>, from: string): void {
+  const file = isFileMapping(vma) ? slots.get(fileKey(Number(vma.shmid), openFlagsOf(vma))) : undefined;
+  let flags = vma.flags & ~mapFlag.LOCKED; // locked after the fill, or every page would be there already
+  if ((flags & mapFlag.DROPPABLE) !== 0) flags &= ~mapFlag.PRIVATE;
+  if (isFileMapping(vma)) flags &= ~mapFlag.ANONYMOUS;
+  else flags |= mapFlag.ANONYMOUS;
+  const length = vma.end - vma.start;
+  builder.step(
+    Phase.MEMORY,
+    'mmap',
+    [vma.start, length, vma.prot, flags | mapFlag.FIXED_NOREPLACE, file ?? -1, file === undefined ? 0n : vma.pgoff],
+    { from: vmaName(from, vma), expected: vma.start },
+  );
+  if ((flags & mapFlag.DROPPABLE) !== 0) return; // implies its advice
+  for (let advice = 0; advice < 64; advice += 1) {
+    if (((vma.madv ?? 0n) & (1n << BigInt(advice))) === 0n) continue;
+    builder.step(Phase.MEMORY, 'madvise', [vma.start, length, advice], {
+      from: vmaName(from, vma),
+      // a kernel built without KSM or transparent huge pages has nothing to advise
+      tolerate: advice === 12 || advice === 14 || advice === 15 ? [kEinval] : [],
+    });
+  }
+}
+
+const kEinval = 22;
+
+function compileAfterFill(builder: TaskBuilder, vma: vma_entry, from: string): void {
+  const length = vma.end - vma.start;
+  if (isOurs(vma) && (vma.flags & mapFlag.LOCKED) !== 0)
+    builder.step(Phase.THREADS, 'mlock2', [vma.start, length, 0], { from: vmaName(from, vma) });
+  if ((vma.status & vmaStatus.GUARD) !== 0)
+    builder.step(Phase.THREADS, 'madvise', [vma.start, length, kMadviseGuardInstall], { from: vmaName(from, vma) });
+}
+
+/**
+ * The kernel's own vdso goes where the program knows it to be. The program has
+ * addresses of functions in it, so it must be the same one.
+ */
+function compileVdso(ctx: CompileContext, task: ImageTask, builder: TaskBuilder, mm: mm_entry): void {
+  const parts = mm.vmas.filter((vma) => (vma.status & (vmaStatus.VDSO | vmaStatus.VVAR)) !== 0);
+  const vdso = parts.find((vma) => (vma.status & vmaStatus.VDSO) !== 0);
+  const first = parts[0];
+  const last = parts.at(-1);
+  if (vdso === undefined || first === undefined || last === undefined) return; // the program has unmapped it
+  const { kernel } = ctx.options;
+  const subject = { nsPid: task.pid, address: vdso.start };
+  const span = last.end - first.start;
+  const offset = vdso.start - first.start;
+  const hint = 'restore under the kernel that the checkpoint was made on';
+  if (span !== kernel.vdsoSpanBytes || offset !== kernel.vdsoOffsetBytes) {
+    ctx.object(
+      'KERNEL_FEATURE_MISSING',
+      `the images come from a kernel with another vdso (${span} bytes with the code at ${offset}, here ${kernel.vdsoSpanBytes} with the code at ${kernel.vdsoOffsetBytes})`,
+      subject,
+      hint,
+    );
+    return;
+  }
+  const digest = kernel.vdsoDigest === '' ? undefined : digestOfPages(ctx, task, vdso.start, vdso.end);
+  if (digest !== undefined && digest !== kernel.vdsoDigest) {
+    ctx.object(
+      'KERNEL_FEATURE_MISSING',
+      'the images come from a kernel with another vdso (same size, other code)',
+      subject,
+      hint,
+    );
+    return;
+  }
+  const from = vmaName(`mm[${task.pid}]`, vdso);
+  // arch_prctl returns the size of the code, not the address; mincore tells whether the hint was taken
+  builder.step(Phase.MEMORY, 'arch_prctl', [kArchMapVdso64, first.start], {
+    from,
+    expected: vdso.end - vdso.start,
+  });
+  const room = ctx.plan.blob(new Uint8Array(0), [], Number(span / kPageBytes));
+  builder.step(Phase.MEMORY, 'mincore', [first.start, span, room], { from, note: 'is it there?' });
+}
+
+interface PageRun {
+  readonly start: bigint;
+  readonly end: bigint;
+  readonly offset: bigint;
+}
+
+/** Where the data of each run is; undefined after objecting. */
+function pageRuns(
+  ctx: CompileContext,
+  task: ImageTask,
+): { readonly file: string; readonly runs: readonly PageRun[] } | undefined {
+  const [head, ...entries] = ctx.images.set.entries('pagemap', task.pid);
+  const image = `pagemap-${task.pid}.img`;
+  if (head === undefined) {
+    ctx.object('IMAGE_MISSING', `"${image}" is missing`, { image }, 'use a complete copy of the checkpoint');
+    return undefined;
+  }
+  const file = `pages-${(head.message as unknown as { pages_id: number }).pages_id}.img`;
+  const runs: PageRun[] = [];
+  let offset = 0n;
+  let end = 0n;
+  for (const { message: entry } of entries) {
+    const pages = entry.nr_pages ?? BigInt(entry.compat_nr_pages);
+    const flags = entry.flags ?? (entry.in_parent === true ? pageFlag.PARENT : pageFlag.PRESENT);
+    const runEnd = entry.vaddr + pages * kPageBytes;
+    if (entry.vaddr % kPageBytes !== 0n || entry.vaddr < end || pages === 0n || runEnd > kTaskEnd) {
+      ctx.object('IMAGE_CORRUPT', `"${image}" is not in order at 0x${entry.vaddr.toString(16)}`, { image });
+      return undefined;
+    }
+    end = runEnd;
+    if ((flags & pageFlag.PRESENT) === 0) {
+      ctx.object(
+        'IMAGE_FEATURE_UNSUPPORTED',
+        `"${image}" leaves pages to a parent checkpoint or a page server`,
+        { image },
+        'use a full checkpoint',
+      );
+      return undefined;
+    }
+    runs.push({ start: entry.vaddr, end: runEnd, offset });
+    offset += pages * kPageBytes;
+  }
+  const size = ctx.images.set.sizeBytes(file);
+  if (offset > 0n && (size === undefined || BigInt(size) < offset)) {
+    ctx.object(
+      size === undefined ? 'IMAGE_MISSING' : 'IMAGE_CORRUPT',
+      size === undefined ? `"${file}" is missing` : `"${file}" is truncated (${size} bytes, wanted ${offset})`,
+      { image: file },
+      'use a complete copy of the checkpoint',
+    );
+    return undefined;
+  }
+  return { file, runs };
+}
+
+/** sha256 of [start, end) as the images have it; undefined if they do not have all of it at hand. */
+function digestOfPages(ctx: CompileContext, task: ImageTask, start: bigint, end: bigint): string | undefined {
+  const head = ctx.images.set.entries('pagemap', task.pid)[0];
+  if (head === undefined) return undefined;
+  const pages = pageRuns(ctx, task);
+  const run = pages?.runs.find((candidate) => candidate.start <= start && candidate.end >= end);
+  if (pages === undefined || run === undefined) return undefined;
+  const bytes = ctx.images.set.rawRange(pages.file, Number(run.offset + start - run.start), Number(end - start));
+  return bytes === undefined ? undefined : createHash('sha256').update(bytes).digest('hex');
+}
+
+const kMethodUffd = 0;
+const kMethodMem = 1;
+/** UFFD_USER_MODE_ONLY: the coordinator fills before anything touches; needs no privilege */
+const kUserModeOnly = 1;
+
+function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): void {
+  const { image, builder } = planned;
+  const pages = pageRuns(ctx, image);
+  if (pages === undefined || pages.runs.length === 0) return;
+  const from = `pagemap[${image.pid}]`;
+  const targets = mm.vmas.filter((vma) => (vma.status & (vmaStatus.VSYSCALL | vmaStatus.GUARD)) === 0);
+  let at = 0;
+  let pageFile: number | undefined;
+  let last: vma_entry | undefined;
+  for (const run of pages.runs) {
+    let start = run.start;
+    while (start < run.end) {
+      while (at < targets.length && (targets[at] as vma_entry).end <= start) at += 1;
+      const vma = targets[at];
+      if (vma === undefined || vma.start > start) {
+        ctx.object('IMAGE_CORRUPT', `there are pages at 0x${start.toString(16)} of pid ${image.pid}, but no mapping`, {
+          image: `pagemap-${image.pid}.img`,
+        });
+        return;
+      }
+      const end = vma.end < run.end ? vma.end : run.end;
+      if (isOurs(vma)) {
+        const anonymous = (vma.status & vmaStatus.ANON_PRIVATE) !== 0 && (vma.flags & mapFlag.DROPPABLE) === 0;
+        if ((vma.status & vmaStatus.FILE_SHARED) === 0 && (vma.flags & mapFlag.DROPPABLE) === 0) {
+          const method = anonymous && ctx.options.kernel.userfaultfd ? kMethodUffd : kMethodMem;
+          pageFile ??= ctx.plan.pageFile(pages.file);
+          builder.fills.push({
+            method,
+            address: start,
+            pageCount: (end - start) / kPageBytes,
+            pageFile,
+            fileOffsetBytes: run.offset + (start - run.start),
+          });
+          if (method === kMethodUffd && vma !== last)
+            builder.uffdRanges.push({ address: vma.start, lengthBytes: vma.end - vma.start });
+          if (method === kMethodUffd) last = vma;
+        }
+      }
+      start = end;
+    }
+  }
+  if (builder.uffdRanges.length === 0) return;
+  const slot = ctx.plan.slot(`uffd ${image.pid}`);
+  builder.uffdSlot = slot;
+  builder.step(Phase.MEMORY, 'userfaultfd', [kCloseOnExec | kUserModeOnly], { from, out: slot });
+  builder.step(Phase.THREADS, 'close', [slot], { from });
+}
+
+/** struct prctl_mm_map: eleven addresses, auxv pointer, auxv size, exe descriptor. */
+function compileFields(
+  ctx: CompileContext,
+  builder: TaskBuilder,
+  mm: mm_entry,
+  slots: ReadonlyMap<string, SlotRef>,
+  from: string,
+): void {
+  const auxv = new Struct(8 * mm.mm_saved_auxv.length).setU64s(0, mm.mm_saved_auxv);
+  const map = new Struct(kMmMapBytes)
+    .setU64s(0, [
+      mm.mm_start_code,
+      mm.mm_end_code,
+      mm.mm_start_data,
+      mm.mm_end_data,
+      mm.mm_start_brk,
+      mm.mm_brk,
+      mm.mm_start_stack,
+      mm.mm_arg_start,
+      mm.mm_arg_end,
+      mm.mm_env_start,
+      mm.mm_env_end,
+    ])
+    .setU32(96, auxv.length);
+  const exe = slots.get(fileKey(mm.exe_file_id, kReadOnly));
+  if (exe === undefined) map.setU32(100, 0xffffffff);
+  const blob = ctx.plan.blob(map.bytes, [
+    ...(auxv.length === 0 ? [] : [{ offset: 88, blob: ctx.plan.blob(auxv.bytes) }]),
+    ...(exe === undefined ? [] : [{ offset: 100, slot32: exe }]),
+  ]);
+  // after the old mappings are gone: the kernel refuses a new exe while the old one is mapped
+  builder.step(Phase.MEMORY, 'prctl', [prctl.SET_MM, kSetMmMap, blob, kMmMapBytes, 0], {
+    from,
+    note: 'brk, code, data, stack, arguments, auxv, exe',
+  });
+}
+
+const kMmMapBytes = 104;
