@@ -99,7 +99,7 @@ void Coordinator::prepare() {
   block_signals_and_reset_dispositions();
   signals_ = open_signal_descriptor();
   hole_.emplace(Hole::reserve(plan_));  // before the janitor, which reaches the tasks through it
-  janitor_.emplace(Janitor::start(request_.undo, *hole_));
+  janitor_.emplace(request_.undo, *hole_);
 }
 
 void Coordinator::load_hole() {

@@ -257,7 +257,7 @@ void Hole::load(const Plan& plan) {
       if (task(index).first_phase <= phase && phase <= task(index).last_phase) ++head.expected[phase];
     }
   }
-  STASIS_ASSERT(reinterpret_cast<uint64_t>(next_step) <= layout.blobs.front() || plan.blobs.empty());
+  STASIS_ASSERT(reinterpret_cast<uint64_t>(next_step) <= layout.relocations);
 }
 
 bool Hole::is_complete(uint32_t phase) const {

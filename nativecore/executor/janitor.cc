@@ -94,15 +94,15 @@ void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
 
 }  // namespace
 
-Janitor Janitor::start(const std::vector<UndoAction>& undo, const Hole& hole) {
+Janitor::Janitor(const std::vector<UndoAction>& undo, const Hole& hole) {
   STASIS_CONTEXT("starting the janitor");
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
     throw NativeError::from_errno("socketpair", errno);
   UniqueFd ours(ends[0]), theirs(ends[1]);
-  const pid_t pid = ::fork();
-  if (pid < 0) throw NativeError::from_errno("fork", errno);
-  if (pid == 0) {
+  host_pid_ = ::fork();
+  if (host_pid_ < 0) throw NativeError::from_errno("fork", errno);
+  if (host_pid_ == 0) {
     ours.reset();  // or it would never see end of file
     try {
       run_janitor(theirs.borrow(), undo, hole);
@@ -110,7 +110,14 @@ Janitor Janitor::start(const std::vector<UndoAction>& undo, const Hole& hole) {
       ::_exit(1);
     }
   }
-  return Janitor(std::move(ours), pid);
+  socket_ = std::move(ours);
+}
+
+Janitor::~Janitor() {
+  socket_.reset();
+  int status;
+  while (::waitpid(host_pid_, &status, 0) < 0 && errno == EINTR) {
+  }
 }
 
 void Janitor::watch(int pidfd) {
@@ -138,9 +145,6 @@ void Janitor::dismiss() {
   // If it has died it can do no harm either.
   (void)!::send(socket_.borrow(), &word, 1, MSG_NOSIGNAL);
   socket_.reset();
-  int status;
-  while (::waitpid(host_pid_, &status, 0) < 0 && errno == EINTR) {
-  }
 }
 
 }  // namespace stasis

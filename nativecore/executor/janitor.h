@@ -25,23 +25,23 @@ namespace stasis {
 class Janitor {
  public:
   // Precondition: this process has one thread.
-  static Janitor start(const std::vector<UndoAction>& undo, const Hole& hole);
+  Janitor(const std::vector<UndoAction>& undo, const Hole& hole);
 
-  Janitor(Janitor&&) = default;
   Janitor(const Janitor&) = delete;
-  ~Janitor() = default;  // no farewell means that we have died: it takes everything back
+  // Closes the socket: without a farewell before, that is our death to it, and
+  // it takes everything back. Reaps it.
+  ~Janitor();
 
   // Hands over a pidfd of a process to be killed.
   void watch(int pidfd);
-  // The tree belongs to itself now, or nothing of it is left: the janitor exits
-  // and is reaped. `watch` must not be called afterwards.
+  // The tree belongs to itself now, or nothing of it is left: the janitor
+  // exits. `watch` must not be called afterwards.
   void dismiss();
   pid_t host_pid() const { return host_pid_; }
 
  private:
-  Janitor(UniqueFd socket, pid_t host_pid) : socket_(std::move(socket)), host_pid_(host_pid) {}
   UniqueFd socket_;
-  pid_t host_pid_;
+  pid_t host_pid_ = -1;
 };
 
 }  // namespace stasis
