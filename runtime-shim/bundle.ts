@@ -1,0 +1,40 @@
+// The bundle that a container is restored into: config.json and root file
+// system, checked before anything is made.
+import { readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { FormatError } from '../oci-spec/json.js';
+import { isAbsolute } from '../oci-spec/paths.js';
+import { parseRuntimeConfig, type RuntimeConfig } from '../oci-spec/runtime-config.js';
+import { StasisError, errnoCode, fileError } from './errors/index.js';
+
+export interface Bundle {
+  readonly directory: string;
+  readonly spec: RuntimeConfig;
+  /** Absolute. */
+  readonly rootfs: string;
+}
+
+export function readBundle(directory: string): Bundle {
+  const path = join(directory, 'config.json');
+  let spec: RuntimeConfig;
+  try {
+    spec = parseRuntimeConfig(readFileSync(path, 'utf8'));
+  } catch (error) {
+    if (error instanceof FormatError) {
+      throw invalid(`cannot read the bundle ${directory}: config.json: ${error.message}`, path, 'repair config.json');
+    }
+    if (errnoCode(error) === 'ENOENT') {
+      throw invalid(`cannot read the bundle ${directory}: there is no config.json`, path, 'give --bundle the directory that the container was made from');
+    }
+    throw fileError(`cannot read the bundle ${directory}`, path, error, 'BUNDLE_INVALID');
+  }
+  const rootfs = isAbsolute(spec.root.path) ? spec.root.path : join(directory, spec.root.path);
+  if (statSync(rootfs, { throwIfNoEntry: false })?.isDirectory() !== true) {
+    throw invalid(`cannot read the bundle ${directory}: root.path ${rootfs} is not a directory`, rootfs, 'mount or unpack the root file system there');
+  }
+  return { directory, spec, rootfs };
+}
+
+function invalid(message: string, path: string, hint: string): StasisError {
+  return new StasisError({ code: 'BUNDLE_INVALID', message, subject: { path }, hint });
+}

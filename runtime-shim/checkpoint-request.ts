@@ -1,0 +1,48 @@
+// What a checkpoint is asked for and what it answers.
+import type { Timing } from '../nativecore/index.js';
+import type { EncodedImages, EncodeOptions } from './engine/index.js';
+import { StasisError, type Degradation } from './errors/index.js';
+
+export interface CheckpointOptions {
+  /** Absolute. */
+  readonly imagePath: string;
+  /** Where the log and the statistics go; the images' directory if undefined. */
+  readonly workPath: string | undefined;
+  readonly leaveRunning: boolean;
+  /** Whether success waits until the images are on the disk. */
+  readonly sync: boolean;
+  /** How long the target may be frozen until everything but memory is read. */
+  readonly deadlineMs: number;
+  readonly tmpfsLimitBytes: bigint;
+  readonly encode: Pick<EncodeOptions, 'shellJob' | 'fileLocks' | 'tcpEstablished' | 'externalUnixSockets'>;
+  readonly signal?: AbortSignal;
+}
+
+export const checkpointDefaults = {
+  sync: true,
+  deadlineMs: 10_000,
+  tmpfsLimitBytes: 1n << 30n,
+} as const;
+
+export interface CheckpointResult {
+  readonly imagePath: string;
+  readonly imageBytes: number;
+  readonly summary: EncodedImages['summary'];
+  readonly degradations: readonly Degradation[];
+  readonly timings: readonly Timing[];
+}
+
+/** All blockers in one error; one alone is itself the error. */
+export function refuseObjections(goal: string, objections: readonly StasisError[]): void {
+  const [first, ...rest] = objections;
+  if (first === undefined) return;
+  if (rest.length === 0) throw first;
+  throw new StasisError({
+    code: first.code,
+    message: `cannot ${goal}: ${objections.length} things stand in the way, the first: ${first.message}`,
+    subject: first.subject,
+    ...(first.why === undefined ? {} : { why: first.why }),
+    ...(first.hint === undefined ? {} : { hint: first.hint }),
+    objections,
+  });
+}

@@ -1,0 +1,93 @@
+// THE checkpoint sequence: freeze and capture, encode, commit the images, and
+// only then end the target. What a step does in detail is elsewhere.
+import { encodeImages, encodePageMaps, encodeStats, type EncodeOptions } from './engine/index.js';
+import { checkpointExternals, deleteContainer, findBaseRuntime, openContainer, readCgroupLayout } from './container/index.js';
+import { refuseObjections, type CheckpointOptions, type CheckpointResult } from './checkpoint-request.js';
+import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from './checkpoint-steps.js';
+import { CoreSession, LogFile } from './core-session.js';
+import { ImageOutput } from './image-output.js';
+import type { Capture, CaptureRequest } from '../nativecore/index.js';
+
+export interface ContainerCheckpoint extends CheckpointOptions {
+  readonly root: string;
+  readonly id: string;
+}
+
+export async function checkpointContainer(request: ContainerCheckpoint): Promise<CheckpointResult> {
+  const verb = request.leaveRunning ? 'checkpoint --leave-running' : 'checkpoint';
+  // Looked for first: without it the stopped container could not be cleared away.
+  const base = request.leaveRunning ? undefined : findBaseRuntime();
+  using container = openContainer({ root: request.root, id: request.id, verb });
+  const { state } = container;
+  const externals = checkpointExternals(state, readCgroupLayout());
+
+  const result = await checkpointTree(request, {
+    goal: `checkpoint container ${JSON.stringify(request.id)}`,
+    capture: {
+      rootHostPid: state.initHostPid,
+      rootStartTicks: state.initStartTicks,
+      cgroupDirectories: cgroupDirectoriesOf(state.cgroupPaths),
+      freezerFile: container.freezer?.file ?? '',
+      foundPaused: container.status === 'paused',
+      tmpfsMountPoints: liveTmpfsMounts(state.initHostPid, externals.mounts),
+    },
+    encode: {
+      externalMounts: externals.mounts,
+      externalFiles: externals.files,
+      externalNamespaces: externals.namespaces,
+      emptyNetNamespace: true,
+      rootfs: state.rootfs,
+      cgroupPaths: state.cgroupPaths,
+    },
+    files: [{ name: 'descriptors.json', bytes: Buffer.from(JSON.stringify(state.externalDescriptors)) }],
+  });
+  if (base !== undefined) {
+    // A frozen cgroup without processes still counts as "paused", which cannot be deleted.
+    container.freezer?.thaw();
+    await deleteContainer(base, { root: request.root, id: request.id, systemdCgroup: state.systemdCgroup });
+  }
+  return result;
+}
+
+export interface TreeCheckpoint {
+  readonly goal: string;
+  readonly capture: Pick<CaptureRequest, 'rootHostPid' | 'rootStartTicks' | 'cgroupDirectories' | 'freezerFile' | 'foundPaused' | 'tmpfsMountPoints'>;
+  readonly encode: Pick<EncodeOptions, 'externalMounts' | 'externalFiles' | 'externalNamespaces' | 'emptyNetNamespace' | 'rootfs' | 'cgroupPaths'>;
+  /** Files beside the images. */
+  readonly files: readonly { readonly name: string; readonly bytes: Uint8Array }[];
+}
+
+/** A process tree, whoever it belongs to. */
+export async function checkpointTree(request: CheckpointOptions, tree: TreeCheckpoint): Promise<CheckpointResult> {
+  using log = new LogFile(request.workPath ?? request.imagePath, 'dump.log');
+  using output = new ImageOutput(request.imagePath, request.sync);
+  await using core = new CoreSession({ subcommand: 'capture', goal: tree.goal, log, imagesFd: output.fd, ...(request.signal ? { signal: request.signal } : {}) });
+
+  core.send({
+    capture: {
+      version: 1,
+      ...tree.capture,
+      leaveRunning: request.leaveRunning,
+      deadlineMs: request.deadlineMs,
+      tmpfsLimitBytes: request.tmpfsLimitBytes,
+      writePages: true,
+      firstPagesId: 1,
+    },
+  });
+  const capture: Capture = await core.receive('captured');
+  log.write(capture.log);
+  // While the core writes pages: what cannot be carried must be known before anything is committed.
+  const encoded = encodeImages(capture, { ...request.encode, ...tree.encode, leaveRunning: request.leaveRunning });
+  refuseObjections(tree.goal, encoded.objections);
+
+  const pageMap = await core.receive('pagesWritten');
+  const thawed = request.leaveRunning ? await core.receive('thawed') : undefined;
+  for (const file of [...encoded.files, ...encodePageMaps(capture, pageMap), ...tree.files]) output.write(file);
+  await output.commit(encoded.inventory);
+
+  // Not before the commit: until here the target can go on as if nothing had happened.
+  const ended = thawed ?? (core.send({ kill: {} }), await core.receive('killed'));
+  const stats = encodeStats({ dump: dumpTimings(capture, pageMap, ended.timings) });
+  writeStats(request.workPath ?? request.imagePath, stats, log);
+  return { imagePath: output.directory, imageBytes: output.sizeBytes(), summary: encoded.summary, degradations: encoded.degradations, timings: [...capture.timings, ...pageMap.timings, ...ended.timings] };
+}

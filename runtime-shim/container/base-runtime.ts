@@ -1,0 +1,108 @@
+// The runtime that makes and manages containers: found as the launcher finds
+// it (nativecore/launcher), asked for its version, told to delete.
+import { execFile } from 'node:child_process';
+import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { isAbsolute, join } from 'node:path';
+import { promisify } from 'node:util';
+import { findLocations } from '../../nativecore/index.js';
+import type { RuncDialect } from '../../oci-spec/libcontainer-config.js';
+import { StasisError } from '../errors/index.js';
+
+const runFile = promisify(execFile);
+
+const baseNames = ['runc', 'crun'];
+const systemDirectories = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/usr/local/sbin'];
+const configFile = '/etc/stasis/config.json';
+
+export interface BaseRuntime {
+  readonly path: string;
+}
+
+export interface BaseRuntimeVersion {
+  readonly name: string;
+  readonly dialect: RuncDialect;
+  readonly specVersion: string;
+}
+
+export function findBaseRuntime(environment: NodeJS.ProcessEnv = process.env): BaseRuntime {
+  const named = environment['STASIS_RUNTIME'];
+  const [configured, where] = named !== undefined && named !== '' ? [named, 'STASIS_RUNTIME'] : [configuredRuntime(), configFile];
+  const directories = [...(environment['PATH'] ?? '').split(':').filter(isAbsolute), ...systemDirectories];
+  if (configured !== undefined) {
+    const candidates = configured.includes('/') ? [configured] : directories.map((directory) => join(directory, configured));
+    const found = candidates.find(isUsable);
+    if (found !== undefined) return { path: found };
+    throw new StasisError({
+      code: 'BASE_RUNTIME_MISSING',
+      message: `cannot find the base runtime: ${where} names ${JSON.stringify(configured)}, which is not an executable file`,
+      hint: `name the path of runc or crun in ${where}`,
+    });
+  }
+  for (const name of baseNames) {
+    const found = directories.map((directory) => join(directory, name)).find(isUsable);
+    if (found !== undefined) return { path: found };
+  }
+  throw new StasisError({
+    code: 'BASE_RUNTIME_MISSING',
+    message: 'cannot find the base runtime: neither runc nor crun is installed',
+    hint: `install one (apt-get install runc), or name it in ${configFile} as {"runtime": "/path/to/runc"}`,
+  });
+}
+
+export async function baseRuntimeVersion(runtime: BaseRuntime): Promise<BaseRuntimeVersion> {
+  const { stdout } = await runFile(runtime.path, ['--version'], { timeout: 10_000 });
+  const name = /^(\S+) version (\S+)/m.exec(stdout);
+  const [major = 1, minor = 1] = (name?.[2] ?? '').split('.').map(Number);
+  return {
+    name: name?.[1] ?? 'runc',
+    dialect: major > 1 || minor >= 2 ? '1.2' : '1.1',
+    specVersion: /^spec: (\S+)/m.exec(stdout)?.[1] ?? '1.0.2',
+  };
+}
+
+/** Removes state, cgroups and runs poststop hooks of a container whose processes have ended. */
+export async function deleteContainer(runtime: BaseRuntime, request: { readonly root: string; readonly id: string; readonly systemdCgroup: boolean }): Promise<void> {
+  const flags = ['--root', request.root, ...(request.systemdCgroup ? ['--systemd-cgroup'] : [])];
+  try {
+    await runFile(runtime.path, [...flags, 'delete', '--force', request.id], { timeout: 60_000 });
+  } catch (error) {
+    const said = String((error as { stderr?: string }).stderr ?? '').trim();
+    throw new StasisError({
+      code: 'ENVIRONMENT',
+      message: `cannot delete container ${JSON.stringify(request.id)} after its checkpoint: ${said === '' ? (error as Error).message : said}`,
+      subject: { container: request.id },
+      why: 'the checkpoint itself is complete',
+      hint: `delete it with "${runtime.path} --root ${request.root} delete --force ${request.id}"`,
+      cause: error,
+    });
+  }
+}
+
+function configuredRuntime(): string | undefined {
+  try {
+    const runtime = (JSON.parse(readFileSync(configFile, 'utf8')) as { runtime?: unknown }).runtime;
+    return typeof runtime === 'string' && runtime !== '' ? runtime : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** An executable file that is not stasis itself, which would call itself for ever. */
+function isUsable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    const found = statSync(path);
+    return found.isFile() && !isSameFile(found, join(findLocations().libraryDirectory, '..', '..', 'bin', 'stasis'));
+  } catch {
+    return false;
+  }
+}
+
+function isSameFile(one: { dev: number; ino: number }, otherPath: string): boolean {
+  try {
+    const other = statSync(otherPath);
+    return one.dev === other.dev && one.ino === other.ino;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,16 @@
+export { baseRuntimeVersion, deleteContainer, findBaseRuntime, type BaseRuntime, type BaseRuntimeVersion } from './base-runtime.js';
+export { cgroupDirectories, createCgroup, readCgroupLayout, removeCgroups, type CgroupLayout, type ContainerCgroup } from './cgroups.js';
+export { checkContainerId, openContainer, refuseUnlessAllowed, type Container } from './container.js';
+export {
+  checkpointExternals,
+  kNullDevice,
+  openNamespaces,
+  ownDescriptorLinks,
+  parseDescriptors,
+  restoreExternals,
+  type CheckpointExternals,
+  type RestoreExternals,
+} from './externals.js';
+export { TRANSITIONS, type Status, type Transition, type Verb } from './lifecycle.js';
+export { checkPolicy, type ClaimedIdMap, type ClaimedMount, type ClaimedTask, type ImageClaims } from './policy.js';
+export { isAlive, readProcess, readText } from './proc.js';

@@ -1,0 +1,94 @@
+// The core as a resource of a sequence: started with its log, spoken to,
+// closed however the sequence ends; its failures as errors with a goal.
+import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { CoreProcess, NativeError, type CoreOptions, type FromCore, type ToCore } from '../nativecore/index.js';
+import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
+import { fileError, fromNative, type NativeFailure } from './errors/index.js';
+
+export interface SessionOptions {
+  readonly subcommand: CoreOptions['subcommand'];
+  /** What failed as a whole, for errors: `checkpoint container "web"`. */
+  readonly goal: string;
+  readonly log: LogFile;
+  readonly imagesFd: number;
+  readonly externals?: readonly number[];
+  readonly signal?: AbortSignal;
+  /** The printed line of a plan step. */
+  readonly describeStep?: (position: NonNullable<NativeFailure['position']>) => string | undefined;
+}
+
+export class CoreSession {
+  readonly #core: CoreProcess;
+  readonly #options: SessionOptions;
+
+  constructor(options: SessionOptions) {
+    this.#options = options;
+    this.#core = new CoreProcess({
+      subcommand: options.subcommand,
+      logFd: options.log.fd,
+      imagesFd: options.imagesFd,
+      ...(options.externals === undefined ? {} : { externals: options.externals }),
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+    });
+  }
+
+  send(message: PartialMessage<ToCore>): void {
+    this.#core.send(message);
+  }
+
+  async receive<Kind extends keyof FromCore>(kind: Kind): Promise<NonNullable<FromCore[Kind]>> {
+    try {
+      return await this.#core.receive(kind);
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error;
+      this.#options.log.write(error.failure.log);
+      throw fromNative(error.failure, this.#options.goal, this.#options.describeStep);
+    }
+  }
+
+  /** Undoes everything; the core rolls back on its own if it cannot be asked. */
+  async rollBack(): Promise<void> {
+    try {
+      this.#core.send({ abort: {} });
+      await this.#core.receive('rolledBack');
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error;
+      // It has failed or gone before: both mean that it has rolled back.
+      this.#options.log.write(error.failure.log);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#core.close();
+  }
+}
+
+/** dump.log, restore.log: appended to, never replaced, because managers make it beforehand with a label of its own. */
+export class LogFile {
+  readonly fd: number;
+  readonly path: string;
+
+  constructor(directory: string, name: string) {
+    this.path = join(directory, name);
+    try {
+      mkdirSync(directory, { recursive: true, mode: 0o700 });
+      this.fd = openSync(this.path, 'a', 0o600);
+    } catch (error) {
+      throw fileError(`cannot write the log ${this.path}`, this.path, error);
+    }
+  }
+
+  write(lines: readonly string[]): void {
+    if (lines.length === 0) return;
+    try {
+      writeSync(this.fd, `${lines.join('\n')}\n`);
+    } catch {
+      // A full disk fails the images, with a better message; the log is not what to fail for.
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.fd);
+  }
+}

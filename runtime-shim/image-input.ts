@@ -1,0 +1,170 @@
+// Images in a directory, as the engine reads them: flat names, plain files,
+// checked against the manifest where there is one.
+import { closeSync, constants, fstatSync, openSync, readSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { kManifestName, manifestDigest, manifestEntry, parseManifest, type Manifest } from './archive/manifest.js';
+import { StasisError, errnoCode, fileError } from './errors/index.js';
+import { hashFile } from './image-output.js';
+
+/** Larger than any image but page data, which the engine never reads whole. */
+const kMaxImageBytes = 1 << 30;
+const pageFile = /^pages-\d+\.img$/;
+
+export class ImageInput {
+  readonly directory: string;
+  readonly fd: number;
+  /** "" if the images carry no manifest. */
+  readonly digest: string;
+  readonly #manifest: Manifest | undefined;
+
+  constructor(directory: string) {
+    this.directory = directory;
+    try {
+      this.fd = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY);
+    } catch (error) {
+      const missing = errnoCode(error) === 'ENOENT';
+      throw missing ? incomplete(directory, 'there is no such directory') : fileError(`cannot read images from ${directory}`, directory, error);
+    }
+    const bytes = this.#readWhole(kManifestName);
+    this.#manifest = bytes === undefined ? undefined : this.#parse(bytes);
+    this.digest = bytes === undefined ? '' : manifestDigest(bytes);
+    this.#checkPresence();
+  }
+
+  list(): string[] {
+    return readdirSync(this.directory);
+  }
+
+  /** undefined: there is no such file. Throws when it is not the file that the manifest describes. */
+  read(name: string): Uint8Array | undefined {
+    const bytes = this.#readWhole(name);
+    if (bytes === undefined) return undefined;
+    const expected = this.#manifest?.files.get(name);
+    if (expected !== undefined && manifestEntry(bytes).sha256 !== expected.sha256) throw altered(name);
+    return bytes;
+  }
+
+  sizeBytes(name: string): number | undefined {
+    const fd = this.#open(name);
+    if (fd === undefined) return undefined;
+    try {
+      return fstatSync(fd).size;
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  readRange(name: string, offset: number, lengthBytes: number): Uint8Array | undefined {
+    const fd = this.#open(name);
+    if (fd === undefined) return undefined;
+    try {
+      const bytes = Buffer.alloc(lengthBytes);
+      return bytes.subarray(0, readSync(fd, bytes, 0, lengthBytes, offset));
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Hashes the page files: run while the executor fills memory from them, awaited before release. */
+  async verifyPages(): Promise<void> {
+    for (const [name, expected] of this.#manifest?.files ?? []) {
+      if (!pageFile.test(name)) continue;
+      const found = await hashFile(join(this.directory, name));
+      if (found.sha256 !== expected.sha256) throw altered(name);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.fd);
+  }
+
+  #parse(bytes: Uint8Array): Manifest {
+    try {
+      return parseManifest(Buffer.from(bytes).toString('utf8'));
+    } catch (error) {
+      throw new StasisError({
+        code: 'IMAGE_CORRUPT',
+        message: `cannot read the images: "${kManifestName}": ${(error as Error).message}`,
+        subject: { image: kManifestName, path: this.directory },
+        hint: 'use another copy of the checkpoint',
+        cause: error,
+      });
+    }
+  }
+
+  #checkPresence(): void {
+    if (this.sizeBytes('inventory.img') === undefined) {
+      throw incomplete(this.directory, '"inventory.img" is missing, which is written last');
+    }
+    for (const [name, expected] of this.#manifest?.files ?? []) {
+      const size = this.sizeBytes(name);
+      if (size === undefined) throw incomplete(this.directory, `"${name}" is missing`);
+      if (size === expected.sizeBytes) continue;
+      throw new StasisError({
+        code: 'IMAGE_CORRUPT',
+        message: `cannot read the images: "${name}" has ${size} bytes, the manifest says ${expected.sizeBytes}`,
+        subject: { image: name, path: this.directory },
+        hint: 'use another copy of the checkpoint',
+      });
+    }
+  }
+
+  #readWhole(name: string): Uint8Array | undefined {
+    const fd = this.#open(name);
+    if (fd === undefined) return undefined;
+    try {
+      const { size } = fstatSync(fd);
+      if (size > kMaxImageBytes) {
+        throw new StasisError({
+          code: 'IMAGE_CORRUPT',
+          message: `cannot read the images: "${name}" has ${size} bytes, more than any image may have (${kMaxImageBytes})`,
+          subject: { image: name },
+        });
+      }
+      const bytes = Buffer.alloc(size);
+      let at = 0;
+      while (at < size) {
+        const got = readSync(fd, bytes, at, size - at, at);
+        if (got === 0) break;
+        at += got;
+      }
+      return bytes.subarray(0, at);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Plain files directly in the directory only: no links, no pipes that would block us. */
+  #open(name: string): number | undefined {
+    if (name.includes('/') || name === '..') return undefined;
+    const path = join(this.directory, name);
+    let fd: number;
+    try {
+      fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    } catch (error) {
+      if (errnoCode(error) === 'ENOENT') return undefined;
+      throw fileError(`cannot read image ${name}`, path, error);
+    }
+    if (fstatSync(fd).isFile()) return fd;
+    closeSync(fd);
+    throw new StasisError({ code: 'IMAGE_CORRUPT', message: `cannot read the images: "${name}" is not a plain file`, subject: { image: name, path } });
+  }
+}
+
+function incomplete(directory: string, what: string): StasisError {
+  return new StasisError({
+    code: 'IMAGE_MISSING',
+    message: `cannot read images from ${directory}: ${what}`,
+    subject: { path: directory },
+    hint: 'give --image-path the directory of a complete checkpoint',
+  });
+}
+
+function altered(name: string): StasisError {
+  return new StasisError({
+    code: 'IMAGE_MISMATCH',
+    message: `cannot read the images: "${name}" is not the file that was written: its sha256 differs from the manifest's`,
+    subject: { image: name },
+    hint: 'use another copy of the checkpoint',
+  });
+}

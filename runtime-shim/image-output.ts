@@ -1,0 +1,160 @@
+// Images on their way to a directory. They are written into a hidden directory
+// inside it and move to their place at commit, the inventory last: until then
+// an older checkpoint in the same place stays whole, and after a failure or a
+// kill nothing there can be taken for a new one.
+import { createHash } from 'node:crypto';
+import { closeSync, createReadStream, fsyncSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { formatManifest, kManifestName, manifestEntry, type ManifestEntry } from './archive/manifest.js';
+import { errnoCode, fileError } from './errors/index.js';
+
+export interface OutputFile {
+  readonly name: string;
+  readonly bytes: Uint8Array;
+}
+
+const kStagingPrefix = '.stasis-';
+/** Files of checkpoints, ours and other engines'; logs and stats are not among them. */
+const imageName = /\.img$|^descriptors\.json$|^stasis-manifest\.json$/;
+
+export class ImageOutput {
+  readonly directory: string;
+  /** Of the hidden directory: the core writes page files through it. */
+  readonly fd: number;
+  readonly #staging: string;
+  readonly #sync: boolean;
+  readonly #entries = new Map<string, ManifestEntry>();
+  #done = false;
+
+  /** `sync`: whether commit waits for the disk. */
+  constructor(directory: string, sync: boolean) {
+    this.directory = directory;
+    this.#sync = sync;
+    this.#staging = join(directory, `${kStagingPrefix}${process.pid}`);
+    try {
+      // Images hold memory contents, so secrets; the mode of a directory that exists is its owner's business.
+      mkdirSync(directory, { recursive: true, mode: 0o700 });
+      for (const name of readdirSync(directory)) {
+        if (name.startsWith(kStagingPrefix) && !isRunning(name)) rmSync(join(directory, name), { recursive: true, force: true });
+      }
+      mkdirSync(this.#staging, { mode: 0o700 });
+      this.fd = openSync(this.#staging, 'r');
+    } catch (error) {
+      throw fileError(`cannot write images to ${directory}`, directory, error);
+    }
+  }
+
+  write(file: OutputFile): void {
+    try {
+      writeFileSync(join(this.#staging, file.name), file.bytes, { mode: 0o600, flag: 'wx' });
+    } catch (error) {
+      throw fileError(`cannot write image ${file.name} in ${this.directory}`, join(this.directory, file.name), error);
+    }
+    this.#entries.set(file.name, manifestEntry(file.bytes));
+  }
+
+  /** Postcondition: the checkpoint is complete and on the disk, or nothing of it is there. */
+  async commit(inventory: OutputFile): Promise<void> {
+    try {
+      // Page files are the core's; everything else has been hashed while it was written.
+      for (const name of readdirSync(this.#staging)) {
+        if (!this.#entries.has(name)) this.#entries.set(name, await hashFile(join(this.#staging, name)));
+      }
+      this.#entries.set(inventory.name, manifestEntry(inventory.bytes));
+      const others = [...this.#entries.keys()].filter((name) => name !== inventory.name);
+      this.#writeUnlisted({ name: kManifestName, bytes: formatManifest({ files: this.#entries }) });
+      this.#writeUnlisted(inventory);
+      await this.#syncFiles([...others, kManifestName, inventory.name]);
+      this.#removeOld(inventory.name);
+      for (const name of [...others, kManifestName]) this.#move(name);
+      // Before the inventory, because it says that all the others are there.
+      this.#syncDirectory();
+      this.#move(inventory.name);
+      this.#syncDirectory();
+      this.#done = true;
+    } catch (error) {
+      for (const name of this.#entries.keys()) rmSync(join(this.directory, name), { force: true });
+      rmSync(join(this.directory, kManifestName), { force: true });
+      throw fileError(`cannot complete the checkpoint in ${this.directory}`, this.directory, error);
+    }
+  }
+
+  get committed(): boolean {
+    return this.#done;
+  }
+
+  sizeBytes(): number {
+    let sum = 0;
+    for (const entry of this.#entries.values()) sum += entry.sizeBytes;
+    return sum;
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.fd);
+    rmSync(this.#staging, { recursive: true, force: true });
+  }
+
+  #writeUnlisted(file: OutputFile): void {
+    writeFileSync(join(this.#staging, file.name), file.bytes, { mode: 0o600, flag: 'wx' });
+  }
+
+  async #syncFiles(names: readonly string[]): Promise<void> {
+    if (!this.#sync) return;
+    // All at once: a journalling file system then commits once for all of them.
+    await Promise.all(
+      names.map(async (name) => {
+        const file = await open(join(this.#staging, name), 'r');
+        try {
+          await file.sync();
+        } finally {
+          await file.close();
+        }
+      }),
+    );
+  }
+
+  /** An older checkpoint ends here: its inventory first, so that no mixture ever looks whole. */
+  #removeOld(inventoryName: string): void {
+    const inventory = join(this.directory, inventoryName);
+    if (statSync(inventory, { throwIfNoEntry: false }) !== undefined) {
+      rmSync(inventory);
+      this.#syncDirectory();
+    }
+    for (const name of readdirSync(this.directory)) {
+      if (imageName.test(name)) rmSync(join(this.directory, name), { force: true });
+    }
+  }
+
+  #move(name: string): void {
+    renameSync(join(this.#staging, name), join(this.directory, name));
+  }
+
+  #syncDirectory(): void {
+    if (!this.#sync) return;
+    const fd = openSync(this.directory, 'r');
+    try {
+      fsyncSync(fd);
+    } catch (error) {
+      // Some file systems have nothing to do for directories and say so.
+      if (errnoCode(error) !== 'EINVAL') throw error;
+    } finally {
+      closeSync(fd);
+    }
+  }
+}
+
+/** Whether the process that made this hidden directory is still at work. */
+function isRunning(stagingName: string): boolean {
+  return statSync(`/proc/${stagingName.slice(kStagingPrefix.length)}`, { throwIfNoEntry: false }) !== undefined;
+}
+
+export async function hashFile(path: string): Promise<ManifestEntry> {
+  const hash = createHash('sha256');
+  let sizeBytes = 0;
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
+    hash.update(chunk as Buffer);
+    sizeBytes += (chunk as Buffer).length;
+  }
+  return { sizeBytes, sha256: hash.digest('hex') };
+}

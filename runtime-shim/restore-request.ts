@@ -1,0 +1,31 @@
+// What a restore is asked for and what it answers.
+import type { Timing } from '../nativecore/index.js';
+import type { BaseRuntime } from './container/index.js';
+import type { Degradation } from './errors/index.js';
+
+export interface ContainerRestore {
+  readonly root: string;
+  readonly id: string;
+  /** Absolute. */
+  readonly bundle: string;
+  /** Absolute. */
+  readonly imagePath: string;
+  readonly workPath: string | undefined;
+  /** Absolute. */
+  readonly pidFile: string | undefined;
+  readonly noPivot: boolean;
+  readonly noNewKeyring: boolean;
+  readonly shellJob: boolean;
+  /** From the start of the core until every task is parked. */
+  readonly deadlineMs: number;
+  readonly signal?: AbortSignal;
+}
+
+export const restoreDefaults = { deadlineMs: 120_000 } as const;
+
+export interface RestoredContainer {
+  readonly initHostPid: number;
+  readonly base: BaseRuntime;
+  readonly degradations: readonly Degradation[];
+  readonly timings: readonly Timing[];
+}

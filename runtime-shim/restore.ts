@@ -1,0 +1,77 @@
+// THE restore sequence: everything is checked before anything is made; what is
+// made is undone by the core (or its janitor) unless the container is
+// released; release is the last act, when all the world already knows of it.
+import { compilePlan, decodeImages, type CompileOptions } from './engine/index.js';
+import { checkContainerId, checkPolicy, findBaseRuntime, readCgroupLayout } from './container/index.js';
+import { CoreSession, LogFile } from './core-session.js';
+import { collectClaims } from './image-claims.js';
+import { ImageInput } from './image-input.js';
+import { refuseObjections } from './checkpoint-request.js';
+import { readBundle } from './bundle.js';
+import { inheritFromBundle } from './inheritance.js';
+import { NewContainer } from './new-container.js';
+import { describePlanStep, kernelFacts, writeRestoreStats } from './restore-steps.js';
+import type { RestoredContainer, ContainerRestore } from './restore-request.js';
+
+export async function restoreContainer(request: ContainerRestore): Promise<RestoredContainer> {
+  const goal = `restore container ${JSON.stringify(request.id)}`;
+  checkContainerId(request.id);
+  const base = findBaseRuntime();
+  const bundle = readBundle(request.bundle);
+  using images = new ImageInput(request.imagePath);
+  const model = decodeImages(images);
+  refuseObjections(goal, checkPolicy(collectClaims(model), bundle.spec));
+
+  const layout = readCgroupLayout();
+  using inheritance = inheritFromBundle({ bundle, images, layout, id: request.id });
+  const compiled = compilePlan(model, {
+    ...inheritance.compileOptions,
+    rootfs: bundle.rootfs,
+    yardDirectory: NewContainer.yardOf(request),
+    emptyNetNamespace: true,
+    shellJob: request.shellJob,
+    kernel: kernelFacts(),
+  } satisfies CompileOptions);
+  refuseObjections(goal, compiled.objections);
+
+  using log = new LogFile(request.workPath ?? request.imagePath, 'restore.log');
+  // From here on there is something to undo.
+  using container = NewContainer.create({ request, bundle, base, layout });
+  await using core = new CoreSession({
+    subcommand: 'execute',
+    goal,
+    log,
+    imagesFd: images.fd,
+    externals: inheritance.ownFds,
+    describeStep: (position) => describePlanStep(compiled.plan, position),
+    ...(request.signal === undefined ? {} : { signal: request.signal }),
+  });
+  core.send({
+    execute: {
+      version: 1,
+      plan: compiled.plan,
+      deadlineMs: request.deadlineMs,
+      ...container.executeRequest(),
+      uidMap: inheritance.uidMap,
+      gidMap: inheritance.gidMap,
+    },
+  });
+  // Meanwhile: altered pages must not be released, but need not hold up the filling.
+  const pagesVerified = images.verifyPages();
+  pagesVerified.catch(() => undefined);
+  const parked = await core.receive('parked');
+  log.write(parked.log);
+  try {
+    await pagesVerified;
+    await container.publish(parked);
+    // Last: from now on the container runs, and everything that manages it finds it.
+    core.send({ release: {} });
+  } catch (error) {
+    await core.rollBack();
+    throw error;
+  }
+  const released = await core.receive('released');
+  container.keep();
+  writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, parked, released, log);
+  return { initHostPid: parked.rootHostPid, base, degradations: compiled.degradations, timings: [...parked.timings, ...released.timings] };
+}
