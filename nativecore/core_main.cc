@@ -5,10 +5,14 @@
 
 #include "capture/capture_command.h"
 #include "executor/execute_command.h"
+#include "executor/execute_steps.h"
 
 int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "capture") == 0) return stasis::run_capture_command();
   if (argc == 2 && std::strcmp(argv[1], "execute") == 0) return stasis::run_execute_command();
+  if (argc == 3 && std::strcmp(argv[1], "steps") == 0 && std::strcmp(argv[2], "execute") == 0) {
+    return stasis::print_execute_steps();
+  }
   std::fprintf(stderr, "usage: stasis-core capture|execute (started by stasis, with its control socket as descriptor 3)\n");
   return 2;
 }

@@ -4,6 +4,7 @@
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -185,7 +186,7 @@ void add_memory(TinyPlan& request, uint32_t task, uint32_t exe_slot, uint32_t vd
                               {offsetof(prctl_mm_map, exe_fd), PlanRelocation::Kind::slot32, exe_slot}});
   add(expecting(step("prctl", {imm(PR_SET_MM), imm(PR_SET_MM_MAP), blob(map_blob), imm(sizeof mm), imm(0)}), 0));
   const uint32_t uffd_slot = request.new_slot();
-  add(step("userfaultfd", {imm(O_CLOEXEC)}, uffd_slot));
+  add(step("userfaultfd", {imm(O_CLOEXEC | UFFD_USER_MODE_ONLY)}, uffd_slot));
   PlanTask& planned = request.plan().tasks[task];
   planned.uffd_slot = uffd_slot;
   planned.uffd_ranges = {{kCode, 4096}, {kData, 4096}};
@@ -461,6 +462,44 @@ void refuses_truncated_pages() {
   EXPECT(!stage.state_exists());
 }
 
+// In a user namespace, with ids mapped, and in cgroups of its own.
+void restores_into_a_user_namespace_and_cgroups() {
+  Stage stage;
+  TinyPlan plan = tiny_plan({});
+  plan.plan().tasks[plan.root].clone_flags |= CLONE_NEWUSER;
+  plan.request.uid_map = plan.request.gid_map = {{0, 100000, 65536}};
+  // PR_SET_MM_MAP with an exe wants capabilities in the user namespace, which the root has.
+  std::vector<std::string> cgroups;
+  for (const std::string parent : {"/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"}) {
+    const std::string cgroup = parent + "/stasis-test-" + std::to_string(::getpid());
+    if (::access((parent + "/cgroup.procs").c_str(), F_OK) < 0 || ::mkdir(cgroup.c_str(), 0755) < 0) continue;
+    cgroups.push_back(cgroup);
+    if (::access((cgroup + "/cgroup.events").c_str(), F_OK) == 0) {
+      plan.request.cgroup2_directory = cgroup;
+    } else {
+      plan.request.cgroup_procs_files.push_back(cgroup + "/cgroup.procs");
+    }
+    plan.request.undo.push_back({UndoAction::Kind::remove_cgroup, cgroup});
+  }
+  EXPECT(!cgroups.empty());
+  CoreUnderTest core(stage.images_fd.borrow(), {stage.out_write.borrow()});
+  core.send(ToCoreKind::execute, encode(plan.request));
+  const auto parked = core.receive();
+  expect_kind(parked, FromCoreKind::parked);
+  const std::string proc = "/proc/" + std::to_string(root_pid_of(*parked));
+  UniqueFd uid_map(::open((proc + "/uid_map").c_str(), O_RDONLY | O_CLOEXEC));
+  EXPECT(read_until_end(uid_map.borrow(), 4096).find("100000") != std::string::npos);
+  for (const std::string& cgroup : cgroups) {
+    UniqueFd procs(::open((cgroup + "/cgroup.procs").c_str(), O_RDONLY | O_CLOEXEC));
+    const std::string members = read_until_end(procs.borrow(), 4096);
+    EXPECT_EQ(std::count(members.begin(), members.end(), '\n'), 2);  // root and child
+  }
+  core.send(ToCoreKind::abort, "");
+  expect_kind(core.receive(), FromCoreKind::rolled_back);
+  expect_no_descendants();
+  for (const std::string& cgroup : cgroups) EXPECT(::access(cgroup.c_str(), F_OK) < 0);
+}
+
 // Kills or fails the core before every step; nothing may be left.
 void survive_faults(const char* variable, const TinyOptions& options) {
   const bool kills = std::strcmp(variable, "STASIS_FAULT_STEP") == 0;
@@ -510,6 +549,7 @@ int main(int argc, char** argv) {
           {"restores a child whose parent has left, without namespaces", restores_with_a_helper_without_namespaces},
           {"restores a zombie", restores_a_zombie},
           {"leaves a stopped process stopped", leaves_a_stopped_process_stopped},
+          {"restores into a user namespace and cgroups", restores_into_a_user_namespace_and_cgroups},
           {"takes everything back on abort", aborts_when_parked},
           {"takes everything back when the other side dies", rolls_back_when_the_other_side_dies},
           {"fails when a parked task is killed", fails_when_a_parked_task_is_killed},

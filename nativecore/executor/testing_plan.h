@@ -202,6 +202,14 @@ inline std::string encode(const ExecuteRequest& request) {
     out.add_enum(1, static_cast<int32_t>(action.kind));
     out.add_string(2, action.path);
   }
+  for (const auto& [field, map] : {std::pair{7u, &request.uid_map}, std::pair{8u, &request.gid_map}}) {
+    for (const IdMapEntry& entry : *map) {
+      pbf_writer out(writer, field);
+      out.add_uint32(1, entry.inside);
+      out.add_uint32(2, entry.outside);
+      out.add_uint32(3, entry.count);
+    }
+  }
   return body;
 }
 

@@ -372,6 +372,9 @@ class Validator {
       }
       if (fill.method == PlanFill::Method::uffd && !lies_in_a_range(ranges, fill))
         refuse("a fill lies outside the userfaultfd ranges of its task");
+      // Nobody would answer the fault that the write would cause.
+      if (fill.method == PlanFill::Method::mem && overlaps_a_range(ranges, fill))
+        refuse("a fill through /proc/PID/mem touches a userfaultfd range");
     }
   }
 
@@ -382,6 +385,14 @@ class Validator {
     if (after == sorted.begin()) return false;
     const PlanRange& range = *std::prev(after);
     return fill.address + fill.page_count * kPageBytes <= range.address + range.length_bytes;
+  }
+
+  static bool overlaps_a_range(const std::vector<PlanRange>& sorted, const PlanFill& fill) {
+    const auto after = std::lower_bound(sorted.begin(), sorted.end(), fill.address + fill.page_count * kPageBytes,
+                                        [](const PlanRange& range, uint64_t end) { return range.address < end; });
+    if (after == sorted.begin()) return false;
+    const PlanRange& last_before_end = *std::prev(after);
+    return last_before_end.address + last_before_end.length_bytes > fill.address;
   }
 
   const ExecuteRequest& request_;
