@@ -58,7 +58,8 @@ export const descriptorsRoom: Room = {
         if (signalled.has(entry.id)) continue;
         signalled.add(entry.id);
         const owner = ownerOf(entry);
-        if (owner !== undefined) compileOwner(owner, descriptor.fd, ctx, task.builder, Phase.DESCRIPTORS, `file[${entry.id}]`);
+        if (owner !== undefined)
+          compileOwner(owner, descriptor.fd, ctx, task.builder, Phase.DESCRIPTORS, `file[${entry.id}]`);
       }
     }
   },
@@ -69,10 +70,15 @@ function sharesParentTable(ctx: CompileContext, task: PlannedTask): boolean {
   const table = task.image.ids?.files_id;
   if (table === undefined) return false;
   if (parent !== undefined && parent !== task && parent.image.ids?.files_id === table) return true;
-  const other = [...ctx.tasks.values()].find((candidate) => candidate !== task && candidate.image.ids?.files_id === table);
+  const other = [...ctx.tasks.values()].find(
+    (candidate) => candidate !== task && candidate.image.ids?.files_id === table,
+  );
   // A child comes after its parent, so the first user of a table that is not its parent's owns it.
   if (other !== undefined && other.builder.index < task.builder.index)
-    throw corrupt(`ids-${task.image.pid}.img`, `shares a descriptor table with pid ${other.image.pid}, which is not its parent`);
+    throw corrupt(
+      `ids-${task.image.pid}.img`,
+      `shares a descriptor table with pid ${other.image.pid}, which is not its parent`,
+    );
   return false;
 }
 
@@ -85,12 +91,16 @@ function compileTable(ctx: CompileContext, task: PlannedTask): void {
   const from = `fdinfo-${image.ids?.files_id ?? 0}`;
   let next = 0;
   for (const descriptor of sorted(task)) {
-    if (descriptor.fd < next || descriptor.fd >= kMaxDescriptor) throw corrupt(`${from}.img`, `names fd ${descriptor.fd} twice or out of range`);
+    if (descriptor.fd < next || descriptor.fd >= kMaxDescriptor)
+      throw corrupt(`${from}.img`, `names fd ${descriptor.fd} twice or out of range`);
     const slot = ctx.fileSlots.get(descriptor.id);
     if (slot === undefined) continue;
     closeBetween(ctx, task, next, descriptor.fd - 1, from);
     const flags = (descriptor.flags & kFdCloexec) !== 0 ? kOCloexec : 0;
-    builder.step(Phase.DESCRIPTORS, 'dup3', [slot, descriptor.fd, flags], { from: `${from}.${descriptor.fd}`, note: slot.name });
+    builder.step(Phase.DESCRIPTORS, 'dup3', [slot, descriptor.fd, flags], {
+      from: `${from}.${descriptor.fd}`,
+      note: slot.name,
+    });
     next = descriptor.fd + 1;
   }
   closeBetween(ctx, task, next, ctx.highFdBase - 1, from);
@@ -105,6 +115,7 @@ function closeBetween(ctx: CompileContext, task: PlannedTask, first: number, las
 
 function ownerOf(entry: object): Parameters<typeof compileOwner>[0] | undefined {
   for (const member of Object.values(entry) as unknown[])
-    if (typeof member === 'object' && member !== null && 'fown' in member) return member.fown as Parameters<typeof compileOwner>[0];
+    if (typeof member === 'object' && member !== null && 'fown' in member)
+      return member.fown as Parameters<typeof compileOwner>[0];
   return undefined;
 }

@@ -12,7 +12,8 @@ import { corrupt, descriptorPhrase, encodeOwner, hold, isAnonInode, kOCloexec, p
 
 const kEpollCtlAdd = 1;
 
-const kTarget = /^(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)(?:\s+pos:\s*(\d+))?(?:\s+ino:\s*([0-9a-f]+))?(?:\s+sdev:\s*([0-9a-f]+))?/;
+const kTarget =
+  /^(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)(?:\s+pos:\s*(\d+))?(?:\s+ino:\s*([0-9a-f]+))?(?:\s+sdev:\s*([0-9a-f]+))?/;
 
 /** Registrations not made yet, by file id. */
 const pending = new WeakMap<CompileContext, Map<number, Set<eventpoll_tfd_entry>>>();
@@ -27,7 +28,11 @@ export const epollRoom: FileRoom = {
     for (const line of parseFdinfo(file.fdinfo).get('tfd') ?? []) {
       const match = kTarget.exec(line);
       if (match === null) {
-        ctx.object('CAPTURE_FD_UNSUPPORTED', `${descriptorPhrase(file, ctx)} is an epoll instance whose targets cannot be read`, ctx.subjectOfFile(file));
+        ctx.object(
+          'CAPTURE_FD_UNSUPPORTED',
+          `${descriptorPhrase(file, ctx)} is an epoll instance whose targets cannot be read`,
+          ctx.subjectOfFile(file),
+        );
         return undefined;
       }
       const hex = (index: number): bigint => BigInt(`0x${match[index] ?? '0'}`);
@@ -68,7 +73,11 @@ export const epollRoom: FileRoom = {
       const holder = ctx.images.tasks.some(
         (task) => task.fds.some((fd) => fd.id === entry.id) && task.fds.some((fd) => fd.fd === target.tfd),
       );
-      if (!holder) throw corrupt('files.img', `has an epoll (file ${entry.id}) that watches fd ${target.tfd}, which no task with this epoll has`);
+      if (!holder)
+        throw corrupt(
+          'files.img',
+          `has an epoll (file ${entry.id}) that watches fd ${target.tfd}, which no task with this epoll has`,
+        );
     }
     const low = ctx.plan.slot('epoll');
     ctx.root.builder.step(Phase.FILES, 'epoll_create1', [kOCloexec], { out: low, from });

@@ -3,7 +3,16 @@ import { fd_types } from '../../../oci-spec/images/messages.js';
 import { Phase } from '../plan/builder.js';
 import { parseFdinfo } from '../proc-text.js';
 import type { FileRoom } from '../room.js';
-import { corrupt, encodeOwner, hold, isAnonInode, kONonblock, kOReadWrite, setStatusFlags, u64s } from './file-common.js';
+import {
+  corrupt,
+  encodeOwner,
+  hold,
+  isAnonInode,
+  kONonblock,
+  kOReadWrite,
+  setStatusFlags,
+  u64s,
+} from './file-common.js';
 
 // The format has no place for EFD_SEMAPHORE. The access mode of an eventfd is
 // always O_RDWR (2) and every reader ignores it, so bit 0 is free for it.
@@ -37,7 +46,11 @@ export const eventfdRoom: FileRoom = {
     const flags = (event.flags & kONonblock) | (event.flags & kSemaphore);
     // The system call takes 32 bits; what is more is written.
     const small = event.counter <= 0xffffffffn;
-    task.step(Phase.FILES, 'eventfd2', [small ? event.counter : 0, flags], { out: low, from, note: `count ${event.counter}` });
+    task.step(Phase.FILES, 'eventfd2', [small ? event.counter : 0, flags], {
+      out: low,
+      from,
+      note: `count ${event.counter}`,
+    });
     if (!small) task.step(Phase.FILES, 'write', [low, ctx.plan.blob(u64s(event.counter)), 8], { expected: 8, from });
     if ((event.flags & ~kONonblock & 0o20000) !== 0) setStatusFlags(task, Phase.FILES, low, event.flags, from);
     return hold(ctx, low, `eventfd ${entry.id}`, from);

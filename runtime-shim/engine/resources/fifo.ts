@@ -16,7 +16,11 @@ export const fifoRoom: FileRoom = {
     const inode = file.stat?.inode ?? 0n;
     encodePipeData(ctx, 'fifo-data', inode);
     ctx.addFile({ type: fd_types.REG, id: path.id, reg: { ...path, fown: encodeOwner(file, ctx) } });
-    return { type: fd_types.FIFO, id: fileId, fifo: { id: fileId, pipe_id: Number(BigInt.asUintN(32, inode)), regf_id: path.id } };
+    return {
+      type: fd_types.FIFO,
+      id: fileId,
+      fifo: { id: fileId, pipe_id: Number(BigInt.asUintN(32, inode)), regf_id: path.id },
+    };
   },
 
   compile(entry, ctx) {

@@ -68,7 +68,10 @@ export function linkText(file: { readonly link: Uint8Array }): string {
 
 /** On pipefs, as opposed to a FIFO that has a name. */
 export function isAnonymousPipe(file: OpenFile): boolean {
-  return fileType(file) === kFifoType && (file.stat?.filesystemMagic === kPipeFsMagic || /^pipe:\[\d+\]$/.test(linkText(file)));
+  return (
+    fileType(file) === kFifoType &&
+    (file.stat?.filesystemMagic === kPipeFsMagic || /^pipe:\[\d+\]$/.test(linkText(file)))
+  );
 }
 
 export function isAnonInode(file: OpenFile, name: string): boolean {
@@ -83,7 +86,8 @@ export function descriptorPhrase(file: OpenFile, ctx: EncodeContext): string {
 }
 
 export function taskPhrase(task: CapturedTask): string {
-  const pids = task.nsPid === task.raw.hostPid ? `pid ${task.nsPid}` : `pid ${task.raw.hostPid} (container pid ${task.nsPid})`;
+  const pids =
+    task.nsPid === task.raw.hostPid ? `pid ${task.nsPid}` : `pid ${task.raw.hostPid} (container pid ${task.nsPid})`;
   return `${pids} (${task.stat.comm})`;
 }
 
@@ -113,7 +117,14 @@ export function encodeOwner(file: OpenFile, ctx: EncodeContext): fown_entry {
 }
 
 /** In a task that has the descriptor, once every pid exists. */
-export function compileOwner(owner: fown_entry, fd: number, ctx: CompileContext, task: TaskBuilder, phase: PhaseValue, from: string): void {
+export function compileOwner(
+  owner: fown_entry,
+  fd: number,
+  ctx: CompileContext,
+  task: TaskBuilder,
+  phase: PhaseValue,
+  from: string,
+): void {
   if (owner.signum !== 0) task.step(phase, 'fcntl', [fd, kFSetSig, owner.signum], { from });
   if (owner.pid === 0) return;
   const wanted = Buffer.alloc(8);
@@ -126,7 +137,14 @@ export function compileOwner(owner: fown_entry, fd: number, ctx: CompileContext,
 const kSettableFlags = kOAppend | kONonblock | kOAsync | kODirect | kONoatime;
 
 /** `fresh` says that the description has none of them yet. */
-export function setStatusFlags(task: TaskBuilder, phase: PhaseValue, fd: Operand, flags: number, from: string, fresh = true): void {
+export function setStatusFlags(
+  task: TaskBuilder,
+  phase: PhaseValue,
+  fd: Operand,
+  flags: number,
+  from: string,
+  fresh = true,
+): void {
   const wanted = flags & kSettableFlags;
   if (wanted !== 0 || !fresh) task.step(phase, 'fcntl', [fd, kFSetFl, wanted], { from, note: 'F_SETFL' });
 }
@@ -186,7 +204,8 @@ function lowestHeldNumber(ctx: CompileContext): number {
   let highest = 127;
   for (const task of ctx.images.tasks)
     for (const entry of task.fds) {
-      if (entry.fd >= kMaxDescriptor) throw corrupt('fdinfo', `names descriptor ${entry.fd}, the most is ${kMaxDescriptor - 1}`);
+      if (entry.fd >= kMaxDescriptor)
+        throw corrupt('fdinfo', `names descriptor ${entry.fd}, the most is ${kMaxDescriptor - 1}`);
       highest = Math.max(highest, entry.fd);
     }
   for (const descriptor of [...ctx.options.inherited.values(), ...ctx.options.joinNamespaces.values()])
@@ -225,7 +244,8 @@ export function heldNumber(slot: SlotRef): number | undefined {
 /** Root directory of the tree's mount namespace, at number highFdBase in every task until phase THREADS. */
 export function namespaceRoot(ctx: CompileContext): SlotRef {
   const root = heldOf(ctx).root;
-  if (root === undefined) throw new StasisError({ code: 'BUG', message: 'cannot compile: a path is opened before phase files' });
+  if (root === undefined)
+    throw new StasisError({ code: 'BUG', message: 'cannot compile: a path is opened before phase files' });
   return root;
 }
 
@@ -247,7 +267,10 @@ export function compileHeldDescriptors(ctx: CompileContext): void {
     state.inheritedLimit = limits;
   }
   const low = ctx.plan.slot('root directory, low');
-  task.step(Phase.FILES, 'openat', [kAtFdCwd, ctx.plan.text('/'), kOPath | kODirectory | kOCloexec, 0], { out: low, from });
+  task.step(Phase.FILES, 'openat', [kAtFdCwd, ctx.plan.text('/'), kOPath | kODirectory | kOCloexec, 0], {
+    out: low,
+    from,
+  });
   const slot = ctx.plan.slot('root directory');
   numbers.set(slot, ctx.highFdBase);
   task.step(Phase.FILES, 'dup3', [low, ctx.highFdBase, kOCloexec], { out: slot, from });
@@ -264,7 +287,14 @@ export function releaseHeldDescriptors(ctx: CompileContext, task: TaskBuilder, f
 }
 
 /** Descriptors opened later than FILES, in any task: above everything the target has. */
-export function moveHigh(ctx: CompileContext, task: TaskBuilder, phase: PhaseValue, low: SlotRef, name: string, from: string): SlotRef {
+export function moveHigh(
+  ctx: CompileContext,
+  task: TaskBuilder,
+  phase: PhaseValue,
+  low: SlotRef,
+  name: string,
+  from: string,
+): SlotRef {
   const high = ctx.plan.slot(name);
   task.step(phase, 'fcntl', [low, kFDupFdCloexec, ctx.highFdBase + 1], { out: high, from });
   task.step(phase, 'close', [low], { from });
@@ -281,8 +311,14 @@ export function openBelowRoot(
   from: string,
 ): SlotRef {
   const low = ctx.plan.slot(path);
-  const how = ctx.plan.blob(openHow(openFlagsOf(flags) | kOCloexec | kONoCtty, 0, kResolveInRoot | kResolveNoMagiclinks));
-  task.step(phase, 'openat2', [namespaceRoot(ctx), ctx.plan.text(path), how, kOpenHowBytes], { out: low, from, note: path });
+  const how = ctx.plan.blob(
+    openHow(openFlagsOf(flags) | kOCloexec | kONoCtty, 0, kResolveInRoot | kResolveNoMagiclinks),
+  );
+  task.step(phase, 'openat2', [namespaceRoot(ctx), ctx.plan.text(path), how, kOpenHowBytes], {
+    out: low,
+    from,
+    note: path,
+  });
   return low;
 }
 
@@ -311,6 +347,7 @@ export type FileUse = Parameters<NonNullable<FileRoom['compileInTask']>>[1];
 /** Task of the plan by its index. */
 export function plannedTaskAt(ctx: CompileContext, taskIndex: number): TaskBuilder {
   const task = ctx.plan.tasks[taskIndex];
-  if (task === undefined) throw new StasisError({ code: 'BUG', message: `cannot compile: there is no task ${taskIndex}` });
+  if (task === undefined)
+    throw new StasisError({ code: 'BUG', message: `cannot compile: there is no task ${taskIndex}` });
   return task;
 }

@@ -63,7 +63,11 @@ export const filesRoom: Room = {
       for (const descriptor of task.fds) {
         if (ctx.fileSlots.has(descriptor.id)) continue;
         const entry = ctx.images.files.get(descriptor.id);
-        if (entry === undefined) throw corrupt('files.img', `has no file ${descriptor.id}, which fd ${descriptor.fd} of pid ${task.pid} names`);
+        if (entry === undefined)
+          throw corrupt(
+            'files.img',
+            `has no file ${descriptor.id}, which fd ${descriptor.fd} of pid ${task.pid} names`,
+          );
         const room = roomOfType(entry.type);
         if (room === undefined) {
           ctx.object(
@@ -135,9 +139,15 @@ function objectToKind(file: OpenFile, ctx: EncodeContext): void {
   const link = linkText(file);
   const known = kinds.find((kind) => kind.link.test(link));
   let what = known?.what ?? `a file of a kind that is not carried ("${link}")`;
-  if (known === undefined && file.socket !== undefined) what = kFamilyNames[file.socket.family] ?? `a socket of family ${file.socket.family}`;
+  if (known === undefined && file.socket !== undefined)
+    what = kFamilyNames[file.socket.family] ?? `a socket of family ${file.socket.family}`;
   else if (known === undefined && fileType(file) === kSocketType) what = 'a socket that could not be examined';
   else if (known === undefined && fileType(file) === kBlockDeviceType) what = `the block device "${link}"`;
   else if (known === undefined && file.stat?.filesystemMagic === 0x19800202n) what = `the message queue "${link}"`;
-  ctx.object('CAPTURE_FD_UNSUPPORTED', `${descriptorPhrase(file, ctx)} is ${what}`, ctx.subjectOfFile(file), known?.hint);
+  ctx.object(
+    'CAPTURE_FD_UNSUPPORTED',
+    `${descriptorPhrase(file, ctx)} is ${what}`,
+    ctx.subjectOfFile(file),
+    known?.hint,
+  );
 }

@@ -30,7 +30,20 @@ const kUdp = 17;
 const kEstablished = 1;
 const kClose = 7;
 const kListen = 10;
-const stateNames = ['', 'established', 'connecting', 'accepting', 'closing', 'closing', 'closing', 'closed', 'half closed by its peer', 'closing', 'listening', 'closing'];
+const stateNames = [
+  '',
+  'established',
+  'connecting',
+  'accepting',
+  'closing',
+  'closing',
+  'closing',
+  'closed',
+  'half closed by its peer',
+  'closing',
+  'listening',
+  'closing',
+];
 
 const kIpTos = 1;
 const kIpTtl = 2;
@@ -86,7 +99,9 @@ export const inetSocketRoom: FileRoom = {
       ip_opts: {
         freebind: optionFlag(socket, kSolIp, kIpFreebind),
         pktinfo:
-          socket.family === kInet6 ? optionFlag(socket, kSolIpv6, kIpv6RecvPktinfo) : optionFlag(socket, kSolIp, kIpPktinfo),
+          socket.family === kInet6
+            ? optionFlag(socket, kSolIpv6, kIpv6RecvPktinfo)
+            : optionFlag(socket, kSolIp, kIpPktinfo),
         tos: optionNumber(socket, kSolIp, kIpTos),
         ttl: optionNumber(socket, kSolIp, kIpTtl),
       },
@@ -114,9 +129,14 @@ export const inetSocketRoom: FileRoom = {
     const task = ctx.root.builder;
     const name = `${socket.type === kStream ? 'tcp' : 'udp'} socket ${entry.id}`;
     const low = ctx.plan.slot(name);
-    task.step(Phase.FILES, 'socket', [socket.family, socket.type | kOCloexec, socket.proto], { out: low, from, note: describe(socket) });
+    task.step(Phase.FILES, 'socket', [socket.family, socket.type | kOCloexec, socket.proto], {
+      out: low,
+      from,
+      note: describe(socket),
+    });
     compileOptionsBeforeBind(ctx, low, socket.opts, from);
-    if (socket.v6only !== undefined && socket.family === kInet6) setOption(ctx, low, kSolIpv6, kIpv6Only, u32(socket.v6only ? 1 : 0), from, 'IPV6_V6ONLY');
+    if (socket.v6only !== undefined && socket.family === kInet6)
+      setOption(ctx, low, kSolIpv6, kIpv6Only, u32(socket.v6only ? 1 : 0), from, 'IPV6_V6ONLY');
     if (socket.ip_opts?.freebind === true) setOption(ctx, low, kSolIp, kIpFreebind, u32(1), from, 'IP_FREEBIND');
     // Before listen: accepted sockets inherit them, and the window follows the buffer.
     compileSocketOptions(ctx, low, socket.opts, from);
@@ -141,11 +161,20 @@ function isCarried(file: OpenFile, socket: Socket, ctx: EncodeContext): boolean 
   const tcp = socket.type === kStream && (socket.protocol === kTcp || socket.protocol === 0);
   const udp = socket.type === kDatagram && (socket.protocol === kUdp || socket.protocol === 0);
   if (!tcp && !udp) {
-    object(file, ctx, `is an internet socket of type ${socket.type}, protocol ${socket.protocol}, which is not carried`, 'let the process close it first');
+    object(
+      file,
+      ctx,
+      `is an internet socket of type ${socket.type}, protocol ${socket.protocol}, which is not carried`,
+      'let the process close it first',
+    );
     return false;
   }
   if (udp && socket.inputBytes > 0)
-    ctx.degrade('UDP_QUEUE_LOST', `${descriptorPhrase(file, ctx)} has unread datagrams, which are lost as the network may lose them`, ctx.subjectOfFile(file));
+    ctx.degrade(
+      'UDP_QUEUE_LOST',
+      `${descriptorPhrase(file, ctx)} has unread datagrams, which are lost as the network may lose them`,
+      ctx.subjectOfFile(file),
+    );
   if (!tcp) return true;
   const state = stateOf(socket);
   if (state === kListen || state === kClose) return true;
@@ -177,7 +206,8 @@ function backlogOf(socket: Socket): number {
 function parseAddress(bytes: Uint8Array): InetAddress {
   const buffer = Buffer.from(bytes);
   const family = buffer.length >= 4 ? buffer.readUInt16LE(0) : 0;
-  if (family === kInet && buffer.length >= 8) return { port: buffer.readUInt16BE(2), words: [buffer.readUInt32LE(4)], scope: 0 };
+  if (family === kInet && buffer.length >= 8)
+    return { port: buffer.readUInt16BE(2), words: [buffer.readUInt32LE(4)], scope: 0 };
   if (family === kInet6 && buffer.length >= 24) {
     const words = [8, 12, 16, 20].map((at) => buffer.readUInt32LE(at));
     return { port: buffer.readUInt16BE(2), words, scope: buffer.length >= 28 ? buffer.readUInt32LE(24) : 0 };
@@ -213,7 +243,10 @@ function socketAddress(family: number, port: number, words: readonly number[]): 
 
 function bindTo(ctx: CompileContext, low: SlotRef, socket: inet_sk_entry, from: string): void {
   const address = socketAddress(socket.family, socket.src_port, socket.src_addr);
-  ctx.root.builder.step(Phase.FILES, 'bind', [low, ctx.plan.blob(address), address.length], { from, note: describe(socket) });
+  ctx.root.builder.step(Phase.FILES, 'bind', [low, ctx.plan.blob(address), address.length], {
+    from,
+    note: describe(socket),
+  });
 }
 
 function compileIpOptions(ctx: CompileContext, low: SlotRef, socket: inet_sk_entry, from: string): void {
@@ -229,7 +262,8 @@ function compileIpOptions(ctx: CompileContext, low: SlotRef, socket: inet_sk_ent
   if (tcp.nodelay === true) setOption(ctx, low, kSolTcp, kTcpNodelay, u32(1), from, 'TCP_NODELAY');
   if (tcp.cork === true) setOption(ctx, low, kSolTcp, kTcpCork, u32(1), from, 'TCP_CORK');
   const keep = (value: number | undefined, usual: number, name: number, note: string): void => {
-    if (value !== undefined && value !== usual && value !== 0) setOption(ctx, low, kSolTcp, name, u32(value), from, note);
+    if (value !== undefined && value !== usual && value !== 0)
+      setOption(ctx, low, kSolTcp, name, u32(value), from, note);
   };
   keep(tcp.keepcnt, 9, kTcpKeepCount, 'TCP_KEEPCNT');
   keep(tcp.keepidle, 7200, kTcpKeepIdle, 'TCP_KEEPIDLE');

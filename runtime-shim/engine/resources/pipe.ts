@@ -51,7 +51,11 @@ export interface PipeData {
 }
 
 /** The content record of a pipe, checked; the last one wins, as older images may hold several. */
-export function pipeDataOf(ctx: CompileContext, image: 'pipes-data' | 'fifo-data', pipeId: number): PipeData | undefined {
+export function pipeDataOf(
+  ctx: CompileContext,
+  image: 'pipes-data' | 'fifo-data',
+  pipeId: number,
+): PipeData | undefined {
   const entries: readonly ImageEntry<'pipe_data_entry'>[] = ctx.images.set.entries(image);
   const entry = entries.findLast((candidate) => candidate.message.pipe_id === pipeId);
   if (entry === undefined) return undefined;
@@ -66,7 +70,8 @@ export function compilePipeData(ctx: CompileContext, write: SlotRef, data: PipeD
   const task = ctx.root.builder;
   const size = data.head.size ?? 0;
   // The kernel's default of 16 pages needs no call.
-  if (size > 0 && size !== 65536) task.step(Phase.FILES, 'fcntl', [write, kFSetPipeSize, size], { from, note: 'F_SETPIPE_SZ' });
+  if (size > 0 && size !== 65536)
+    task.step(Phase.FILES, 'fcntl', [write, kFSetPipeSize, size], { from, note: 'F_SETPIPE_SZ' });
   if (data.content.length > 0) {
     task.step(Phase.FILES, 'write', [write, ctx.plan.blob(data.content), data.content.length], {
       expected: data.content.length,
@@ -102,7 +107,12 @@ export const pipeRoom: FileRoom = {
     return {
       type: fd_types.PIPE,
       id: fileId,
-      pipe: { id: fileId, pipe_id: Number(BigInt.asUintN(32, inode)), flags: file.statusFlags, fown: encodeOwner(file, ctx) },
+      pipe: {
+        id: fileId,
+        pipe_id: Number(BigInt.asUintN(32, inode)),
+        flags: file.statusFlags,
+        fown: encodeOwner(file, ctx),
+      },
     };
   },
 
@@ -162,10 +172,15 @@ function openPipe(pipeId: number, ctx: CompileContext, from: string): OpenPipe {
 
 /** A further open file description of the same pipe, as a target gets one by opening /proc/self/fd/N. */
 function reopen(pipe: OpenPipe, access: number, ctx: CompileContext, from: string): SlotRef {
-  pipe.held ??= hold(ctx, pipe.readTaken ? pipe.read : pipe.write, 'pipe, kept to open it again', from, { keepLow: true });
+  pipe.held ??= hold(ctx, pipe.readTaken ? pipe.read : pipe.write, 'pipe, kept to open it again', from, {
+    keepLow: true,
+  });
   const low = ctx.plan.slot('pipe, opened again');
   const path = ctx.plan.text(`/proc/self/fd/${heldNumber(pipe.held)}`);
-  ctx.root.builder.step(Phase.FILES, 'openat', [kAtFdCwd, path, access | kOCloexec | kONonblock, 0], { out: low, from });
+  ctx.root.builder.step(Phase.FILES, 'openat', [kAtFdCwd, path, access | kOCloexec | kONonblock, 0], {
+    out: low,
+    from,
+  });
   return low;
 }
 

@@ -34,6 +34,7 @@ const kMqueueMagic = 0x19800202n;
 const kNamespaceFsMagic = 0x6e736673n;
 const kPidFsMagic = 0x50494446n;
 const kDeleted = ' (deleted)';
+const kCloneFiles = 0x400n;
 
 const noOwner = { uid: 0, euid: 0, signum: 0, pid_type: 0, pid: 0 };
 
@@ -95,7 +96,11 @@ export function pathFileEntry(file: OpenFile, fileId: number, ctx: EncodeContext
   const name = linkText(file);
   const stat = file.stat;
   if (stat === undefined) {
-    ctx.object('CAPTURE_FD_UNSUPPORTED', `${descriptorPhrase(file, ctx)} could not be examined`, ctx.subjectOfFile(file));
+    ctx.object(
+      'CAPTURE_FD_UNSUPPORTED',
+      `${descriptorPhrase(file, ctx)} could not be examined`,
+      ctx.subjectOfFile(file),
+    );
     return undefined;
   }
   const position = /^pos:\s*(\d+)/m.exec(Buffer.from(file.fdinfo).toString('latin1'))?.[1] ?? '0';
@@ -199,8 +204,8 @@ export function encodePathFile(
 /**
  * Opens an image's path file in any task after phase FILES, at a number above
  * every target's. It is closed by the caller, or for all at the start of phase
- * THREADS. Precondition: phase MEMORY or later if the task shares its
- * descriptor table, since the owner fills it in DESCRIPTORS.
+ * THREADS. In a task that shares its descriptor table, phase DESCRIPTORS
+ * becomes MEMORY: the owner is still filling the table then.
  */
 export function openPathFile(
   ctx: CompileContext,
@@ -211,8 +216,9 @@ export function openPathFile(
   from: string,
 ): SlotRef {
   const file = pathOf(ctx, fileId, from);
-  const low = openBelowRoot(ctx, task, phase, file.name, openFlags, from);
-  return moveHigh(ctx, task, phase, low, file.name, from);
+  const when = phase === Phase.DESCRIPTORS && (task.cloneFlags & kCloneFiles) !== 0n ? Phase.MEMORY : phase;
+  const low = openBelowRoot(ctx, task, when, file.name, openFlags, from);
+  return moveHigh(ctx, task, when, low, file.name, from);
 }
 
 /** The path entry with this id, checked. */
@@ -228,5 +234,7 @@ const kMaxPathBytes = 4096;
 function checkPath(file: reg_file_entry, id: number): void {
   const length = Buffer.byteLength(file.name);
   if (!file.name.startsWith('/') || length >= kMaxPathBytes || file.name.includes('\0'))
-    throw corrupt('files.img', `has an unusable path in entry ${id} (${length} bytes)`, { path: file.name.slice(0, 80) });
+    throw corrupt('files.img', `has an unusable path in entry ${id} (${length} bytes)`, {
+      path: file.name.slice(0, 80),
+    });
 }

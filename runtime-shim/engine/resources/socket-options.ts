@@ -86,7 +86,8 @@ export function encodeSocketOptions(socket: Socket): sk_opts_entry {
     so_broadcast: flag(kBroadcast),
     so_keepalive: flag(kKeepalive),
     so_oobinline: number(kOobInline),
-    so_linger: linger !== undefined && linger.length >= 8 && linger.readInt32LE(0) !== 0 ? linger.readUInt32LE(4) : undefined,
+    so_linger:
+      linger !== undefined && linger.length >= 8 && linger.readInt32LE(0) !== 0 ? linger.readUInt32LE(4) : undefined,
     so_buf_lock: number(kBufferLock),
   };
 }
@@ -102,16 +103,40 @@ function encodeFilter(program: Buffer | undefined): bigint[] {
   return words;
 }
 
-export function setOption(ctx: CompileContext, socket: SlotRef, level: number, name: number, value: Uint8Array, from: string, note = ''): void {
-  ctx.root.builder.step(Phase.FILES, 'setsockopt', [socket, level, name, ctx.plan.blob(value), value.length], { from, note });
+export function setOption(
+  ctx: CompileContext,
+  socket: SlotRef,
+  level: number,
+  name: number,
+  value: Uint8Array,
+  from: string,
+  note = '',
+): void {
+  ctx.root.builder.step(Phase.FILES, 'setsockopt', [socket, level, name, ctx.plan.blob(value), value.length], {
+    from,
+    note,
+  });
 }
 
 /** What must be there before bind: addresses in use are judged by it. */
-export function compileOptionsBeforeBind(ctx: CompileContext, socket: SlotRef, options: sk_opts_entry, from: string): void {
+export function compileOptionsBeforeBind(
+  ctx: CompileContext,
+  socket: SlotRef,
+  options: sk_opts_entry,
+  from: string,
+): void {
   if (options.reuseaddr === true) setOption(ctx, socket, kSolSocket, kReuseAddr, u32(1), from, 'SO_REUSEADDR');
   if (options.so_reuseport === true) setOption(ctx, socket, kSolSocket, kReusePort, u32(1), from, 'SO_REUSEPORT');
   if (options.so_bound_dev !== undefined)
-    setOption(ctx, socket, kSolSocket, kBindToDevice, Buffer.from(`${options.so_bound_dev}\0`), from, 'SO_BINDTODEVICE');
+    setOption(
+      ctx,
+      socket,
+      kSolSocket,
+      kBindToDevice,
+      Buffer.from(`${options.so_bound_dev}\0`),
+      from,
+      'SO_BINDTODEVICE',
+    );
 }
 
 /** The rest, after queues have been filled: small buffers would not take them. */

@@ -46,11 +46,17 @@ export const timerfdRoom: FileRoom = {
     const armed = timer.vsec !== 0n || timer.vnsec !== 0n;
     if (armed) {
       const value = ctx.plan.blob(u64s(timer.isec, timer.insec, timer.vsec, timer.vnsec));
-      task.step(Phase.FILES, 'timerfd_settime', [low, 0, value, 0], { from, note: `${timer.vsec}.${String(timer.vnsec).padStart(9, '0')} s left` });
+      task.step(Phase.FILES, 'timerfd_settime', [low, 0, value, 0], {
+        from,
+        note: `${timer.vsec}.${String(timer.vnsec).padStart(9, '0')} s left`,
+      });
     }
     // After settime, which clears them.
     if (timer.ticks !== 0n)
-      task.step(Phase.FILES, 'ioctl', [low, kSetTicks, ctx.plan.blob(u64s(timer.ticks))], { from, note: 'TFD_IOC_SET_TICKS' });
+      task.step(Phase.FILES, 'ioctl', [low, kSetTicks, ctx.plan.blob(u64s(timer.ticks))], {
+        from,
+        note: 'TFD_IOC_SET_TICKS',
+      });
     return hold(ctx, low, `timerfd ${entry.id}`, from);
   },
 };

@@ -9,16 +9,13 @@ import type { CompileContext } from '../compile-context.js';
 import type { EncodeContext } from '../encode-context.js';
 import { Phase, type SlotRef } from '../plan/builder.js';
 import type { FileRoom } from '../room.js';
+import { corrupt, descriptorPhrase, encodeOwner, hold, kAtFdCwd, kOCloexec, setStatusFlags } from './file-common.js';
 import {
-  corrupt,
-  descriptorPhrase,
-  encodeOwner,
-  hold,
-  kAtFdCwd,
-  kOCloexec,
-  setStatusFlags,
-} from './file-common.js';
-import { compileOptionsBeforeBind, compileSocketOptions, encodeSocketOptions, enlargeSendBuffer } from './socket-options.js';
+  compileOptionsBeforeBind,
+  compileSocketOptions,
+  encodeSocketOptions,
+  enlargeSendBuffer,
+} from './socket-options.js';
 
 const kUnix = 1;
 const kStream = 1;
@@ -70,7 +67,7 @@ function diagOf(ctx: EncodeContext, inode: number): UnixDiag | undefined {
 export function parseDiag(reply: Buffer): { inode: number; diag: UnixDiag } | undefined {
   if (reply.length < kDiagHeadBytes) return undefined;
   const attributes = new Map<number, Buffer>();
-  for (let at = kDiagHeadBytes; at + 4 <= reply.length; ) {
+  for (let at = kDiagHeadBytes; at + 4 <= reply.length;) {
     const length = reply.readUInt16LE(at);
     if (length < 4 || at + length > reply.length) break;
     attributes.set(reply.readUInt16LE(at + 2), reply.subarray(at + 4, at + length));
@@ -146,7 +143,12 @@ function object(file: OpenFile, ctx: EncodeContext, what: string, hint?: string)
 function isCarried(file: OpenFile, socket: Socket, diag: UnixDiag, ctx: EncodeContext): boolean {
   const before = ctx.objections.length;
   if (socket.queueHasRights)
-    object(file, ctx, 'is a unix socket with descriptors in its queue, which are not carried', 'let the receiver take them first');
+    object(
+      file,
+      ctx,
+      'is a unix socket with descriptors in its queue, which are not carried',
+      'let the receiver take them first',
+    );
   if (diag.pendingConnections > 0) {
     object(
       file,
@@ -226,7 +228,11 @@ class SocketCompiler {
     const packets: readonly ImageEntry<'sk_packet_entry'>[] = ctx.images.set.entries('sk-queues');
     for (const packet of packets) {
       if (packet.message.scm.length > 0)
-        ctx.object('IMAGE_FEATURE_UNSUPPORTED', `the queue of socket file ${packet.message.id_for} holds descriptors, which are not carried`, { image: 'sk-queues.img' });
+        ctx.object(
+          'IMAGE_FEATURE_UNSUPPORTED',
+          `the queue of socket file ${packet.message.id_for} holds descriptors, which are not carried`,
+          { image: 'sk-queues.img' },
+        );
       const queue = this.#queues.get(packet.message.id_for);
       if (queue === undefined) this.#queues.set(packet.message.id_for, [packet.payload]);
       else queue.push(packet.payload);
@@ -237,7 +243,8 @@ class SocketCompiler {
     // Named ones first: connections are made by their names.
     for (const socket of this.#sockets) if (socket.entry.state === kListen) this.#listen(socket);
     for (const socket of this.#sockets)
-      if (socket.slot === undefined && socket.entry.type === kDatagram && !this.#isPair(socket)) this.#bindDatagram(socket);
+      if (socket.slot === undefined && socket.entry.type === kDatagram && !this.#isPair(socket))
+        this.#bindDatagram(socket);
     for (const socket of this.#sockets) if (socket.slot === undefined) this.#connect(socket);
     for (const socket of this.#sockets) this.#connectDatagram(socket);
     // Queues before shutdown and before small buffers: both would refuse the bytes.
@@ -249,15 +256,19 @@ class SocketCompiler {
       compileSocketOptions(this.ctx, slot, entry.opts, from);
       const shutdown = entry.shutdown ?? 0;
       // sk_shutdown counts 1 read, 2 write, 3 both; shutdown(2) counts from 0.
-      if (shutdown !== 0 && entry.state === kEstablished)
-        this.#step('shutdown', [slot, shutdown - 1], from);
+      if (shutdown !== 0 && entry.state === kEstablished) this.#step('shutdown', [slot, shutdown - 1], from);
       setStatusFlags(this.ctx.root.builder, Phase.FILES, slot, entry.flags, from);
       held.set(entry.id, hold(this.ctx, slot, `unix socket ${entry.id}`, from));
     }
     return held;
   }
 
-  #step(op: string, args: Parameters<CompileContext['root']['builder']['step']>[2], from: string, more: object = {}): void {
+  #step(
+    op: string,
+    args: Parameters<CompileContext['root']['builder']['step']>[2],
+    from: string,
+    more: object = {},
+  ): void {
     this.ctx.root.builder.step(Phase.FILES, op, args, { from, ...more });
   }
 
@@ -308,7 +319,13 @@ class SocketCompiler {
 
   #isPair(socket: Prepared): boolean {
     const peer = this.#peer(socket);
-    return peer !== undefined && peer !== socket && peer.entry.peer === socket.entry.ino && socket.entry.name.length === 0 && peer.entry.name.length === 0;
+    return (
+      peer !== undefined &&
+      peer !== socket &&
+      peer.entry.peer === socket.entry.ino &&
+      socket.entry.name.length === 0 &&
+      peer.entry.name.length === 0
+    );
   }
 
   /** Streams, sequenced packets and datagram pairs. */
@@ -325,7 +342,8 @@ class SocketCompiler {
       if (entry.name.length > 0) this.#bind(socket.slot, entry, from);
       return;
     }
-    if (peer.slot !== undefined || peer === socket) throw corrupt('files.img', `gives socket ${entry.id} a peer that is connected to another`);
+    if (peer.slot !== undefined || peer === socket)
+      throw corrupt('files.img', `gives socket ${entry.id} a peer that is connected to another`);
     if (entry.name.length === 0 && peer.entry.name.length === 0) {
       [socket.slot, peer.slot] = this.#pair(entry.type, entry.id, from);
       return;
@@ -358,7 +376,12 @@ class SocketCompiler {
    * the client connects again, to the listener itself or to a stand-in for it.
    */
   #connectByName(socket: Prepared, peer: Prepared): void {
-    const [server, client] = socket.entry.name.length > 0 && this.#listenerOf(socket) !== undefined ? [socket, peer] : peer.entry.name.length > 0 ? [peer, socket] : [socket, peer];
+    const [server, client] =
+      socket.entry.name.length > 0 && this.#listenerOf(socket) !== undefined
+        ? [socket, peer]
+        : peer.entry.name.length > 0
+          ? [peer, socket]
+          : [socket, peer];
     const { from } = server;
     const name = Buffer.from(server.entry.name);
     let listener = this.#listenerOf(server)?.slot;
@@ -366,7 +389,11 @@ class SocketCompiler {
     if (listener === undefined) {
       if (name[0] !== 0) {
         // A path that nobody listens on: a node for it must not appear, the name is lost.
-        this.ctx.degrade('UNIX_NAME_LOST', `socket file ${server.entry.id} was accepted on "${printableName(name)}", whose listener is gone; it is restored without that name`, { image: 'files.img' });
+        this.ctx.degrade(
+          'UNIX_NAME_LOST',
+          `socket file ${server.entry.id} was accepted on "${printableName(name)}", whose listener is gone; it is restored without that name`,
+          { image: 'files.img' },
+        );
         [server.slot, client.slot] = this.#pair(server.entry.type, server.entry.id, from);
         return;
       }
@@ -377,7 +404,9 @@ class SocketCompiler {
     client.slot = this.#socket(client.entry.type, `unix socket ${client.entry.id}, low`, client.from);
     if (client.entry.name.length > 0) this.#bind(client.slot, client.entry, client.from);
     const address = unixAddress(name);
-    this.#step('connect', [client.slot, this.ctx.plan.blob(address), address.length], client.from, { note: printableName(name) });
+    this.#step('connect', [client.slot, this.ctx.plan.blob(address), address.length], client.from, {
+      note: printableName(name),
+    });
     server.slot = this.ctx.plan.slot(`unix socket ${server.entry.id}, low`);
     this.#step('accept4', [listener, 0, 0, kOCloexec], from, { out: server.slot });
     if (standIn) this.#step('close', [listener], from);
@@ -394,7 +423,11 @@ class SocketCompiler {
     const peer = this.#peer(socket);
     if (peer === undefined) return;
     if (peer.entry.name.length === 0) {
-      this.ctx.object('IMAGE_FEATURE_UNSUPPORTED', `datagram socket file ${entry.id} is connected to socket file ${peer.entry.id}, which has no name to connect to`, { image: 'files.img' });
+      this.ctx.object(
+        'IMAGE_FEATURE_UNSUPPORTED',
+        `datagram socket file ${entry.id} is connected to socket file ${peer.entry.id}, which has no name to connect to`,
+        { image: 'files.img' },
+      );
       return;
     }
     const address = unixAddress(Buffer.from(peer.entry.name));
@@ -410,7 +443,8 @@ class SocketCompiler {
       this.#send(peer.slot, queue, entry.type, from);
       return;
     }
-    if (entry.type !== kDatagram || entry.name.length === 0) throw corrupt('sk-queues.img', `fills the queue of socket ${entry.id}, which nobody can send to`);
+    if (entry.type !== kDatagram || entry.name.length === 0)
+      throw corrupt('sk-queues.img', `fills the queue of socket ${entry.id}, which nobody can send to`);
     const sender = this.#socket(kDatagram, 'sender of queued datagrams', from);
     const address = unixAddress(Buffer.from(entry.name));
     this.#step('connect', [sender, this.ctx.plan.blob(address), address.length], from);
@@ -425,10 +459,15 @@ class SocketCompiler {
     enlargeSendBuffer(this.ctx, sender, bytes, from);
     for (const message of queue) {
       if (message.length === 0 && type === kStream) continue;
-      this.#step('sendto', [sender, this.ctx.plan.blob(message), message.length, kMsgDontwait | kMsgNosignal, 0, 0], from, {
-        expected: message.length,
-        note: 'queued',
-      });
+      this.#step(
+        'sendto',
+        [sender, this.ctx.plan.blob(message), message.length, kMsgDontwait | kMsgNosignal, 0, 0],
+        from,
+        {
+          expected: message.length,
+          note: 'queued',
+        },
+      );
     }
   }
 }

@@ -1,0 +1,31 @@
+// What a tree lives in, in the order in which the root task makes it again:
+//
+//   namespaces   joins, and what clone makes; umask 0 for all that follows
+//   user         to be root inside, before anything that needs it
+//   cgroups      the namespace, while the root task stands in its group
+//   uts, ipc     ipc through the caller's /proc, so before the mounts
+//   net          before sysfs is mounted, which shows it
+//   mounts       last: then the caller's files are gone
+//
+// All steps are the root task's, phase NAMESPACES. File locks are no part of
+// it, but are checked once for the whole tree as well.
+import type { Room } from '../room.js';
+import { cgroupsRoom } from './cgroups.js';
+import { fileLocksRoom } from './file-locks.js';
+import { ipcNamespaceRoom } from './ipc-namespace.js';
+import { mountsRoom } from './mounts.js';
+import { namespacesRoom } from './namespaces.js';
+import { netNamespaceRoom } from './net-namespace.js';
+import { userNamespaceRoom } from './user-namespace.js';
+import { utsNamespaceRoom } from './uts-namespace.js';
+
+export const surroundingRooms: readonly Room[] = [
+  namespacesRoom,
+  userNamespaceRoom,
+  cgroupsRoom,
+  utsNamespaceRoom,
+  ipcNamespaceRoom,
+  netNamespaceRoom,
+  mountsRoom,
+  fileLocksRoom,
+];
