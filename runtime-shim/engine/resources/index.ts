@@ -10,6 +10,7 @@ import { rlimitsRoom } from './rlimits.js';
 import { schedulingRoom } from './scheduling.js';
 import { seccompRoom } from './seccomp.js';
 import { signalsRoom } from './signals.js';
+import { surroundingRooms } from './surroundings.js';
 import { taskRoom } from './task.js';
 import { threadsRoom } from './threads.js';
 import { armTimersRoom, timersRoom } from './timers.js';
@@ -18,6 +19,7 @@ export const rooms: readonly Room[] = [
   // creates the tasks that all others add steps to
   taskRoom,
   // what everything after stands on: namespaces, mounts
+  ...surroundingRooms,
   // every open file once; then each task's numbers, then its directories
   filesRoom,
   descriptorsRoom,
