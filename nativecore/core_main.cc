@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "capture/capture_command.h"
+#include "capture/capture_steps.h"
 #include "executor/execute_command.h"
 #include "executor/execute_steps.h"
 
@@ -12,6 +13,10 @@ int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "execute") == 0) return stasis::run_execute_command();
   if (argc == 3 && std::strcmp(argv[1], "steps") == 0 && std::strcmp(argv[2], "execute") == 0) {
     return stasis::print_execute_steps();
+  }
+  if (argc == 3 && std::strcmp(argv[1], "steps") == 0 && std::strcmp(argv[2], "capture") == 0) {
+    stasis::print_capture_steps();
+    return 0;
   }
   std::fprintf(stderr, "usage: stasis-core capture|execute (started by stasis, with its control socket as descriptor 3)\n");
   return 2;

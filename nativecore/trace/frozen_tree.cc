@@ -59,6 +59,7 @@ std::vector<pid_t> TracedProcess::host_tids() const {
 FrozenTree::FrozenTree(FrozenTree&& other) noexcept
     : processes_(std::move(other.processes_)),
       process_of_tid_(std::move(other.process_of_tid_)),
+      before_detaching_(std::move(other.before_detaching_)),
       active_(std::exchange(other.active_, false)) {}
 
 FrozenTree::~FrozenTree() { thaw(); }
@@ -67,6 +68,7 @@ FrozenTree FrozenTree::freeze(const FreezeRequest& request) {
   STASIS_CONTEXT("freezing the process tree", request.root_host_pid);
   FrozenTree tree;
   tree.active_ = true;
+  tree.before_detaching_ = request.before_detaching;
   TracedProcess* root = tree.add_process(request.root_host_pid);
   if (!root || root->zombie) throw NativeError("task_gone", "opening the root process").with_pid(request.root_host_pid);
   if (request.root_start_ticks && stat_start_ticks(root->proc.read("stat")) != request.root_start_ticks) {
@@ -382,6 +384,7 @@ void FrozenTree::interrupt(const std::vector<TracedThread*>& threads, const Dead
 void FrozenTree::thaw() noexcept {
   if (!active_) return;
   active_ = false;
+  if (before_detaching_) before_detaching_();
   const Deadline patience = Deadline::in_ms(kThawPatienceMs);
   for (const auto& process : processes_) {
     for (TracedThread& thread : process->threads) {

@@ -46,6 +46,7 @@ struct FreezeRequest {
   uint64_t root_start_ticks = 0;              // 0: not checked
   Deadline deadline = Deadline::never();
   std::function<void()> after_interrupting;   // e.g. thaw a cgroup that was found frozen
+  std::function<void()> before_detaching;     // and freeze it again; must not throw
   std::function<bool()> aborted;              // asked while waiting
 };
 
@@ -97,6 +98,7 @@ class FrozenTree {
 
   std::vector<std::unique_ptr<TracedProcess>> processes_;
   std::unordered_map<pid_t, TracedProcess*> process_of_tid_;
+  std::function<void()> before_detaching_;
   bool active_ = false;
 };
 

@@ -1,0 +1,173 @@
+#include "capture/capture_command.h"
+
+#include <exception>
+#include <new>
+
+#include "base/control_channel.h"
+#include "base/failure_message.h"
+#include "base/fault_point.h"
+#include "base/log_ring.h"
+#include "base/native_error.h"
+#include "base/timing.h"
+#include "capture/capture_pages.h"
+#include "capture/capture_steps.h"
+#include "capture/capture_tree.h"
+#include "capture/encode_capture.h"
+#include "capture/paused_container.h"
+#include "trace/frozen_tree.h"
+
+namespace stasis {
+namespace {
+
+constexpr uint64_t kKillPatienceMs = 30'000;
+
+// The other side has gone, or has said `abort`.
+constexpr const char* kAborted = "aborted";
+
+class CaptureCommand {
+ public:
+  explicit CaptureCommand(ControlChannel& channel) : channel_(channel) {}
+
+  int run(const CaptureRequest& request) {
+    arm_capture_faults(request);
+    PausedContainer paused(request.found_paused ? request.freezer_file : std::string());
+    const uint64_t frozen_from_ns = monotonic_now_ns();
+    FrozenTree tree = freeze(request, paused);
+
+    CaptureData data;
+    data.was_paused = request.found_paused;
+    CaptureContext context{tree, request, data, Deadline::in_ms(request.deadline_ms), [this] { check_abort(); }};
+    capture_tree(context, phases_);
+    phases_.enter("scan pages");
+    const PageMapData pages = scan_pages(context);
+    // Who holds the tree anyway can work on the metadata while pages are
+    // written; who lets it run on wants it to run soon.
+    if (!request.leave_running) send_captured(data);
+    phases_.enter("write pages");
+    if (request.write_pages) write_pages(context, pages, kImagesDescriptor);
+    phases_.finish();
+    fault_point("capture_complete");
+
+    if (request.leave_running) {
+      phases_.enter("thaw");
+      tree.thaw();
+      phases_.finish();
+      phases_.add("frozen", frozen_from_ns, monotonic_now_ns());
+      fault_point("thawed");
+      send_captured(data);
+      channel_.send(FromCoreKind::pages_written, encode_page_map(pages, phases_.phases()));
+      channel_.send(FromCoreKind::thawed, encode_timings(phases_.phases()));
+      return 0;
+    }
+    channel_.send(FromCoreKind::pages_written, encode_page_map(pages, phases_.phases()));
+    return hold(tree, paused, frozen_from_ns);
+  }
+
+  // Takes an `abort` that check_abort() has seen; false if it was end of file.
+  bool abort_was_asked() {
+    const std::optional<ToCoreMessage> message = channel_.receive(0);
+    return message && message->kind == ToCoreKind::abort;
+  }
+
+  PhaseRecorder& phases() { return phases_; }
+
+ private:
+  FrozenTree freeze(const CaptureRequest& request, PausedContainer& paused) {
+    fault_point("begin");
+    phases_.enter("freeze");
+    FrozenTree tree = FrozenTree::freeze({
+        .root_host_pid = request.root_host_pid,
+        .root_start_ticks = request.root_start_ticks,
+        .deadline = Deadline::in_ms(request.deadline_ms),
+        .after_interrupting = [&paused] { paused.thaw(); },
+        .before_detaching = [&paused] { paused.refreeze(); },
+        .aborted = [this] { return channel_.has_news(); },
+    });
+    fault_point("frozen");
+    return tree;
+  }
+
+  // Nobody says anything before `captured` but to abort.
+  void check_abort() {
+    if (channel_.has_news()) throw NativeError(kAborted);
+  }
+
+  void send_captured(const CaptureData& data) {
+    phases_.finish();
+    const std::vector<TimedPhase> so_far = phases_.phases();
+    phases_.enter("send metadata");
+    const std::string encoded = encode_capture(data, so_far, take_log_lines());
+    channel_.send(FromCoreKind::captured, encoded);
+    phases_.finish();
+  }
+
+  // The tree stays in its ptrace stops until the images are committed.
+  int hold(FrozenTree& tree, PausedContainer& paused, uint64_t frozen_from_ns) {
+    fault_point("hold");
+    phases_.enter("hold");
+    const std::optional<ToCoreMessage> decision = channel_.receive();
+    if (!decision || decision->kind != ToCoreKind::kill) {
+      tree.thaw();
+      phases_.finish();
+      phases_.add("frozen", frozen_from_ns, monotonic_now_ns());
+      if (!decision) return 1;
+      channel_.send(FromCoreKind::rolled_back, encode_timings(phases_.phases()));
+      return decision->kind == ToCoreKind::abort ? 0 : 1;
+    }
+    fault_point("kill");
+    phases_.enter("kill");
+    tree.kill_all(Deadline::in_ms(kKillPatienceMs));
+    paused.forget();
+    phases_.finish();
+    phases_.add("frozen", frozen_from_ns, monotonic_now_ns());
+    fault_point("killed");
+    channel_.send(FromCoreKind::killed, encode_timings(phases_.phases()));
+    return 0;
+  }
+
+  ControlChannel& channel_;
+  PhaseRecorder phases_;
+};
+
+// Everything has been undone by the time this runs: the owners' scopes have ended.
+int report_failure(ControlChannel& channel, CaptureCommand& command, NativeError error) {
+  try {
+    error.phase = command.phases().current();
+    if (error.reason == kAborted) {
+      if (!command.abort_was_asked()) return 1;
+      command.phases().finish();
+      channel.send(FromCoreKind::rolled_back, encode_timings(command.phases().phases()));
+      return 0;
+    }
+    log_line("failed: %s", error.what());
+    channel.send(FromCoreKind::failed, encode_failure(error, take_log_lines()));
+  } catch (const NativeError& second) {
+    log_line("cannot report a failure: %s", second.what());
+  }
+  return 1;
+}
+
+}  // namespace
+
+int run_capture_command() {
+  prepare_signal_waiting();
+  ControlChannel channel{UniqueFd(kControlDescriptor)};
+  CaptureCommand command(channel);
+  int status = 1;
+  try {
+    const std::optional<ToCoreMessage> message = channel.receive();
+    if (!message) return 1;
+    if (message->kind != ToCoreKind::capture) throw NativeError("bad_request", "waiting for a CaptureRequest");
+    status = command.run(decode_capture_request(message->body));
+  } catch (const NativeError& error) {
+    status = report_failure(channel, command, error);
+  } catch (const std::bad_alloc&) {
+    status = report_failure(channel, command, NativeError("no_memory", "capturing"));
+  } catch (const std::exception& error) {
+    status = report_failure(channel, command, NativeError("bug", error.what()));
+  }
+  flush_log();
+  return status;
+}
+
+}  // namespace stasis

@@ -1,0 +1,270 @@
+// The raw capture while it grows: the messages of schema/capture.proto as plain
+// structures, same names, same order. Turned into bytes by encode_capture.cc.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/timing.h"
+#include "proc/proc_dir.h"
+#include "trace/thread_state.h"
+
+namespace stasis {
+
+struct CaptureRequest {
+  uint32_t version = 0;
+  int32_t root_host_pid = 0;
+  uint64_t root_start_ticks = 0;
+  bool leave_running = false;
+  uint32_t deadline_ms = 0;
+  std::vector<std::string> cgroup_directories;
+  std::string freezer_file;
+  bool found_paused = false;
+  std::vector<std::string> tmpfs_mount_points;
+  uint64_t tmpfs_limit_bytes = 0;
+  bool write_pages = false;
+  uint32_t first_pages_id = 0;
+  std::vector<int32_t> stop_before_step;
+};
+
+struct CapturedNamespaceId {
+  std::string kind;
+  uint64_t inode = 0;
+  uint64_t device = 0;
+};
+
+struct CapturedStatx {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint32_t mode = 0;
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  uint64_t size_bytes = 0;
+  uint64_t rdev = 0;
+  uint32_t link_count = 0;
+  uint64_t blocks = 0;
+  int64_t mount_id = -1;
+  uint64_t filesystem_magic = 0;
+  uint64_t mtime_ns = 0;
+};
+
+struct CapturedPath {
+  std::string link;
+  CapturedStatx stat;
+  bool path_matches = false;
+};
+
+struct CapturedMappedFile {
+  uint64_t start = 0;
+  CapturedPath path;
+  uint32_t link_mode = 0;
+};
+
+struct CapturedThread {
+  int32_t host_tid = 0;
+  std::string status;
+  std::string comm;
+  user_regs_struct registers{};
+  std::string xstate;
+  uint64_t signal_mask = 0;
+  std::vector<std::string> pending_signals;
+  RseqState rseq;
+  uint64_t robust_list_head = 0;
+  uint64_t robust_list_length_bytes = 0;
+  std::string sigaltstack;
+  uint64_t tid_address = 0;
+  uint32_t parent_death_signal = 0;
+  uint32_t securebits = 0;
+  std::string scheduling;
+  std::string affinity;
+  std::vector<uint32_t> seccomp_filters;
+  uint32_t timer_slack_ns = 0;
+  std::string security_label;
+  std::string cgroup;
+  uint32_t io_priority = 0;
+};
+
+struct CapturedPosixTimer {
+  int32_t id = 0;
+  std::string value;
+  uint32_t overrun = 0;
+};
+
+struct CapturedFd {
+  int32_t fd = 0;
+  uint32_t open_file = 0;
+  bool close_on_exec = false;
+};
+
+struct CapturedTask {
+  int32_t host_pid = 0;
+  int32_t parent_host_pid = 0;
+  bool zombie = false;
+  std::string stat, status, auxv, limits, cgroup, timers, smaps, oom_score_adj, loginuid, personality;
+  CapturedPath exe, cwd, root;
+  std::vector<CapturedNamespaceId> namespaces;
+  std::vector<CapturedMappedFile> mapped_files;
+  std::vector<CapturedFd> fds;
+  int32_t fd_table_host_pid = 0;
+  bool shares_vm = false, shares_fs = false, shares_sighand = false;
+  std::vector<CapturedThread> threads;
+  std::vector<std::string> shared_pending_signals;
+  std::vector<std::string> sigactions;
+  std::vector<std::string> itimers;
+  std::vector<CapturedPosixTimer> posix_timers;
+  uint32_t dumpable = 0, child_subreaper = 0, thp_disabled = 0, membarrier_registrations = 0;
+  uint64_t program_break = 0;
+  std::vector<std::string> rlimits;
+  bool stopped = false;
+  uint32_t stop_signal = 0;
+  uint64_t vdso_start = 0;
+  bool compat = false;
+  std::string uid_map, gid_map, setgroups, timens_offsets;
+
+  std::vector<Vma> vmas;  // parsed from smaps; not part of the message
+};
+
+struct CapturedSocketOption {
+  int32_t level = 0;
+  int32_t name = 0;
+  std::string value;
+};
+
+struct CapturedSocket {
+  bool present = false;
+  uint64_t inode = 0;
+  int32_t family = 0, type = 0, protocol = 0;
+  std::string local_address, peer_address;
+  std::vector<CapturedSocketOption> options;
+  std::vector<std::string> queue;
+  bool queue_has_rights = false;
+  uint64_t net_namespace = 0;
+  int32_t input_bytes = 0, output_bytes = 0;
+  std::string tcp_info;
+};
+
+struct CapturedTerminal {
+  bool present = false;
+  std::string termios, window_size;
+  int32_t session = 0, foreground_group = 0, pty_number = -1;
+};
+
+struct CapturedOpenFile {
+  int32_t host_pid = 0;
+  int32_t fd = 0;
+  CapturedPath path;
+  std::string fdinfo;
+  int32_t status_flags = 0;
+  int32_t signal = 0;
+  std::string owner;
+  std::vector<uint32_t> owner_uids;
+  CapturedSocket socket;
+  CapturedTerminal terminal;
+};
+
+struct CapturedPipe {
+  uint64_t inode = 0;
+  uint32_t capacity_bytes = 0;
+  std::string content;
+  bool is_fifo = false;
+};
+
+struct CapturedAttribute {
+  std::string name, value;
+};
+
+struct CapturedTmpfsEntry {
+  std::string path;
+  CapturedStatx stat;
+  std::string content, link_target, hard_link_to;
+  std::vector<CapturedAttribute> attributes;
+};
+
+struct CapturedTmpfs {
+  std::string mount_point;
+  uint64_t device = 0;
+  std::vector<CapturedTmpfsEntry> entries;
+};
+
+struct CapturedMountNamespace {
+  uint64_t inode = 0;
+  int32_t host_pid = 0;
+  std::string mountinfo;
+  std::vector<CapturedTmpfs> tmpfs;
+};
+
+struct CapturedNetNamespace {
+  uint64_t inode = 0;
+  std::vector<std::string> unix_sockets, inet_sockets, packet_sockets, links, addresses, routes;
+};
+
+struct CapturedUtsNamespace {
+  uint64_t inode = 0;
+  std::string nodename, domainname;
+};
+
+struct CapturedSysctl {
+  std::string name, value;
+};
+
+struct CapturedIpcNamespace {
+  uint64_t inode = 0;
+  std::string sysvipc_shm, sysvipc_msg, sysvipc_sem;
+  std::vector<CapturedSysctl> sysctls;
+};
+
+struct CapturedStranger {
+  int32_t host_pid = 0;
+  std::string comm, cgroup, ns_pid;
+};
+
+struct CapturedHost {
+  std::string utsname_release, boot_id;
+  uint64_t page_size = 0;
+  uint32_t clock_ticks = 0;
+  uint64_t monotonic_ns = 0, boottime_ns = 0, realtime_ns = 0;
+  uint64_t xfeatures = 0;
+  uint32_t xsave_size_bytes = 0;
+  std::vector<CapturedNamespaceId> own_namespaces;
+  std::string own_cgroup;
+};
+
+struct CaptureData {
+  CapturedHost host;
+  std::vector<CapturedTask> tasks;
+  std::vector<CapturedOpenFile> open_files;
+  std::vector<CapturedPipe> pipes;
+  std::vector<CapturedMountNamespace> mount_namespaces;
+  std::vector<CapturedNetNamespace> net_namespaces;
+  std::vector<CapturedUtsNamespace> uts_namespaces;
+  std::vector<CapturedIpcNamespace> ipc_namespaces;
+  std::vector<CapturedStranger> strangers;
+  std::vector<SeccompProgram> seccomp_filters;
+  std::string proc_locks;
+  std::vector<std::string> notes;
+  bool was_paused = false;
+};
+
+struct PageRun {
+  uint64_t address = 0;
+  uint64_t page_count = 0;
+};
+
+struct TaskPages {
+  int32_t host_pid = 0;
+  uint32_t pages_id = 0;
+  std::vector<PageRun> runs;
+};
+
+struct PageMapData {
+  std::vector<TaskPages> tasks;
+  uint64_t scanned_pages = 0;
+  uint64_t skipped_zero_pages = 0;
+};
+
+}  // namespace stasis

@@ -1,0 +1,94 @@
+#include "capture/capture_from_inside.h"
+
+#include <memory>
+
+#include "base/fault_point.h"
+#include "base/native_error.h"
+#include "parasite/infection.h"
+
+namespace stasis {
+namespace {
+
+template <typename Structure>
+std::string bytes_of(const Structure& structure) {
+  return std::string(reinterpret_cast<const char*>(&structure), sizeof structure);
+}
+
+uint32_t value_or_zero(int32_t value) { return value < 0 ? 0 : static_cast<uint32_t>(value); }
+
+std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, TracedProcess& process) {
+  std::vector<InfectedThread> threads;
+  for (size_t i = 0; i < task.threads.size(); ++i) {
+    const CapturedThread& thread = task.threads[i];
+    const bool in_critical_section = !thread.rseq.critical_section.empty();
+    threads.push_back({&process.threads[i],
+                       {thread.registers, thread.signal_mask},
+                       &thread.xstate,
+                       thread.rseq.address,
+                       in_critical_section ? thread.rseq.critical_section_address : 0,
+                       in_critical_section ? thread.rseq.abort_ip : 0,
+                       status_number(thread.status, "Seccomp", 0) != 0});
+  }
+  return std::make_unique<Infection>(context.tree, process, find_syscall_instruction(process, task.vmas), std::move(threads),
+                                     parse_timer_ids(task.timers), context.deadline);
+}
+
+void collect_thread(CapturedThread& thread, const parasite::ThreadRecord& record) {
+  if (record.altstack_error == 0) thread.sigaltstack = bytes_of(record.altstack);
+  if (record.tid_address_error == 0) thread.tid_address = record.tid_address;
+  thread.parent_death_signal = value_or_zero(record.parent_death_signal);
+  thread.securebits = value_or_zero(record.securebits);
+  thread.timer_slack_ns = value_or_zero(record.timer_slack_ns);
+}
+
+void collect(CaptureContext& context, CapturedTask& task, const Infection& infection) {
+  const parasite::ProcessRecord& record = infection.process_record();
+  for (uint64_t i = 0; i < parasite::kSignals; ++i) {
+    task.sigactions.push_back(record.sigaction_errors[i] ? std::string(sizeof(parasite::KernelSigaction), '\0') : bytes_of(record.sigactions[i]));
+  }
+  for (const parasite::KernelItimerval& timer : record.itimers) task.itimers.push_back(bytes_of(timer));
+  for (uint64_t i = 0; i < parasite::kResources; ++i) {
+    task.rlimits.push_back(record.rlimit_errors[i] ? std::string() : bytes_of(record.rlimits[i]));
+  }
+  for (const parasite::TimerRecord& timer : infection.timers()) {
+    if (timer.error) {
+      context.data.notes.push_back("could not read POSIX timer " + std::to_string(timer.id) + " of pid " + std::to_string(task.host_pid));
+      continue;
+    }
+    task.posix_timers.push_back({timer.id, bytes_of(timer.value), value_or_zero(timer.overrun)});
+  }
+  task.dumpable = value_or_zero(record.dumpable);
+  task.child_subreaper = value_or_zero(record.child_subreaper);
+  task.thp_disabled = value_or_zero(record.thp_disabled);
+  task.membarrier_registrations = value_or_zero(record.membarrier_registrations);
+  task.program_break = record.program_break;
+  for (size_t i = 0; i < task.threads.size(); ++i) collect_thread(task.threads[i], infection.thread_record(i));
+}
+
+}  // namespace
+
+void capture_from_inside(CaptureContext& context) {
+  struct Visited {
+    CapturedTask* task;
+    std::unique_ptr<Infection> infection;
+  };
+  std::vector<Visited> visited;
+  for (size_t i = 0; i < context.data.tasks.size(); ++i) {
+    CapturedTask& task = context.data.tasks[i];
+    if (task.zombie) continue;
+    if (task.compat) {
+      context.data.notes.push_back("pid " + std::to_string(task.host_pid) + " is a 32-bit task: not asked from inside");
+      continue;
+    }
+    context.check_abort();
+    visited.push_back({&task, infect(context, task, *context.tree.processes()[i])});
+    // Started as soon as it can be: it answers while the next one is prepared.
+    visited.back().infection->start(context.deadline);
+  }
+  for (Visited& visit : visited) {
+    visit.infection->take_out(context.deadline);
+    collect(context, *visit.task, *visit.infection);
+  }
+}
+
+}  // namespace stasis

@@ -1,0 +1,146 @@
+#include "capture/capture_namespaces.h"
+
+#include <fcntl.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/packet_diag.h>
+#include <linux/rtnetlink.h>
+#include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/utsname.h>
+
+#include <cerrno>
+#include <set>
+#include <utility>
+
+#include "base/native_error.h"
+#include "capture/capture_mounts.h"
+#include "capture/netlink_dump.h"
+#include "capture/path_facts.h"
+
+namespace stasis {
+namespace {
+
+constexpr const char* kIpcSysctls[] = {
+    "kernel/auto_msgmni", "kernel/msgmax",      "kernel/msgmnb",         "kernel/msgmni",          "kernel/sem",
+    "kernel/shmall",      "kernel/shmmax",      "kernel/shmmni",         "kernel/shm_rmid_forced", "kernel/msg_next_id",
+    "kernel/sem_next_id", "kernel/shm_next_id", "fs/mqueue/queues_max",  "fs/mqueue/msg_max",      "fs/mqueue/msgsize_max",
+    "fs/mqueue/msg_default", "fs/mqueue/msgsize_default"};
+
+CapturedUtsNamespace read_uts(uint64_t inode) {
+  utsname names{};
+  if (::uname(&names) < 0) throw NativeError::from_errno("uname", errno);
+  return {inode, names.nodename, names.domainname};
+}
+
+CapturedIpcNamespace read_ipc(uint64_t inode) {
+  CapturedIpcNamespace ipc;
+  ipc.inode = inode;
+  // These show the namespace of whoever opens them.
+  ipc.sysvipc_shm = sys::try_read_file(AT_FDCWD, "/proc/sysvipc/shm").value;
+  ipc.sysvipc_msg = sys::try_read_file(AT_FDCWD, "/proc/sysvipc/msg").value;
+  ipc.sysvipc_sem = sys::try_read_file(AT_FDCWD, "/proc/sysvipc/sem").value;
+  for (const char* name : kIpcSysctls) {
+    sys::Try<std::string> value = sys::try_read_file(AT_FDCWD, (std::string("/proc/sys/") + name).c_str());
+    if (!value.ok()) continue;  // a kernel without it
+    while (!value.value.empty() && value.value.back() == '\n') value.value.pop_back();
+    ipc.sysctls.push_back({name, std::move(value.value)});
+  }
+  return ipc;
+}
+
+CapturedNetNamespace read_net(uint64_t inode) {
+  CapturedNetNamespace net;
+  net.inode = inode;
+  unix_diag_req unix_request{};
+  unix_request.sdiag_family = AF_UNIX;
+  unix_request.udiag_states = ~0u;
+  unix_request.udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN | UDIAG_SHOW_MEMINFO;
+  net.unix_sockets = netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &unix_request, sizeof unix_request);
+  for (const uint8_t family : {AF_INET, AF_INET6}) {
+    for (const uint8_t protocol : {IPPROTO_TCP, IPPROTO_UDP}) {
+      inet_diag_req_v2 request{};
+      request.sdiag_family = family;
+      request.sdiag_protocol = protocol;
+      request.idiag_states = ~0u;
+      request.idiag_ext = 1 << (INET_DIAG_MEMINFO - 1) | 1 << (INET_DIAG_SKMEMINFO - 1);
+      for (std::string& socket : netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &request, sizeof request)) {
+        net.inet_sockets.push_back(std::move(socket));
+      }
+    }
+  }
+  packet_diag_req packet_request{};
+  packet_request.sdiag_family = AF_PACKET;
+  packet_request.pdiag_show = PACKET_SHOW_INFO | PACKET_SHOW_MCLIST | PACKET_SHOW_FANOUT | PACKET_SHOW_RING_CFG;
+  net.packet_sockets = netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &packet_request, sizeof packet_request);
+  const ifinfomsg any_link{};
+  net.links = netlink_dump(NETLINK_ROUTE, RTM_GETLINK, RTM_NEWLINK, &any_link, sizeof any_link);
+  const ifaddrmsg any_address{};
+  net.addresses = netlink_dump(NETLINK_ROUTE, RTM_GETADDR, RTM_NEWADDR, &any_address, sizeof any_address);
+  const rtmsg any_route{};
+  net.routes = netlink_dump(NETLINK_ROUTE, RTM_GETROUTE, RTM_NEWROUTE, &any_route, sizeof any_route);
+  return net;
+}
+
+// Calls read(inode) once inside each namespace of this kind that a task is in.
+template <typename Read>
+void for_each_namespace(const FrozenTree& tree, const char* kind, int type, Read read) {
+  STASIS_CONTEXT("entering a namespace");
+  const std::string name = std::string("ns/") + kind;
+  const uint64_t own_inode = stat_of(AT_FDCWD, ("/proc/thread-self/" + name).c_str()).inode;
+  uint64_t current_inode = own_inode;
+  std::set<uint64_t> seen;
+  for (const auto& process : tree.processes()) {
+    if (process->zombie) continue;
+    const uint64_t inode = stat_of(process->proc.borrow(), name.c_str()).inode;
+    if (inode == 0 || !seen.insert(inode).second) continue;
+    if (inode != current_inode) {
+      const UniqueFd entrance = sys::openat(process->proc.borrow(), name.c_str(), O_RDONLY);
+      sys::setns(entrance.borrow(), type);
+      current_inode = inode;
+    }
+    read(*process, inode);
+  }
+}
+
+}  // namespace
+
+NamespaceCapture::NamespaceCapture(const FrozenTree& tree, const CaptureRequest& request)
+    : thread_([this, &tree, &request] {
+        try {
+          run(tree, request);
+        } catch (...) {
+          failure_ = std::current_exception();
+        }
+      }) {}
+
+NamespaceCapture::~NamespaceCapture() {
+  if (thread_.joinable()) thread_.join();
+}
+
+// Mounts last: in another mount namespace our /proc is out of reach.
+void NamespaceCapture::run(const FrozenTree& tree, const CaptureRequest& request) {
+  STASIS_CONTEXT("capturing namespaces");
+  for_each_namespace(tree, "uts", CLONE_NEWUTS,
+                     [&](const TracedProcess&, uint64_t inode) { found_.uts_namespaces.push_back(read_uts(inode)); });
+  for_each_namespace(tree, "ipc", CLONE_NEWIPC,
+                     [&](const TracedProcess&, uint64_t inode) { found_.ipc_namespaces.push_back(read_ipc(inode)); });
+  for_each_namespace(tree, "net", CLONE_NEWNET,
+                     [&](const TracedProcess&, uint64_t inode) { found_.net_namespaces.push_back(read_net(inode)); });
+  capture_mounts(tree, request, found_);
+}
+
+void NamespaceCapture::finish(CaptureData& data) {
+  thread_.join();
+  if (failure_) std::rethrow_exception(failure_);
+  data.uts_namespaces = std::move(found_.uts_namespaces);
+  data.ipc_namespaces = std::move(found_.ipc_namespaces);
+  data.net_namespaces = std::move(found_.net_namespaces);
+  data.mount_namespaces = std::move(found_.mount_namespaces);
+  for (std::string& note : found_.notes) data.notes.push_back(std::move(note));
+}
+
+}  // namespace stasis

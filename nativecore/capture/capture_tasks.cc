@@ -1,0 +1,109 @@
+#include "capture/capture_tasks.h"
+
+#include <fcntl.h>
+#include <linux/kcmp.h>
+
+#include <cstdio>
+
+#include "base/fault_point.h"
+#include "base/native_error.h"
+#include "base/sys.h"
+#include "capture/capture_host.h"
+#include "capture/kcmp_index.h"
+#include "capture/path_facts.h"
+
+namespace stasis {
+namespace {
+
+uint64_t namespace_inode(const CapturedTask& task, std::string_view kind) {
+  for (const CapturedNamespaceId& id : task.namespaces) {
+    if (id.kind == kind) return id.inode;
+  }
+  return 0;
+}
+
+// File-backed and shared mappings: what stands behind them.
+void capture_mapped_files(CapturedTask& task, const ProcDir& proc, PathChecker& paths) {
+  for (const Vma& vma : task.vmas) {
+    if (vma.inode == 0) continue;
+    char name[96];
+    std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(vma.start),
+                  static_cast<unsigned long long>(vma.end));
+    CapturedMappedFile file;
+    file.start = vma.start;
+    file.path = paths.facts_of(name);
+    file.link_mode = stat_of(proc.borrow(), name, false).mode & 0777;
+    // Without the privilege for map_files the name from smaps has to do.
+    if (file.path.link.empty()) file.path.link = vma.name;
+    task.mapped_files.push_back(std::move(file));
+  }
+}
+
+void capture_process(CapturedTask& task, const TracedProcess& process, const CapturedTask* root) {
+  STASIS_CONTEXT("capturing process", process.host_pid);
+  const ProcDir& proc = process.proc;
+  task.host_pid = process.host_pid;
+  task.zombie = process.zombie;
+  task.stat = proc.read("stat");
+  task.status = proc.read("status");
+  task.parent_host_pid = root ? stat_parent(task.stat) : 0;
+  if (task.zombie) return;
+  task.auxv = proc.read("auxv");
+  task.limits = proc.read("limits");
+  task.cgroup = proc.read("cgroup");
+  task.timers = proc.read_or_empty("timers");  // needs CONFIG_CHECKPOINT_RESTORE
+  task.smaps = proc.read("smaps");
+  task.oom_score_adj = proc.read_or_empty("oom_score_adj");
+  task.loginuid = proc.read_or_empty("loginuid");
+  task.personality = proc.read_or_empty("personality");
+  task.vmas = parse_maps(task.smaps);
+  for (const Vma& vma : task.vmas) {
+    if (vma.name == "[vdso]") task.vdso_start = vma.start;
+  }
+  PathChecker paths(proc);
+  task.exe = paths.facts_of("exe");
+  task.cwd = paths.facts_of("cwd");
+  task.root = paths.facts_of("root");
+  task.namespaces = namespace_ids(proc.borrow());
+  if (!root || namespace_inode(*root, "user") != namespace_inode(task, "user")) {
+    task.uid_map = proc.read_or_empty("uid_map");
+    task.gid_map = proc.read_or_empty("gid_map");
+    task.setgroups = proc.read_or_empty("setgroups");
+  }
+  if (!root || namespace_inode(*root, "time") != namespace_inode(task, "time")) {
+    task.timens_offsets = proc.read_or_empty("timens_offsets");
+  }
+  capture_mapped_files(task, proc, paths);
+  const TracedThread& leader = process.threads.front();
+  task.stopped = leader.group_stop_signal != 0;
+  task.stop_signal = static_cast<uint32_t>(leader.group_stop_signal);
+}
+
+void find_shared(std::vector<CapturedTask>& tasks) {
+  KcmpIndex tables(KCMP_FILES), memories(KCMP_VM), directories(KCMP_FS), handlers(KCMP_SIGHAND);
+  for (uint32_t i = 0; i < tasks.size(); ++i) {
+    CapturedTask& task = tasks[i];
+    if (task.zombie) continue;
+    const std::optional<uint32_t> table = tables.find_or_add(task.host_pid, 0, i);
+    task.fd_table_host_pid = table ? tasks[*table].host_pid : task.host_pid;
+    if (const auto other = memories.find_or_add(task.host_pid, 0, i)) task.shares_vm = tasks[*other].shares_vm = true;
+    if (const auto other = directories.find_or_add(task.host_pid, 0, i)) task.shares_fs = tasks[*other].shares_fs = true;
+    if (const auto other = handlers.find_or_add(task.host_pid, 0, i)) task.shares_sighand = tasks[*other].shares_sighand = true;
+  }
+}
+
+}  // namespace
+
+void capture_tasks(CaptureContext& context) {
+  fault_point("capture_tasks");
+  std::vector<CapturedTask>& tasks = context.data.tasks;
+  tasks.resize(context.tree.processes().size());
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    context.check_abort();
+    capture_process(tasks[i], *context.tree.processes()[i], i == 0 ? nullptr : &tasks[0]);
+  }
+  find_shared(tasks);
+  context.data.proc_locks = sys::try_read_file(AT_FDCWD, "/proc/locks").value;
+}
+
+}  // namespace stasis

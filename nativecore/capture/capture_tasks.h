@@ -1,0 +1,13 @@
+// Processes: /proc texts, exe, cwd, root, namespaces, what they share.
+//
+// Undo: nothing to undo. If we die here: the tracees are released by the kernel.
+#pragma once
+
+#include "capture/capture_context.h"
+
+namespace stasis {
+
+// One CapturedTask per process of the tree, in its order.
+void capture_tasks(CaptureContext& context);
+
+}  // namespace stasis

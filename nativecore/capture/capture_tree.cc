@@ -1,0 +1,36 @@
+#include "capture/capture_tree.h"
+
+#include "base/fault_point.h"
+#include "capture/capture_files.h"
+#include "capture/capture_from_inside.h"
+#include "capture/capture_host.h"
+#include "capture/capture_namespaces.h"
+#include "capture/capture_strangers.h"
+#include "capture/capture_tasks.h"
+#include "capture/capture_threads.h"
+
+namespace stasis {
+
+void capture_tree(CaptureContext& context, PhaseRecorder& phases) {
+  // Beside the tracer, because it needs no ptrace: namespaces, mounts, tmpfs.
+  NamespaceCapture namespaces(context.tree, context.request);
+
+  phases.enter("host");
+  capture_host(context.data.host);  // clocks first: timers are read relative to them
+  phases.enter("tasks");
+  capture_tasks(context);           // address ranges, before the parasite adds one
+  phases.enter("threads");
+  capture_threads(context);         // registers, before the parasite borrows them
+  phases.enter("inside");
+  capture_from_inside(context);
+  phases.enter("files");
+  capture_files(context);
+  phases.enter("strangers");
+  capture_strangers(context);
+  phases.enter("namespaces");
+  namespaces.finish(context.data);
+  context.check_abort();
+  fault_point("metadata_complete");
+}
+
+}  // namespace stasis

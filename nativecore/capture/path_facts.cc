@@ -1,0 +1,82 @@
+#include "capture/path_facts.h"
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/syscall.h>
+
+#include "base/sys.h"
+
+namespace stasis {
+namespace {
+
+constexpr unsigned kMinorBits = 20;
+
+}  // namespace
+
+CapturedStatx to_captured(const struct statx& stat) {
+  CapturedStatx captured;
+  captured.device = static_cast<uint64_t>(stat.stx_dev_major) << kMinorBits | stat.stx_dev_minor;
+  captured.inode = stat.stx_ino;
+  captured.mode = stat.stx_mode;
+  captured.uid = stat.stx_uid;
+  captured.gid = stat.stx_gid;
+  captured.size_bytes = stat.stx_size;
+  captured.rdev = static_cast<uint64_t>(stat.stx_rdev_major) << kMinorBits | stat.stx_rdev_minor;
+  captured.link_count = stat.stx_nlink;
+  captured.blocks = stat.stx_blocks;
+  captured.mount_id = stat.stx_mask & STATX_MNT_ID ? static_cast<int64_t>(stat.stx_mnt_id) : -1;
+  captured.mtime_ns = static_cast<uint64_t>(stat.stx_mtime.tv_sec) * 1'000'000'000u + stat.stx_mtime.tv_nsec;
+  return captured;
+}
+
+CapturedStatx stat_of(int directory, const char* name, bool follow) {
+  const sys::Try<struct statx> stat = sys::try_statx(directory, name, follow ? 0 : AT_SYMLINK_NOFOLLOW);
+  return stat.ok() ? to_captured(stat.value) : CapturedStatx{};
+}
+
+PathChecker::PathChecker(const ProcDir& proc) : proc_(proc) {
+  sys::Try<UniqueFd> root = sys::try_openat(proc.borrow(), "root", O_PATH | O_DIRECTORY);
+  if (root.ok()) root_ = std::move(root.value);
+}
+
+bool PathChecker::names(const std::string& link, const CapturedStatx& stat) {
+  if (link.empty() || link[0] != '/' || !root_.valid()) return false;
+  const auto [entry, is_new] = resolved_.try_emplace(link);
+  if (is_new) {
+    // Symbolic links, absolute ones too, lead where they lead the task.
+    open_how how{};
+    how.flags = O_PATH | O_CLOEXEC;
+    how.resolve = RESOLVE_IN_ROOT;
+    const sys::Try<int64_t> opened = sys::try_syscall(SYS_openat2, static_cast<uint64_t>(root_.borrow()),
+                                                      reinterpret_cast<uint64_t>(link.c_str()), reinterpret_cast<uint64_t>(&how), sizeof how);
+    if (opened.ok()) {
+      const UniqueFd file(static_cast<int>(opened.value));
+      const sys::Try<struct statx> found = sys::try_statx(file.borrow(), "", AT_EMPTY_PATH);
+      if (found.ok()) {
+        const CapturedStatx captured = to_captured(found.value);
+        entry->second = {captured.device, captured.inode};
+      }
+    }
+  }
+  return entry->second.second != 0 && entry->second == std::pair(stat.device, stat.inode);
+}
+
+uint64_t PathChecker::magic_of(const char* name, uint64_t device) {
+  const auto [entry, is_new] = magics_.try_emplace(device);
+  if (is_new) {
+    const std::string path = "/proc/" + std::to_string(proc_.host_pid()) + "/" + name;
+    entry->second = static_cast<uint64_t>(sys::try_statfs_type(path.c_str()).value);
+  }
+  return entry->second;
+}
+
+CapturedPath PathChecker::facts_of(const char* name) {
+  CapturedPath path;
+  path.link = proc_.try_readlink(name).value;
+  path.stat = stat_of(proc_.borrow(), name);
+  path.stat.filesystem_magic = magic_of(name, path.stat.device);
+  path.path_matches = names(path.link, path.stat);
+  return path;
+}
+
+}  // namespace stasis

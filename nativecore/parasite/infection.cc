@@ -1,0 +1,293 @@
+#include "parasite/infection.h"
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "base/fault_point.h"
+#include "base/log_ring.h"
+#include "base/native_error.h"
+#include "parasite/self_return_frame.h"
+#include "trace/ptrace_calls.h"
+
+extern "C" const unsigned char parasite_blob_start[];
+extern "C" const unsigned char parasite_blob_end[];
+
+namespace stasis {
+namespace {
+
+using parasite::ProcessRecord;
+using parasite::ThreadRecord;
+using parasite::TimerRecord;
+
+constexpr uint64_t kPageBytes = 4096;
+// The parasite needs a few hundred bytes. A signal handler may run on this
+// stack if we die between setting registers and blocking signals.
+constexpr uint64_t kStackBytes = 16384;
+constexpr uint64_t kPlainFlags = 0x202;
+constexpr int kSpins = 4000;  // some 50 us: an answer usually takes less than sleeping and waking does
+constexpr long kAttendNanoseconds = 1'000'000;
+
+constexpr uint64_t align(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
+
+}  // namespace
+
+Infection::Infection(FrozenTree& tree, TracedProcess& process, uint64_t syscall_instruction, std::vector<InfectedThread> threads,
+                     const std::vector<int32_t>& timer_ids, const Deadline& deadline)
+    : tree_(tree), process_(process), syscall_instruction_(syscall_instruction), threads_(std::move(threads)) {
+  STASIS_CONTEXT("mapping the parasite", process_.host_pid);
+  STASIS_ASSERT(!threads_.empty());
+  records_.resize(threads_.size());
+  timers_.resize(timer_ids.size());
+  for (size_t i = 0; i < timer_ids.size(); ++i) timers_[i].id = timer_ids[i];
+
+  size_t xstate_bytes = 0;
+  for (const InfectedThread& thread : threads_) xstate_bytes = std::max(xstate_bytes, thread.xstate->size());
+  code_bytes_ = align(static_cast<uint64_t>(parasite_blob_end - parasite_blob_start), 64);
+  const uint64_t timers_offset = align(code_bytes_ + sizeof(ProcessRecord), 64);
+  first_slot_offset_ = align(timers_offset + timers_.size() * sizeof(TimerRecord), 64);
+  slot_bytes_ = align(align(sizeof(ThreadRecord), 64) + self_return_frame_bytes(xstate_bytes) + kStackBytes, 64);
+  region_bytes_ = align(first_slot_offset_ + threads_.size() * slot_bytes_, kPageBytes);
+
+  set_seccomp_suspended(true);
+  try {
+    InfectedThread& leader = threads_.front();
+    fault_point("parasite_map");
+    const int64_t mapped = run_remote_syscall(tree_, *leader.thread, leader.context, syscall_instruction_, SYS_mmap,
+                                              {0, region_bytes_, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS,
+                                               static_cast<uint64_t>(-1), 0},
+                                              deadline);
+    if (mapped < 0) throw NativeError::from_errno("mmap in the target", static_cast<int>(-mapped)).with_pid(process_.host_pid);
+    region_address_ = static_cast<uint64_t>(mapped);
+    fault_point("parasite_mapped");
+    write_region();
+  } catch (...) {
+    // The destructor does not run for an object that was not completed.
+    if (region_address_) {
+      try {
+        put_back(Deadline::in_ms(1000));
+      } catch (const NativeError& error) {
+        log_line("taking the parasite out: %s", error.what());
+      }
+    }
+    set_seccomp_suspended(false);
+    throw;
+  }
+}
+
+Infection::~Infection() {
+  if (region_address_) {
+    try {
+      put_back(Deadline::in_ms(1000));
+    } catch (const NativeError& error) {
+      log_line("taking the parasite out: %s", error.what());
+    }
+  }
+  set_seccomp_suspended(false);
+}
+
+// Only for threads that have a filter: the option needs CAP_SYS_ADMIN, and a
+// tracer that dies takes it along.
+void Infection::set_seccomp_suspended(bool suspended) {
+  if (suspended == seccomp_suspended_) return;
+  for (const InfectedThread& thread : threads_) {
+    if (!thread.seccomp) continue;
+    const uint64_t options = kSeizeOptions | (suspended ? kPtraceOptionSuspendSeccomp : 0);
+    const int error = try_ptrace(PTRACE_SETOPTIONS, thread.thread->host_tid, 0, options);
+    if (error && suspended) throw NativeError::from_errno("PTRACE_O_SUSPEND_SECCOMP", error).with_pid(thread.thread->host_tid);
+  }
+  seccomp_suspended_ = suspended;
+}
+
+// Fills the region through a mapping of the same pages; where map_files is not
+// allowed, through the target's memory.
+void Infection::write_region() {
+  char name[96];
+  std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(region_address_),
+                static_cast<unsigned long long>(region_address_ + region_bytes_));
+  const sys::Try<UniqueFd> file = sys::try_openat(process_.proc.borrow(), name, O_RDWR);
+  if (file.ok()) {
+    sys::Try<sys::Mapping> mapping = sys::try_mmap(0, region_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file.value.borrow());
+    if (mapping.ok()) shared_ = std::move(mapping.value);
+  }
+  if (!shared_.valid()) image_.assign(region_bytes_, 0);
+  unsigned char* const own = shared_.valid() ? shared_.data() : image_.data();
+
+  std::memcpy(own, parasite_blob_start, static_cast<size_t>(parasite_blob_end - parasite_blob_start));
+  process_record_.version = parasite::kAbiVersion;
+  process_record_.timer_count = static_cast<uint32_t>(timers_.size());
+  const uint64_t timers_offset = align(code_bytes_ + sizeof(ProcessRecord), 64);
+  process_record_.timers = region_address_ + timers_offset;
+  std::memcpy(own + code_bytes_, &process_record_, sizeof process_record_);
+  if (!timers_.empty()) std::memcpy(own + timers_offset, timers_.data(), timers_.size() * sizeof(TimerRecord));
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    const InfectedThread& thread = threads_[i];
+    const uint64_t frame_offset = slot_offset(i) + align(sizeof(ThreadRecord), 64);
+    const SelfReturnFrame frame = write_self_return_frame(own + frame_offset, region_address_ + frame_offset, thread.context,
+                                                          *thread.xstate, thread.rseq_abort_ip);
+    ThreadRecord record{};
+    record.frame = frame.stack_pointer;
+    record.frame_altstack = frame.altstack_address;
+    record.process_record = i == 0 ? region_address_ + code_bytes_ : 0;
+    record.state = parasite::kPrepared;
+    std::memcpy(own + slot_offset(i), &record, sizeof record);
+  }
+  if (shared_.valid()) return;
+  const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
+  if (!memory.ok()) throw NativeError::from_errno("openat", memory.error).with_path("/proc/PID/mem");
+  const sys::Try<size_t> written = sys::try_pwrite(memory.value.borrow(), image_.data(), image_.size(), region_address_);
+  if (!written.ok() || written.value != image_.size()) {
+    throw NativeError::from_errno("pwrite", written.ok() ? EIO : written.error).with_path("/proc/PID/mem");
+  }
+}
+
+void Infection::start(const Deadline& deadline) {
+  STASIS_CONTEXT("running the parasite", process_.host_pid);
+  deadline.check("starting the parasite");
+  running_ = true;
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    const pid_t host_tid = threads_[i].thread->host_tid;
+    user_regs_struct registers = threads_[i].context.registers;
+    registers.rip = region_address_;
+    // As after a call: 8 below a multiple of 16.
+    registers.rsp = region_address_ + (slot_offset(i) + slot_bytes_) / 16 * 16 - 8;
+    registers.rdi = region_address_ + slot_offset(i);
+    registers.rax = 0;
+    registers.orig_rax = UINT64_MAX;
+    registers.eflags = kPlainFlags;
+    uint64_t mask = kAllSignals;
+    // Registers before the mask: from the first on, sigreturn restores both.
+    checked_ptrace(PTRACE_SETREGS, host_tid, 0, reinterpret_cast<uint64_t>(&registers));
+    fault_point("parasite_registers_set");
+    checked_ptrace(PTRACE_SETSIGMASK, host_tid, sizeof mask, reinterpret_cast<uint64_t>(&mask));
+    fault_point("parasite_prepared");
+    threads_[i].thread->stopped = false;
+    checked_ptrace(PTRACE_CONT, host_tid, 0, 0);
+  }
+  fault_point("parasite_started");
+}
+
+bool Infection::has_answered(size_t index) {
+  if (shared_.valid()) {
+    const auto* record = reinterpret_cast<const ThreadRecord*>(shared_.data() + slot_offset(index));
+    return __atomic_load_n(&record->state, __ATOMIC_ACQUIRE) != parasite::kPrepared;
+  }
+  uint32_t state = parasite::kPrepared;
+  const sys::Try<size_t> read = sys::try_process_vm_read(
+      process_.host_pid, &state, region_address_ + slot_offset(index) + offsetof(ThreadRecord, state), sizeof state);
+  if (!read.ok()) throw NativeError::from_errno("process_vm_readv", read.error).with_pid(process_.host_pid);
+  return state != parasite::kPrepared;
+}
+
+// A thread that takes its time: killed, or stopped by SIGSTOP, which nobody can block.
+void Infection::attend_stops(size_t index) {
+  TracedThread& thread = *threads_[index].thread;
+  int status = 0;
+  const sys::Try<pid_t> waited = sys::try_waitpid(thread.host_tid, &status, WNOHANG);
+  if (waited.ok() && waited.value == 0) return;
+  if (!waited.ok() || !WIFSTOPPED(status)) {
+    throw NativeError("task_gone", "running the parasite").with_pid(thread.host_tid);
+  }
+  const int signal = WSTOPSIG(status);
+  if (status >> 16 == 0 && signal == SIGSTOP) {
+    thread.deferred_signal = SIGSTOP;
+  } else if (status >> 16 == 0) {
+    // All signals are blocked: this is a fault in the parasite itself.
+    throw NativeError("bug", "signal " + std::to_string(signal) + " in the parasite").with_pid(thread.host_tid);
+  }
+  checked_ptrace(PTRACE_CONT, thread.host_tid, 0, 0);
+}
+
+void Infection::await_answers(const Deadline& deadline) {
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    for (int spin = 0; spin < kSpins && !has_answered(i); ++spin) __builtin_ia32_pause();
+    while (!has_answered(i)) {
+      attend_stops(i);
+      if (deadline.expired()) throw NativeError("deadline", "waiting for the parasite").with_pid(threads_[i].thread->host_tid);
+      const timespec patience{0, kAttendNanoseconds};
+      if (shared_.valid()) {
+        sys::try_syscall(SYS_futex, shared_.address() + slot_offset(i) + offsetof(ThreadRecord, state), FUTEX_WAIT,
+                         parasite::kPrepared, reinterpret_cast<uint64_t>(&patience));
+      } else {
+        sys::try_syscall(SYS_sched_yield);
+      }
+    }
+  }
+}
+
+void Infection::take_out(const Deadline& deadline) {
+  STASIS_CONTEXT("taking the parasite out", process_.host_pid);
+  await_answers(deadline);
+  fault_point("parasite_answered");
+  put_back(deadline);
+  set_seccomp_suspended(false);
+}
+
+void Infection::collect() {
+  if (!shared_.valid()) {
+    const sys::Try<size_t> read = sys::try_process_vm_read(process_.host_pid, image_.data(), region_address_, image_.size());
+    if (!read.ok() || read.value != image_.size()) {
+      throw NativeError::from_errno("process_vm_readv", read.ok() ? EFAULT : read.error).with_pid(process_.host_pid);
+    }
+  }
+  const unsigned char* const own = shared_.valid() ? shared_.data() : image_.data();
+  const uint64_t timers_offset = align(code_bytes_ + sizeof(ProcessRecord), 64);
+  std::memcpy(&process_record_, own + code_bytes_, sizeof process_record_);
+  if (!timers_.empty()) std::memcpy(timers_.data(), own + timers_offset, timers_.size() * sizeof(TimerRecord));
+  for (size_t i = 0; i < threads_.size(); ++i) std::memcpy(&records_[i], own + slot_offset(i), sizeof(ThreadRecord));
+}
+
+// Also the way out of every failure, so it copes with threads in any stage.
+void Infection::put_back(const Deadline& deadline) {
+  bool left_by_itself = false;
+  if (running_) {
+    std::vector<TracedThread*> outside;
+    for (InfectedThread& thread : threads_) {
+      if (!thread.thread->stopped) outside.push_back(thread.thread);
+    }
+    tree_.interrupt(outside, deadline);
+    fault_point("parasite_interrupted");
+    collect();
+    for (size_t i = 0; i < threads_.size(); ++i) {
+      InfectedThread& thread = threads_[i];
+      const uint64_t ip = read_registers(thread.thread->host_tid).rip;
+      if (ip - region_address_ >= region_bytes_) {
+        // We were away for longer than the parasite's patience.
+        if (records_[i].state == parasite::kLeaving) {
+          left_by_itself = true;
+          thread.context = read_interrupted_context(thread.thread->host_tid);
+        }
+        continue;
+      }
+      if (thread.rseq_critical_section_address) {
+        // The kernel cleared the pointer when it saw the thread outside the
+        // section; with it back, the kernel aborts the section as it would have done.
+        const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
+        if (memory.ok()) {
+          sys::try_pwrite(memory.value.borrow(), &thread.rseq_critical_section_address, sizeof(uint64_t), thread.rseq_address + 8);
+        }
+      }
+      restore_interrupted_context(thread.thread->host_tid, thread.context);
+    }
+    running_ = false;
+  }
+  fault_point("parasite_unmap");
+  const uint64_t address = std::exchange(region_address_, 0);
+  InfectedThread& leader = threads_.front();
+  const int64_t unmapped = run_remote_syscall(tree_, *leader.thread, leader.context, syscall_instruction_, SYS_munmap,
+                                              {address, region_bytes_, 0, 0, 0, 0}, deadline);
+  shared_ = sys::Mapping();
+  if (unmapped < 0) throw NativeError::from_errno("munmap in the target", static_cast<int>(-unmapped)).with_pid(process_.host_pid);
+  fault_point("parasite_unmapped");
+  if (left_by_itself) throw NativeError("conflict", "the core was held up for so long that the parasite went home").with_pid(process_.host_pid);
+}
+
+}  // namespace stasis

@@ -1,0 +1,82 @@
+// The parasite in one process: mapped, run once in every thread, taken out.
+//
+// Undo: take_out(), or the destructor.
+// If we die here: while the parasite runs or waits, each thread returns to its
+// interrupted context by itself after at most kWaitNanoseconds; the mapping
+// stays behind, unused. Mapping and unmapping are the hazards of remote_syscall.h.
+// A thread under a seccomp filter that kills on what the parasite calls is not
+// safe in the few microseconds in which it runs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/sys.h"
+#include "parasite/parasite_abi.h"
+#include "trace/frozen_tree.h"
+#include "trace/remote_syscall.h"
+#include "trace/thread_state.h"
+
+namespace stasis {
+
+// What was read from a thread before anything was run in it.
+struct InfectedThread {
+  TracedThread* thread = nullptr;
+  InterruptedContext context;
+  const std::string* xstate = nullptr;
+  uint64_t rseq_address = 0;
+  uint64_t rseq_critical_section_address = 0;  // non-zero if the thread was inside a critical section
+  uint64_t rseq_abort_ip = 0;
+  bool seccomp = false;
+};
+
+class Infection {
+ public:
+  // Maps and prepares; no thread runs yet. `threads` leader first.
+  Infection(FrozenTree& tree, TracedProcess& process, uint64_t syscall_instruction, std::vector<InfectedThread> threads,
+            const std::vector<int32_t>& timer_ids, const Deadline& deadline);
+  Infection(const Infection&) = delete;
+  Infection& operator=(const Infection&) = delete;
+  ~Infection();
+
+  void start(const Deadline& deadline);
+  // Waits until all threads have answered, puts them back and unmaps.
+  // Postconditions: the records are here, nothing of the parasite is there.
+  void take_out(const Deadline& deadline);
+
+  // After take_out().
+  const parasite::ProcessRecord& process_record() const { return process_record_; }
+  const std::vector<parasite::TimerRecord>& timers() const { return timers_; }
+  const parasite::ThreadRecord& thread_record(size_t index) const { return records_[index]; }
+
+ private:
+  uint64_t slot_offset(size_t index) const { return first_slot_offset_ + index * slot_bytes_; }
+  void write_region();
+  void await_answers(const Deadline& deadline);
+  bool has_answered(size_t index);
+  void attend_stops(size_t index);
+  void put_back(const Deadline& deadline);
+  void set_seccomp_suspended(bool suspended);
+  void collect();
+
+  FrozenTree& tree_;
+  TracedProcess& process_;
+  uint64_t syscall_instruction_;
+  std::vector<InfectedThread> threads_;
+  uint64_t code_bytes_ = 0;
+  uint64_t first_slot_offset_ = 0;
+  uint64_t slot_bytes_ = 0;
+  uint64_t region_bytes_ = 0;
+  uint64_t region_address_ = 0;  // in the target; 0 while nothing is mapped
+  sys::Mapping shared_;          // the same pages here; without privilege for map_files: none
+  std::vector<unsigned char> image_;  // the region's content before start, and after, without shared_
+  bool running_ = false;
+  bool seccomp_suspended_ = false;
+
+  parasite::ProcessRecord process_record_{};
+  std::vector<parasite::TimerRecord> timers_;
+  std::vector<parasite::ThreadRecord> records_;
+};
+
+}  // namespace stasis

@@ -1,0 +1,96 @@
+// The parasite: asks the kernel what only the task itself can ask, waits for
+// its host, and returns to the interrupted context by rt_sigreturn if the host
+// does not come. Freestanding; runs with all signals blocked, on its own stack,
+// without touching vector registers. It makes no call that uses the task's
+// restart block, because the target may be in the middle of one that does:
+// the wait is a ppoll(2), which restarts without it.
+#include "parasite/parasite_abi.h"
+
+using namespace stasis::parasite;
+
+namespace {
+
+enum : long {
+  kSysBrk = 12,
+  kSysRtSigaction = 13,
+  kSysGetitimer = 36,
+  kSysSigaltstack = 131,
+  kSysPrctl = 157,
+  kSysFutex = 202,
+  kSysTimerGettime = 224,
+  kSysTimerGetoverrun = 225,
+  kSysPpoll = 271,
+  kSysPrlimit64 = 302,
+  kSysMembarrier = 324,
+};
+
+enum : long {
+  kPrGetPdeathsig = 2,
+  kPrGetDumpable = 3,
+  kPrGetSecurebits = 27,
+  kPrGetTimerslack = 30,
+  kPrGetChildSubreaper = 37,
+  kPrGetTidAddress = 40,
+  kPrGetThpDisable = 42,
+  kFutexWake = 1,
+  kMembarrierGetRegistrations = 1 << 9,
+};
+
+inline long call(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
+  long result;
+  register long r10 __asm__("r10") = d;
+  register long r8 __asm__("r8") = e;
+  __asm__ volatile("syscall" : "=a"(result) : "0"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
+  return result;
+}
+
+inline long address_of(const void* pointer) { return reinterpret_cast<long>(pointer); }
+
+void fill_process(ProcessRecord* record) {
+  for (unsigned i = 0; i < kSignals; ++i) {
+    record->sigaction_errors[i] = static_cast<int32_t>(call(kSysRtSigaction, i + 1, 0, address_of(&record->sigactions[i]), 8));
+  }
+  for (unsigned i = 0; i < 3; ++i) call(kSysGetitimer, i, address_of(&record->itimers[i]));
+  auto* timers = reinterpret_cast<TimerRecord*>(record->timers);
+  for (unsigned i = 0; i < record->timer_count; ++i) {
+    timers[i].error = static_cast<int32_t>(call(kSysTimerGettime, timers[i].id, address_of(&timers[i].value)));
+    timers[i].overrun = static_cast<int32_t>(call(kSysTimerGetoverrun, timers[i].id));
+  }
+  for (unsigned i = 0; i < kResources; ++i) {
+    record->rlimit_errors[i] = static_cast<int32_t>(call(kSysPrlimit64, 0, i, 0, address_of(&record->rlimits[i])));
+  }
+  record->dumpable = static_cast<int32_t>(call(kSysPrctl, kPrGetDumpable));
+  int32_t subreaper = 0;
+  const long subreaper_error = call(kSysPrctl, kPrGetChildSubreaper, address_of(&subreaper));
+  record->child_subreaper = subreaper_error < 0 ? static_cast<int32_t>(subreaper_error) : subreaper;
+  record->thp_disabled = static_cast<int32_t>(call(kSysPrctl, kPrGetThpDisable));
+  record->membarrier_registrations = static_cast<int32_t>(call(kSysMembarrier, kMembarrierGetRegistrations));
+  record->program_break = static_cast<uint64_t>(call(kSysBrk, 0));
+}
+
+void fill_thread(ThreadRecord* record) {
+  record->altstack_error = static_cast<int32_t>(call(kSysSigaltstack, 0, address_of(&record->altstack)));
+  if (record->altstack_error == 0) *reinterpret_cast<KernelStack*>(record->frame_altstack) = record->altstack;
+  record->tid_address_error = static_cast<int32_t>(call(kSysPrctl, kPrGetTidAddress, address_of(&record->tid_address)));
+  int32_t signal = 0;
+  const long signal_error = call(kSysPrctl, kPrGetPdeathsig, address_of(&signal));
+  record->parent_death_signal = signal_error < 0 ? static_cast<int32_t>(signal_error) : signal;
+  record->securebits = static_cast<int32_t>(call(kSysPrctl, kPrGetSecurebits));
+  record->timer_slack_ns = static_cast<int32_t>(call(kSysPrctl, kPrGetTimerslack));
+}
+
+}  // namespace
+
+extern "C" [[gnu::section(".text.entry"), gnu::used, noreturn]] void stasis_parasite_entry(ThreadRecord* record) {
+  fill_thread(record);
+  if (record->process_record) fill_process(reinterpret_cast<ProcessRecord*>(record->process_record));
+  __atomic_store_n(&record->state, kDone, __ATOMIC_RELEASE);
+  call(kSysFutex, address_of(&record->state), kFutexWake, 1);
+  // The host interrupts this wait and puts the thread back itself. It ends only
+  // if the host has died.
+  KernelTimespec patience = {0, static_cast<int64_t>(kWaitNanoseconds)};
+  call(kSysPpoll, 0, 0, address_of(&patience), 0, 8);
+  __atomic_store_n(&record->state, kLeaving, __ATOMIC_RELEASE);
+  __asm__ volatile("mov %0, %%rsp\n\tmov $15, %%eax\n\tsyscall\n\tud2" : : "r"(record->frame) : "memory");
+  __builtin_unreachable();
+}
