@@ -6,3 +6,7 @@ export { compilePlan, type CompiledPlan } from './compile.js';
 export type { ImageModel, ImageTask } from './compile-context.js';
 export type { CompileOptions, EncodeOptions, KernelFacts } from './options.js';
 export { imageFileName, type ImageFile, type ImageSource } from './image-set.js';
+export { describeImages } from './describe.js';
+export type * from './describe.js';
+export { printPlan, printStep, type StepPosition } from './plan/print.js';
+export { verifyPlan } from './plan/verify.js';
