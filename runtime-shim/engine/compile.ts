@@ -1,6 +1,5 @@
 // Images to plan: the rooms turn the model into steps; nothing is executed.
 import type { Plan } from '../../nativecore/schema/messages.js';
-import type { PartialMessage } from '../../oci-spec/protobuf-codec.js';
 import { StasisError, type Degradation } from '../errors/index.js';
 import { CompileContext, type ImageModel } from './compile-context.js';
 import type { CompileOptions } from './options.js';
@@ -8,7 +7,7 @@ import { kMaximalHoleBytes, kUsualHoleBytes, neededHoleBytes } from './plan/hole
 import { rooms } from './resources/index.js';
 
 export interface CompiledPlan {
-  readonly plan: PartialMessage<Plan>;
+  readonly plan: Plan;
   readonly objections: readonly StasisError[];
   readonly degradations: readonly Degradation[];
 }

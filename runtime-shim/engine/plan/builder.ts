@@ -3,12 +3,12 @@
 import {
   Phase,
   type Arg,
+  type Blob,
   type Plan,
   type PlanTask,
   type Release,
   type Step,
 } from '../../../nativecore/schema/messages.js';
-import type { PartialMessage } from '../../../oci-spec/protobuf-codec.js';
 
 export { Phase } from '../../../nativecore/schema/messages.js';
 export type PhaseValue = (typeof Phase)[keyof typeof Phase];
@@ -52,13 +52,13 @@ export class TaskBuilder {
   readonly from: string;
   setTid: readonly number[];
   cloneFlags = 0n;
-  release: PartialMessage<Release> | undefined;
+  release: Release | undefined;
   stopped = false;
   uffdSlot: SlotRef | undefined;
   readonly fills: { method: number; address: bigint; pageCount: bigint; pageFile: number; fileOffsetBytes: bigint }[] =
     [];
   readonly uffdRanges: { address: bigint; lengthBytes: bigint }[] = [];
-  readonly #steps = new Map<PhaseValue, PartialMessage<Step>[]>();
+  readonly #steps = new Map<PhaseValue, Step[]>();
 
   constructor(index: number, kind: TaskKind, parent: number, setTid: readonly number[], from: string) {
     this.index = index;
@@ -70,13 +70,13 @@ export class TaskBuilder {
 
   /** Appends one system call or built-in operation to a phase of this task. */
   step(phase: PhaseValue, op: string, args: readonly Operand[], options: StepOptions): void {
-    const step: PartialMessage<Step> = {
+    const step: Step = {
       op,
       args: args.map(toArg),
       outSlot: options.out?.slot ?? 0,
       hasExpected: options.expected !== undefined,
       expected: options.expected === undefined ? 0n : BigInt.asUintN(64, BigInt(options.expected)),
-      toleratedErrnos: options.tolerate ?? [],
+      toleratedErrnos: [...(options.tolerate ?? [])],
       from: options.from,
       note: options.note ?? '',
     };
@@ -85,12 +85,12 @@ export class TaskBuilder {
     else steps.push(step);
   }
 
-  message(): PartialMessage<PlanTask> {
+  message(): PlanTask {
     const phases = [...this.#steps.entries()].sort(([a], [b]) => a - b);
     return {
       kind: kindValue[this.kind],
       parent: this.parent,
-      setTid: this.setTid,
+      setTid: [...this.setTid],
       cloneFlags: this.cloneFlags,
       phases: phases.map(([phase, steps]) => ({ phase, steps })),
       release: this.release,
@@ -107,7 +107,7 @@ export class PlanBuilder {
   readonly tasks: TaskBuilder[] = [];
   hole: { address: bigint; lengthBytes: bigint } = { address: 0n, lengthBytes: 0n };
   #slots = 0;
-  readonly #blobs: { data: Uint8Array; relocations: object[]; lengthBytes: bigint }[] = [];
+  readonly #blobs: Blob[] = [];
   readonly #blobsByText = new Map<string, BlobRef>();
   readonly #externals = new Map<string, { slot: SlotRef; descriptor: number }>();
   readonly #pageFiles: string[] = [];
@@ -166,12 +166,12 @@ export class PlanBuilder {
     return at >= 0 ? at : this.#pageFiles.push(name) - 1;
   }
 
-  message(imageDigest: string): PartialMessage<Plan> {
+  message(imageDigest: string): Plan {
     return {
       version: 1,
       hole: this.hole,
       tasks: this.tasks.map((task) => task.message()),
-      blobs: this.#blobs as PartialMessage<Plan>['blobs'],
+      blobs: this.#blobs,
       slotCount: this.#slots,
       externals: [...this.#externals].map(([name, { slot, descriptor }]) => ({ name, slot: slot.slot, descriptor })),
       pageFiles: this.#pageFiles,
@@ -180,7 +180,7 @@ export class PlanBuilder {
   }
 }
 
-function toArg(operand: Operand): PartialMessage<Arg> {
+function toArg(operand: Operand): Arg {
   if (typeof operand === 'bigint' || typeof operand === 'number')
     return { immediate: BigInt.asUintN(64, BigInt(operand)) };
   if ('slot' in operand) return { slot: operand.slot };

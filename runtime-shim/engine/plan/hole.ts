@@ -1,7 +1,6 @@
 // Where the restore itself lives while it builds address spaces: a range that
 // no task uses. The kernel backs only what is used of it.
 import type { Plan } from '../../../nativecore/schema/messages.js';
-import type { PartialMessage } from '../../../oci-spec/protobuf-codec.js';
 
 export interface HoleRange {
   address: bigint;
@@ -36,18 +35,18 @@ const kStepBytesInHole = 96n + 16n;
 const kRelocationBytes = 16n;
 
 /** At least what the executor needs for this plan, in whole 2 MiB. */
-export function neededHoleBytes(plan: PartialMessage<Plan>): bigint {
-  let bytes = kFixedBytes + 8n * BigInt((plan.slotCount ?? 0) + 1);
+export function neededHoleBytes(plan: Plan): bigint {
+  let bytes = kFixedBytes + 8n * BigInt(plan.slotCount + 1);
   let relocations = 0n;
-  for (const blob of plan.blobs ?? []) {
-    const length = BigInt(Math.max(blob.data?.length ?? 0, Number(blob.lengthBytes ?? 0n)));
+  for (const blob of plan.blobs) {
+    const length = BigInt(Math.max(blob.data.length, Number(blob.lengthBytes)));
     bytes += length + 16n;
-    relocations += BigInt(blob.relocations?.length ?? 0);
+    relocations += BigInt(blob.relocations.length);
   }
   let steps = 0n;
-  for (const task of plan.tasks ?? []) {
+  for (const task of plan.tasks) {
     bytes += kTaskBytes;
-    for (const phase of task.phases ?? []) steps += BigInt(phase.steps?.length ?? 0);
+    for (const phase of task.phases) steps += BigInt(phase.steps.length);
   }
   // a blob with relocations is usually named by one step; a few name it twice
   bytes += steps * kStepBytesInHole + 4n * relocations * kRelocationBytes;
