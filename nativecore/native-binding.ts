@@ -16,6 +16,10 @@ export interface NativeKernelFacts {
   readonly userfaultfd: boolean;
   readonly xsaveSizeBytes: number;
   readonly pageSize: number;
+  readonly pagemapScan: boolean;
+  readonly kcmp: boolean;
+  readonly pidfdGetfd: boolean;
+  readonly clone3: boolean;
 }
 
 export interface NativeBinding {

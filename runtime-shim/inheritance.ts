@@ -18,7 +18,7 @@ import type { Bundle } from './bundle.js';
 import type { ImageInput } from './image-input.js';
 
 export interface Inheritance {
-  readonly compileOptions: Pick<CompileOptions, 'externalMounts' | 'inherited' | 'joinNamespaces' | 'newNamespaces'>;
+  readonly compileOptions: Pick<CompileOptions, 'externalMounts' | 'externalFileMounts' | 'inherited' | 'joinNamespaces' | 'newNamespaces'>;
   /** In the order of the core's numbers, from kFirstExternalDescriptor. */
   readonly ownFds: readonly number[];
   readonly uidMap: IdMap[];
@@ -45,7 +45,7 @@ export function inheritFromBundle(request: { readonly bundle: Bundle; readonly i
     if (descriptor !== undefined) inherited.set(key, descriptor);
   }
   return {
-    compileOptions: { externalMounts: externals.mounts, inherited, joinNamespaces, newNamespaces: externals.newNamespaces },
+    compileOptions: { externalMounts: externals.mounts, externalFileMounts: externals.fileMounts, inherited, joinNamespaces, newNamespaces: externals.newNamespaces },
     ownFds,
     uidMap: (bundle.spec.linux?.uidMappings ?? []).map(toIdMap),
     gidMap: (bundle.spec.linux?.gidMappings ?? []).map(toIdMap),

@@ -2,6 +2,8 @@
 // the vdso, userfaultfd, the size of the extended state.
 #include <cpuid.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/kcmp.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -62,9 +64,22 @@ uint32_t xsave_size_bytes() {
   return __get_cpuid_count(0xD, 0, &eax, &ebx, &ecx, &edx) != 0 ? ebx : 0;
 }
 
+// Linux 6.7: struct pm_scan_arg is 96 bytes, its first member is its size. Older kernel headers lack both.
+bool has_pagemap_scan() {
+  UniqueFd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  if (!pagemap.valid()) return false;
+  uint64_t argument[12] = {sizeof argument};  // an empty range: nothing is scanned
+  return ::ioctl(pagemap.borrow(), _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, sizeof argument), argument) == 0;
+}
+
+bool has_kcmp() { return ::syscall(SYS_kcmp, ::getpid(), ::getpid(), KCMP_FILES, 0, 0) == 0; }
+
+// Any answer but ENOSYS means that the call is there.
+bool has_call(long number) { return ::syscall(number, -1, 0, 0) >= 0 || errno != ENOSYS; }
+
 }  // namespace
 
-// getKernelFacts() -> { vdsoSpanBytes, vdsoOffsetBytes, vdso: Buffer, userfaultfd, xsaveSizeBytes, pageSize }
+// getKernelFacts() -> { vdsoSpanBytes, vdsoOffsetBytes, vdso: Buffer, userfaultfd, xsaveSizeBytes, pageSize, pagemapScan, kcmp, pidfdGetfd, clone3 }
 Napi::Value get_kernel_facts(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   VdsoArea area = find_vdso();
@@ -74,6 +89,10 @@ Napi::Value get_kernel_facts(const Napi::CallbackInfo& info) {
   facts.Set("vdso", Napi::Buffer<uint8_t>::Copy(env, reinterpret_cast<const uint8_t*>(area.vdso), area.vdso_end - area.vdso));
   facts.Set("userfaultfd", Napi::Boolean::New(env, has_userfaultfd()));
   facts.Set("xsaveSizeBytes", Napi::Number::New(env, xsave_size_bytes()));
+  facts.Set("pagemapScan", Napi::Boolean::New(env, has_pagemap_scan()));
+  facts.Set("kcmp", Napi::Boolean::New(env, has_kcmp()));
+  facts.Set("pidfdGetfd", Napi::Boolean::New(env, has_call(SYS_pidfd_getfd)));
+  facts.Set("clone3", Napi::Boolean::New(env, has_call(SYS_clone3)));
   facts.Set("pageSize", Napi::Number::New(env, static_cast<double>(::sysconf(_SC_PAGESIZE))));
   return facts;
 }

@@ -67,6 +67,8 @@ export function checkpointExternals(state: RuncState, layout: CgroupLayout): Che
 export interface RestoreExternals {
   /** Key -> host path. */
   readonly mounts: ReadonlyMap<string, string>;
+  /** Keys whose host path is no directory. */
+  readonly fileMounts: ReadonlySet<string>;
   /** Namespaces to join: kind as in /proc/PID/ns -> path. */
   readonly joinNamespaces: ReadonlyMap<string, string>;
   /** Kinds that the spec wants anew. */
@@ -97,7 +99,8 @@ export function restoreExternals(spec: RuntimeConfig, bundle: string, rootfs: st
     if (path === '') newNamespaces.add(namespaceProcNames[type]);
     else joinNamespaces.set(namespaceProcNames[type], path);
   }
-  return { mounts, joinNamespaces, newNamespaces };
+  const fileMounts = new Set([...mounts].filter(([, path]) => isFile(path)).map(([key]) => key));
+  return { mounts, fileMounts, joinNamespaces, newNamespaces };
 }
 
 /** Open descriptors of the namespaces to join; the caller closes them. */

@@ -153,7 +153,16 @@ function checkMounts(claims: ImageClaims, spec: RuntimeConfig): StasisError[] {
     }
   }
   for (const mount of spec.mounts) {
-    if ((parseMountOptions(mount.options).flags & MS_RDONLY) !== 0) demand(mount.destination, 'mounts');
+    if ((parseMountOptions(mount.options).flags & MS_RDONLY) === 0) continue;
+    if (mount.type !== 'cgroup') {
+      demand(mount.destination, 'mounts');
+      continue;
+    }
+    // On v1 a writable tmpfs holds the mount points; the option is about the hierarchies in it.
+    const top = normalize(mount.destination);
+    for (const [path, { fsType }] of visible) {
+      if (fsType.startsWith('cgroup') && (path === top || path.startsWith(`${top}/`))) demand(path, 'mounts');
+    }
   }
   for (const path of spec.linux?.readonlyPaths ?? []) demand(path, 'linux.readonlyPaths');
   return problems;

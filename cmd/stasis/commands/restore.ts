@@ -1,0 +1,76 @@
+// restore <container-id>: bring a container back from its images.
+import { constants } from 'node:os';
+import { resolve } from 'node:path';
+import { nativeBinding } from '../../../nativecore/index.js';
+import { restoreOptions } from '../../../oci-spec/runtime-options.js';
+import { deleteContainer } from '../../../runtime-shim/container/index.js';
+import { StasisError } from '../../../runtime-shim/errors/index.js';
+import { restoreContainer } from '../../../runtime-shim/restore.js';
+import { restoreDefaults } from '../../../runtime-shim/restore-request.js';
+import { requireRoot } from '../../require-root.js';
+import { flag, text, type Command } from '../command.js';
+
+export const restoreCommand: Command = {
+  verb: 'restore',
+  describe: 'Bring a container back from its images, under the bundle that is given.',
+  positional: 'container-id',
+  options: restoreOptions,
+  runtimeVerb: true,
+  run: async (given, id, context) => {
+    requireRoot(`restore container ${JSON.stringify(id)}`);
+    if (context.globals.systemdCgroup) {
+      throw new StasisError({
+        code: 'OPTION_NOT_BUILT',
+        message: 'cannot use --systemd-cgroup with restore: the systemd cgroup driver is not built yet',
+        hint: 'use the cgroupfs driver (podman: --cgroup-manager=cgroupfs)',
+      });
+    }
+    const path = (name: string): string | undefined => {
+      const value = text(given, name);
+      return value === undefined ? undefined : resolve(context.cwd, value);
+    };
+    const detach = flag(given, 'detach');
+    // In the foreground the container becomes our child when the core goes, whatever the caller says.
+    if (!detach || !flag(given, 'no-subreaper')) nativeBinding().setChildSubreaper(true);
+    const restored = await restoreContainer({
+      ...restoreDefaults,
+      root: context.globals.root,
+      id,
+      bundle: path('bundle') ?? context.cwd,
+      imagePath: path('image-path') ?? resolve(context.cwd, 'checkpoint'),
+      workPath: path('work-path'),
+      pidFile: path('pid-file'),
+      noPivot: flag(given, 'no-pivot'),
+      noNewKeyring: flag(given, 'no-new-keyring'),
+      shellJob: flag(given, 'shell-job'),
+      signal: context.signal,
+    });
+    for (const { message } of restored.degradations) context.warn(message);
+    if (detach) return 0;
+    const status = await stayWith(restored.initHostPid);
+    await deleteContainer(restored.base, { root: context.globals.root, id, systemdCgroup: false });
+    return status;
+  },
+};
+
+/** Passes signals on and waits for init's end; its status is ours. */
+async function stayWith(initHostPid: number): Promise<number> {
+  for (const signal of Object.keys(constants.signals) as NodeJS.Signals[]) {
+    // These are about ourselves, or cannot be caught.
+    if (['SIGKILL', 'SIGSTOP', 'SIGCHLD', 'SIGPIPE', 'SIGURG', 'SIGPROF', 'SIGSEGV', 'SIGBUS', 'SIGFPE', 'SIGILL'].includes(signal)) continue;
+    try {
+      process.removeAllListeners(signal);
+      process.on(signal, () => {
+        try {
+          process.kill(initHostPid, signal);
+        } catch {
+          // It has just ended; waitForExit says so.
+        }
+      });
+    } catch {
+      // libuv keeps a few for itself.
+    }
+  }
+  const { code, signal } = await nativeBinding().waitForExit(initHostPid);
+  return signal === 0 ? code : 128 + signal;
+}

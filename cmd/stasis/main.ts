@@ -1,0 +1,170 @@
+// stasis: our own verbs of the runtime, and the ones for people. The launcher
+// sends every other verb to the base runtime before node is ever started.
+import { resolve } from 'node:path';
+import yargs from 'yargs';
+import { globalOptions, type RuntimeOption } from '../../oci-spec/runtime-options.js';
+import { exitStatusOfKind, StasisError } from '../../runtime-shim/errors/index.js';
+import { canonicalArguments, refuseUnbuilt, usage } from '../arguments.js';
+import { errorDetails, errorSentence } from '../render/error.js';
+import { appendLog, logRecord, type LogFormat } from '../render/log.js';
+import { versionText } from '../version.js';
+import { checkCommand } from './commands/check.js';
+import { checkpointCommand } from './commands/checkpoint.js';
+import { inspectCommand } from './commands/inspect.js';
+import { planCommand } from './commands/plan.js';
+import { restoreCommand } from './commands/restore.js';
+import { flag, text, type Command, type Given } from './command.js';
+
+const commands: readonly Command[] = [checkpointCommand, restoreCommand, checkCommand, planCommand, inspectCommand];
+const common: readonly RuntimeOption[] = [
+  { name: 'help', alias: 'h', type: 'boolean', describe: 'show this' },
+  { name: 'version', alias: 'v', type: 'boolean', describe: 'show the version' },
+  ...globalOptions,
+];
+
+interface Log {
+  readonly path: string | undefined;
+  readonly format: LogFormat;
+  readonly debug: boolean;
+}
+
+async function main(words: readonly string[]): Promise<number> {
+  const log = findLog(words);
+  let command: Command | undefined;
+  try {
+    command = commands.find(({ verb }) => verb === verbOf(words));
+    const options = [...common, ...(command?.options ?? [])];
+    const canonical = canonicalArguments(words, options);
+    const program = describeProgram(command, options);
+    const given = (await program.parse(canonical)) as Given & { _: readonly (string | number)[] };
+    const [verb, ...positionals] = given._.map(String);
+    if (flag(given, 'version') || verb === 'version') return print(versionText());
+    if (flag(given, 'help') || command === undefined) return print(await program.getHelp());
+    refuseUnbuilt(given, options);
+    refuseWrongCount(command, positionals);
+    const abort = abortOnSignals();
+    return await command.run(given, positionals[0] ?? '', {
+      cwd: process.cwd(),
+      environment: process.env,
+      signal: abort.signal,
+      globals: { root: stateRoot(text(given, 'root'), process.env), systemdCgroup: flag(given, 'systemd-cgroup') },
+      warn: (message) => void (log.path !== undefined && appendLog(log.path, logRecord(log.format, 'warning', message, new Date()))),
+      print,
+    });
+  } catch (error) {
+    report(error, log);
+    if (command?.runtimeVerb !== false || !(error instanceof StasisError)) return 1;
+    return exitStatusOfKind[error.kind];
+  }
+}
+
+/** Looked for before anything is parsed: a malformed command line is reported there as well. */
+function findLog(words: readonly string[]): Log {
+  const value = (name: string): string | undefined => {
+    for (let at = words.length - 1; at >= 0; at -= 1) {
+      const [flagName, ...rest] = words[at]!.replace(/^--?/, '').split('=');
+      if (!words[at]!.startsWith('-') || flagName !== name) continue;
+      return rest.length > 0 ? rest.join('=') : words[at + 1];
+    }
+    return undefined;
+  };
+  const path = value('log');
+  return {
+    path: path === '' ? undefined : path,
+    format: value('log-format') === 'json' ? 'json' : 'text',
+    debug: words.includes('--debug') || words.includes('-debug'),
+  };
+}
+
+/** The first word that is neither a flag nor a global flag's value, as the launcher finds it. */
+function verbOf(words: readonly string[]): string | undefined {
+  for (let at = 0; at < words.length; at += 1) {
+    const word = words[at]!;
+    if (word === '--') return words[at + 1];
+    if (!word.startsWith('-') || word === '-') return word;
+    const option = globalOptions.find(({ name }) => name === word.replace(/^--?/, ''));
+    if (option !== undefined && option.type !== 'boolean') at += 1;
+  }
+  return undefined;
+}
+
+function describeProgram(command: Command | undefined, options: readonly RuntimeOption[]) {
+  const program = yargs([])
+    .scriptName('stasis')
+    .usage(command === undefined ? usageText() : `stasis ${command.verb} [options]${command.positional === undefined ? '' : ` <${command.positional}>`}\n\n${command.describe}`)
+    .help(false)
+    .version(false)
+    .exitProcess(false)
+    .fail((message: string, error: Error | undefined) => {
+      throw error ?? usage(message);
+    })
+    .parserConfiguration({
+      'boolean-negation': false,
+      'camel-case-expansion': false,
+      'dot-notation': false,
+      // podman may give --leave-running twice; the last one counts.
+      'duplicate-arguments-array': false,
+      'parse-numbers': false,
+      'parse-positional-numbers': false,
+      'short-option-groups': false,
+    });
+  for (const option of options) {
+    program.option(option.name, {
+      type: option.type === 'list' ? 'array' : option.type,
+      describe: option.refused === undefined ? option.describe : `${option.describe} (not built yet)`,
+      ...(option.alias === undefined ? {} : { alias: option.alias }),
+    });
+  }
+  return program.wrap(100);
+}
+
+function usageText(): string {
+  return [
+    'stasis [global options] <verb> [options]',
+    '',
+    ...commands.map(({ verb, describe }) => `  ${verb.padEnd(12)}${describe}`),
+    '',
+    'Every other verb (create, start, run, state, kill, delete, exec, list, ...) is the base',
+    'runtime\'s (runc or crun) and is passed on to it unchanged.',
+  ].join('\n');
+}
+
+function refuseWrongCount(command: Command, positionals: readonly string[]): void {
+  const wanted = command.positional === undefined ? 0 : 1;
+  if (positionals.length === wanted) return;
+  throw usage(`stasis: "${command.verb}" requires exactly ${wanted} argument(s)`, `see "stasis ${command.verb} --help"`);
+}
+
+/** runc's default; an empty XDG_RUNTIME_DIR is an unset one, and real root does not use it. */
+function stateRoot(given: string | undefined, environment: NodeJS.ProcessEnv): string {
+  if (given !== undefined) {
+    const root = resolve(given);
+    if (root === '/') throw usage('Option --root argument should not be set to /');
+    return root;
+  }
+  const runtimeDirectory = environment['XDG_RUNTIME_DIR'] ?? '';
+  return process.geteuid?.() === 0 || runtimeDirectory === '' ? '/run/runc' : `${runtimeDirectory}/runc`;
+}
+
+function abortOnSignals(): AbortController {
+  const abort = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => abort.abort());
+  return abort;
+}
+
+function print(text: string): number {
+  process.stdout.write(text.endsWith('\n') ? text : `${text}\n`);
+  return 0;
+}
+
+/** As runc: a record in the log and the plain sentence on stderr, last. Without a log there is room for the details. */
+function report(error: unknown, log: Log): void {
+  const sentence = errorSentence(error);
+  const logged = log.path !== undefined && appendLog(log.path, logRecord(log.format, 'error', sentence, new Date()));
+  const details = logged && !log.debug ? [] : errorDetails(error, log.debug);
+  process.stderr.write(`${[...details, sentence].join('\n')}\n`);
+}
+
+// Whoever reads our output may stop early; that is no failure of ours.
+process.stdout.on('error', () => undefined);
+process.exitCode = await main(process.argv.slice(2));

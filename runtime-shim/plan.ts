@@ -1,0 +1,77 @@
+// Looking at images without restoring them: the plan that a restore would run,
+// and the decoded model for whoever describes it.
+import { boundaryCodec, type Plan } from '../nativecore/index.js';
+import { compilePlan, decodeImages, type CompiledPlan, type ImageModel } from './engine/index.js';
+import { checkPolicy, readCgroupLayout } from './container/index.js';
+import type { StasisError } from './errors/index.js';
+import { readBundle } from './bundle.js';
+import { collectClaims } from './image-claims.js';
+import { ImageInput } from './image-input.js';
+import { inheritFromBundle } from './inheritance.js';
+import { kernelFacts } from './restore-steps.js';
+
+export function readImages<Result>(imagePath: string, use: (images: ImageInput, model: ImageModel) => Result): Result {
+  using images = new ImageInput(imagePath);
+  return use(images, decodeImages(images));
+}
+
+export interface PlannedRestore extends Omit<CompiledPlan, 'plan'> {
+  readonly plan: Plan;
+}
+
+/** With a bundle, as restoreContainer would compile it; without, as for a bare process tree in an empty place. */
+export function planContainer(request: { readonly imagePath: string; readonly bundle: string | undefined }): PlannedRestore {
+  return readImages(request.imagePath, (images, model): PlannedRestore => {
+    const kernel = kernelFacts();
+    if (request.bundle === undefined) {
+      return complete(compilePlan(model, {
+        rootfs: '/rootfs',
+        yardDirectory: '/yard',
+        externalMounts: new EveryKey(),
+        inherited: new EveryDescriptor(),
+        joinNamespaces: new Map(),
+        emptyNetNamespace: true,
+        shellJob: true,
+        kernel,
+      }));
+    }
+    const bundle = readBundle(request.bundle);
+    const refused: readonly StasisError[] = checkPolicy(collectClaims(model), bundle.spec);
+    using inheritance = inheritFromBundle({ bundle, images, layout: readCgroupLayout(), id: 'plan' });
+    const compiled = compilePlan(model, {
+      ...inheritance.compileOptions,
+      rootfs: bundle.rootfs,
+      yardDirectory: '/yard',
+      emptyNetNamespace: true,
+      shellJob: true,
+      kernel,
+    });
+    return complete({ ...compiled, objections: [...refused, ...compiled.objections] });
+  });
+}
+
+/** The plan as the executor would read it: every field there. */
+function complete(compiled: CompiledPlan): PlannedRestore {
+  const codec = boundaryCodec();
+  return { ...compiled, plan: codec.decode('stasis.plan.Plan', codec.encode('stasis.plan.Plan', compiled.plan)) };
+}
+
+/** Without a bundle nobody says where external mounts come from: the key stands for the path. */
+class EveryKey extends Map<string, string> {
+  override has(): boolean {
+    return true;
+  }
+  override get(key: string): string {
+    return key;
+  }
+}
+
+/** Any external name gets a descriptor of its own. */
+class EveryDescriptor extends Map<string, number> {
+  override get(name: string): number {
+    const known = super.get(name);
+    if (known !== undefined) return known;
+    this.set(name, 10 + this.size);
+    return super.get(name)!;
+  }
+}
