@@ -75,7 +75,8 @@ function externalKeyOf(ctx: CompileContext, kind: NamespaceKind): string | undef
 export function createsNamespace(ctx: CompileContext, kind: NamespaceKind): boolean {
   if (joinedNamespace(ctx, kind) !== undefined) return false;
   const wanted = ctx.options.newNamespaces;
-  return wanted === undefined ? imageNamespaceId(ctx, kind) !== undefined : wanted.has(kind);
+  if (wanted !== undefined) return wanted.has(kind);
+  return imageNamespaceId(ctx, kind) !== undefined && externalKeyOf(ctx, kind) === undefined;
 }
 
 export const namespacesRoom: Room = {

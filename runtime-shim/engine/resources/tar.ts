@@ -131,7 +131,9 @@ class TarReader {
     let pax = new Map<string, Buffer>();
     let longName: Buffer | undefined;
     let longLink: Buffer | undefined;
-    while (this.#at + kBlock <= this.#bytes.length) {
+    for (;;) {
+      // An archive ends with blocks of zeros: one without has lost its end.
+      if (this.#at + kBlock > this.#bytes.length) throw new TarError('ends without its end mark');
       const block = this.#bytes.subarray(this.#at, this.#at + kBlock);
       if (block.every((byte) => byte === 0)) break;
       checkSum(block, this.#at);
