@@ -311,9 +311,7 @@ export function openBelowRoot(
   from: string,
 ): SlotRef {
   const low = ctx.plan.slot(path);
-  const how = ctx.plan.blob(
-    openHow(openFlagsOf(flags) | kOCloexec | kONoCtty, 0, kResolveInRoot | kResolveNoMagiclinks),
-  );
+  const how = ctx.plan.blob(openHow(openFlagsOf(flags), 0, kResolveInRoot | kResolveNoMagiclinks));
   task.step(phase, 'openat2', [namespaceRoot(ctx), ctx.plan.text(path), how, kOpenHowBytes], {
     out: low,
     from,
@@ -324,14 +322,24 @@ export function openBelowRoot(
 
 /** Flags that make sense when a file is opened again: nothing that creates or cuts, and what openat2 accepts. */
 function openFlagsOf(flags: number): number {
-  if ((flags & kOPath) !== 0) return flags & (kOPath | kODirectory | kONofollow);
-  return flags & ~(kOCreate | kOExclusive | kOTruncate | kOAsync | kOTmpfile | kOCloexec);
+  if ((flags & kOPath) !== 0) return (flags & (kOPath | kODirectory | kONofollow)) | kOCloexec;
+  // A terminal among the files must not become the controlling one.
+  return (flags & ~(kOCreate | kOExclusive | kOTruncate | kOAsync | kOTmpfile)) | kOCloexec | kONoCtty;
 }
 
-/** The entry's inherited descriptor, if the restoring side provides one under any of these names. */
-export function inheritedSlot(ctx: CompileContext, names: readonly string[]): SlotRef | undefined {
+/**
+ * The descriptor that the restoring side provides under one of these names.
+ * `needed`: the images say that it comes from outside; a plan that is only
+ * printed gets any number for it then.
+ */
+export function inheritedSlot(
+  ctx: CompileContext,
+  names: readonly string[],
+  options: { readonly needed: boolean },
+): SlotRef | undefined {
+  const { inherited } = ctx.options;
   for (const name of names) {
-    const descriptor = ctx.options.inherited.get(name);
+    const descriptor = options.needed || inherited.has(name) ? inherited.get(name) : undefined;
     if (descriptor !== undefined) return ctx.plan.external(name, descriptor);
   }
   return undefined;

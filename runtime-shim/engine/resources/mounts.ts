@@ -58,25 +58,6 @@ export const mountsRoom: Room = {
   compile: compileMountTree,
 };
 
-/** Mount points whose tmpfs content has to be in the capture. Decided before the freeze, from the mountinfo of that moment. */
-export function tmpfsMountPoints(mountinfo: Uint8Array, externalMounts: ReadonlyMap<string, string>): string[] {
-  const seen = new Set<number>();
-  const points: string[] = [];
-  for (const mount of parseMountinfo(mountinfo)) {
-    if (
-      mount.type !== 'tmpfs' ||
-      mount.root !== '/' ||
-      mount.mountPoint === '/' ||
-      externalMounts.has(mount.mountPoint) ||
-      seen.has(mount.device)
-    )
-      continue;
-    seen.add(mount.device);
-    points.push(mount.mountPoint);
-  }
-  return points;
-}
-
 function encode(ctx: EncodeContext): void {
   const namespace = namespaceOf(ctx, 'mnt');
   if (namespace === undefined || namespace.own) return;

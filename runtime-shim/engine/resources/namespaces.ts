@@ -59,7 +59,7 @@ export function joinedNamespace(ctx: CompileContext, kind: NamespaceKind): Retur
   const given = ctx.options.joinNamespaces.get(kind);
   if (given !== undefined) return ctx.plan.external(`namespace ${kind}`, given);
   const key = externalKeyOf(ctx, kind);
-  return key === undefined ? undefined : inheritedSlot(ctx, [key]);
+  return key === undefined ? undefined : inheritedSlot(ctx, [key], { needed: true });
 }
 
 /** Key under which the images expect an external namespace. */

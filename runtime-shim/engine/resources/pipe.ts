@@ -119,7 +119,7 @@ export const pipeRoom: FileRoom = {
   compile(entry, ctx) {
     const end = pipeOf(entry);
     const from = `file[${entry.id}]`;
-    const external = inheritedSlot(ctx, [`pipe:[${end.pipe_id}]`]);
+    const external = inheritedSlot(ctx, [`pipe:[${end.pipe_id}]`], { needed: false });
     if (external !== undefined) return holdInherited(ctx, external, from);
 
     const pipe = openPipe(end.pipe_id, ctx, from);

@@ -59,7 +59,7 @@ export const regularFileRoom: FileRoom = {
     const file = entry.reg;
     if (file === undefined) throw corrupt('files.img', `has no path in entry ${entry.id}`);
     const from = `file[${entry.id}]`;
-    const external = inheritedSlot(ctx, externalNames(file));
+    const external = inheritedSlot(ctx, externalNames(file), { needed: file.ext === true });
     if (external !== undefined) return holdInherited(ctx, external, from);
     if (file.ext === true) {
       ctx.object(

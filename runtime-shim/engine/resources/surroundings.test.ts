@@ -10,7 +10,6 @@ import { Phase } from '../plan/builder.js';
 import { FileFixture, objectionsOf, statx, stepsOf } from './file-fixture.js';
 import { parseLocks } from './file-locks.js';
 import { parseMountinfo } from './mountinfo.js';
-import { tmpfsMountPoints } from './mounts.js';
 import { writeTar, type NewTarEntry } from './tar.js';
 
 // What the kernel showed of a container of runc 1.1.5 with the default spec, on cgroup v2.
@@ -265,14 +264,6 @@ describe('mounts', () => {
     );
   });
 
-  it('asks for the content of each tmpfs once', () => {
-    assert.deepEqual(tmpfsMountPoints(Buffer.from(runcMountinfo), new Map([['/dev/shm', 'shm']])), [
-      '/dev',
-      '/proc/acpi',
-      '/sys/firmware',
-    ]);
-  });
-
   it('refuses mount entries that do not make a tree', () => {
     for (const change of [
       (entries: mnt_entry[]) => entries.filter((entry) => entry.mountpoint !== '/'),
@@ -295,8 +286,10 @@ describe('mounts', () => {
     ];
     for (const entries of archives) assert.throws(hostileTmpfs(gzipSync(writeTar(entries))), isCorrupt);
     assert.throws(hostileTmpfs(Buffer.from('not gzip')), isCorrupt);
-    assert.throws(hostileTmpfs(gzipSync(Buffer.alloc(700 * 1024 * 1024), { level: 1 })), isCorrupt);
-  }).timeout(20_000);
+    // Many members of zeros, as gzip allows: 640 MiB out of 640 KiB.
+    const zeros = gzipSync(Buffer.alloc(16 * 1024 * 1024));
+    assert.throws(hostileTmpfs(Buffer.concat(new Array<Buffer>(40).fill(zeros))), isCorrupt);
+  }).timeout(10_000);
 });
 
 function linkMessage(index: number, flags: number, name: string): Buffer {
