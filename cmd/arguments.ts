@@ -1,26 +1,26 @@
 // Command lines in all the spellings that callers of runc use, brought into
 // one: "-no-subreaper", "--flag value", "--flag=value", "-flag=value", flags
 // after the container id, global flags after the verb. Go's two flag packages
-// accept all of these; yargs gets the canonical form.
+// accept all of these, getopt and yargs do not.
 import { StasisError } from '../runtime-shim/errors/index.js';
 import type { RuntimeOption } from '../oci-spec/runtime-options.js';
 
+/** Options under their names: true, a text, or a list of texts; what was not given is absent. */
+export type Given = Readonly<Record<string, boolean | string | readonly string[]>>;
+
 export interface Arguments {
+  readonly given: Given;
   readonly positionals: readonly string[];
-  readonly booleans: ReadonlySet<string>;
-  /** The last one counts. */
-  readonly strings: ReadonlyMap<string, string>;
-  readonly lists: ReadonlyMap<string, readonly string[]>;
 }
 
-/** Canonical words: `--name` or `--name=value` first, then `--`, then positionals. Throws USAGE as runc words it. */
-export function canonicalArguments(words: readonly string[], options: readonly RuntimeOption[]): string[] {
+/** Throws USAGE as runc words it. An option that is given twice counts as it was given last. */
+export function parseArguments(words: readonly string[], options: readonly RuntimeOption[]): Arguments {
   const byName = new Map<string, RuntimeOption>();
   for (const option of options) {
     byName.set(option.name, option);
     if (option.alias !== undefined) byName.set(option.alias, option);
   }
-  const flags: string[] = [];
+  const given: Record<string, boolean | string | readonly string[]> = {};
   const positionals: string[] = [];
   for (let at = 0; at < words.length; at += 1) {
     const word = words[at]!;
@@ -32,40 +32,29 @@ export function canonicalArguments(words: readonly string[], options: readonly R
       positionals.push(word);
       continue;
     }
-    const [given, ...rest] = word.replace(/^--?/, '').split('=');
-    const option = byName.get(given!);
-    if (option === undefined) throw usage(`flag provided but not defined: -${given}`);
+    const [name, ...rest] = word.replace(/^--?/, '').split('=');
+    const option = byName.get(name!);
+    if (option === undefined) throw usage(`flag provided but not defined: -${name}`);
+    const inline = rest.length === 0 ? undefined : rest.join('=');
     if (option.type === 'boolean') {
-      flags.push(...booleanFlag(option.name, rest));
-    } else if (rest.length > 0) {
-      flags.push(`--${option.name}=${rest.join('=')}`);
-    } else {
-      const value = words[(at += 1)];
-      if (value === undefined) throw usage(`flag needs an argument: --${option.name}`);
-      flags.push(`--${option.name}=${value}`);
+      given[option.name] = inline === undefined || booleanValue(option.name, inline);
+      continue;
     }
+    const value = inline ?? words[(at += 1)];
+    if (value === undefined) throw usage(`flag needs an argument: --${option.name}`);
+    given[option.name] = option.type === 'list' ? [...((given[option.name] as readonly string[] | undefined) ?? []), value] : value;
   }
-  return [...flags, '--', ...positionals];
+  return { given, positionals };
 }
 
-function booleanFlag(name: string, value: readonly string[]): string[] {
-  if (value.length === 0) return [`--${name}`];
-  switch (value.join('=').toLowerCase()) {
-    case 'true':
-    case 't':
-    case '1':
-      return [`--${name}`];
-    case 'false':
-    case 'f':
-    case '0':
-      return [];
-    default:
-      throw usage(`invalid boolean value "${value.join('=')}" for -${name}`);
-  }
+function booleanValue(name: string, value: string): boolean {
+  if (/^(true|t|1)$/i.test(value)) return true;
+  if (/^(false|f|0)$/i.test(value)) return false;
+  throw usage(`invalid boolean value "${value}" for -${name}`);
 }
 
 /** Refuses by name what is not built and what has no such value; then nothing that was given is ignored. */
-export function refuseUnbuilt(given: Readonly<Record<string, unknown>>, options: readonly RuntimeOption[]): void {
+export function refuseUnbuilt(given: Given, options: readonly RuntimeOption[]): void {
   for (const option of options) {
     const value = given[option.name];
     const values = (Array.isArray(value) ? value : [value]).filter((one) => one !== undefined && one !== false && one !== '');

@@ -1,8 +1,6 @@
 // What a verb is, for main.ts; and what it gets.
 import type { RuntimeOption } from '../../oci-spec/runtime-options.js';
-
-/** Options as yargs gives them, under their names. */
-export type Given = Readonly<Record<string, unknown>>;
+import type { Given } from '../arguments.js';
 
 export interface CommandContext {
   readonly cwd: string;

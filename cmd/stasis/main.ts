@@ -1,10 +1,9 @@
 // stasis: our own verbs of the runtime, and the ones for people. The launcher
 // sends every other verb to the base runtime before node is ever started.
 import { resolve } from 'node:path';
-import yargs from 'yargs';
 import { globalOptions, type RuntimeOption } from '../../oci-spec/runtime-options.js';
 import { exitStatusOfKind, StasisError } from '../../runtime-shim/errors/index.js';
-import { canonicalArguments, refuseUnbuilt, usage } from '../arguments.js';
+import { parseArguments, refuseUnbuilt, usage } from '../arguments.js';
 import { errorDetails, errorSentence } from '../render/error.js';
 import { appendLog, logRecord, type LogFormat } from '../render/log.js';
 import { versionText } from '../version.js';
@@ -13,7 +12,7 @@ import { checkpointCommand } from './commands/checkpoint.js';
 import { inspectCommand } from './commands/inspect.js';
 import { planCommand } from './commands/plan.js';
 import { restoreCommand } from './commands/restore.js';
-import { flag, text, type Command, type Given } from './command.js';
+import { flag, text, type Command } from './command.js';
 
 const commands: readonly Command[] = [checkpointCommand, restoreCommand, checkCommand, planCommand, inspectCommand];
 const common: readonly RuntimeOption[] = [
@@ -34,12 +33,10 @@ async function main(words: readonly string[]): Promise<number> {
   try {
     command = commands.find(({ verb }) => verb === verbOf(words));
     const options = [...common, ...(command?.options ?? [])];
-    const canonical = canonicalArguments(words, options);
-    const program = describeProgram(command, options);
-    const given = (await program.parse(canonical)) as Given & { _: readonly (string | number)[] };
-    const [verb, ...positionals] = given._.map(String);
+    const { given, positionals: all } = parseArguments(words, options);
+    const [verb, ...positionals] = all;
     if (flag(given, 'version') || verb === 'version') return print(versionText());
-    if (flag(given, 'help') || command === undefined) return print(await program.getHelp());
+    if (flag(given, 'help') || command === undefined) return print(await helpText(command, options));
     refuseUnbuilt(given, options);
     refuseWrongCount(command, positionals);
     const abort = abortOnSignals();
@@ -88,26 +85,15 @@ function verbOf(words: readonly string[]): string | undefined {
   return undefined;
 }
 
-function describeProgram(command: Command | undefined, options: readonly RuntimeOption[]) {
+/** yargs takes 15 ms to load (it compiles Unicode tables): only for whoever asks for help. */
+async function helpText(command: Command | undefined, options: readonly RuntimeOption[]): Promise<string> {
+  const { default: yargs } = await import('yargs');
   const program = yargs([])
     .scriptName('stasis')
     .usage(command === undefined ? usageText() : `stasis ${command.verb} [options]${command.positional === undefined ? '' : ` <${command.positional}>`}\n\n${command.describe}`)
     .help(false)
     .version(false)
-    .exitProcess(false)
-    .fail((message: string, error: Error | undefined) => {
-      throw error ?? usage(message);
-    })
-    .parserConfiguration({
-      'boolean-negation': false,
-      'camel-case-expansion': false,
-      'dot-notation': false,
-      // podman may give --leave-running twice; the last one counts.
-      'duplicate-arguments-array': false,
-      'parse-numbers': false,
-      'parse-positional-numbers': false,
-      'short-option-groups': false,
-    });
+    .exitProcess(false);
   for (const option of options) {
     program.option(option.name, {
       type: option.type === 'list' ? 'array' : option.type,
@@ -115,7 +101,7 @@ function describeProgram(command: Command | undefined, options: readonly Runtime
       ...(option.alias === undefined ? {} : { alias: option.alias }),
     });
   }
-  return program.wrap(100);
+  return await program.wrap(100).getHelp();
 }
 
 function usageText(): string {
