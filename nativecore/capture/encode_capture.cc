@@ -145,7 +145,8 @@ void put_task(Writer& message, uint32_t field, const CapturedTask& task) {
   }
   for (const CapturedFd& fd : task.fds) {
     Writer descriptor(entry, 20);
-    put_signed(descriptor, 1, fd.fd);
+    // Sent even when zero: the writer drops an empty message, and descriptor 0 of open file 0 would be one.
+    descriptor.add_int32(1, fd.fd);
     put(descriptor, 2, fd.open_file);
     put(descriptor, 3, fd.close_on_exec);
   }
