@@ -164,6 +164,11 @@ void Coordinator::run(uint32_t phase) {
   STASIS_CONTEXT("running a phase of the plan");
   if (!hole_->has_barrier(phase)) return;
   hole_->open_stage(phase);
+  await_barrier(phase);
+  if (phase > kPhaseTasks) tree_->await_zombies(phase, deadline_);
+}
+
+void Coordinator::await_barrier(uint32_t phase) {
   for (;;) {
     const uint32_t seen = hole_->events();
     if (hole_->has_failed()) throw_failure();
@@ -177,6 +182,7 @@ void Coordinator::run(uint32_t phase) {
 void Coordinator::locate_processes() {
   fault_point("locate_processes");
   tree_->locate_processes();
+  tree_->await_zombies(kPhaseTasks, deadline_);  // now that they have pidfds
   // In a pid namespace of its own the root takes all others along.
   if (plan_.tasks[0].clone_flags & CLONE_NEWPID) return;
   for (uint32_t index = 1; index < plan_.tasks.size(); ++index) {
@@ -195,11 +201,6 @@ void Coordinator::fill() {
 void Coordinator::locate_threads() {
   fault_point("locate_threads");
   tree_->locate_threads();
-}
-
-void Coordinator::await_zombies() {
-  fault_point("await_zombies");
-  tree_->await_zombies(deadline_);
 }
 
 void Coordinator::seize_threads() {

@@ -29,12 +29,12 @@ class Coordinator {
   void clone_root();
   void write_id_maps();
   void join_cgroups();
-  // Lets the tasks run one phase and waits for its barrier.
+  // Lets the tasks run one phase and waits for its barrier, and for the exit of
+  // those that are to leave in it.
   void run(uint32_t phase);
   void locate_processes();
   void fill();
   void locate_threads();
-  void await_zombies();
   void seize_threads();
   void send_parked();
   void await_release();
@@ -45,6 +45,7 @@ class Coordinator {
   std::vector<NativeError> take_back();
 
  private:
+  void await_barrier(uint32_t phase);
   void check_interrupted();
   void throw_failure() const;
 

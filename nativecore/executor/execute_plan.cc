@@ -23,7 +23,6 @@ void execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseR
     restore.fill();
     restore.run(kPhaseThreads);
     restore.locate_threads();
-    restore.await_zombies();
     restore.seize_threads();  // while they still have our credentials, and no filter
     restore.run(kPhaseCredentials);
 

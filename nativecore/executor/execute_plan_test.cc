@@ -233,6 +233,15 @@ TinyPlan tiny_plan(const TinyOptions& options) {
     if (numbered) plan.tasks[zombie].set_tid = {600};
     request.add_step(request.root, kPhaseTasks, step("clone_process", {imm(zombie)}));
     request.add_step(zombie, kPhaseDescriptors, step("exit_now", {imm(SIGTERM)}));
+    // Exactly one SIGCHLD, and it is there when the next phase begins.
+    const uint64_t child_signal = 1u << (SIGCHLD - 1);
+    const timespec no_time{};
+    const uint32_t set = request.add_struct(child_signal), now = request.add_struct(no_time);
+    request.add_step(request.root, kPhaseThreads,
+                     expecting(step("rt_sigtimedwait", {blob(set), imm(0), blob(now), imm(8)}), SIGCHLD));
+    request.add_step(
+        request.root, kPhaseThreads,
+        expecting(step("rt_sigtimedwait", {blob(set), imm(0), blob(now), imm(8)}), static_cast<uint64_t>(-EAGAIN)));
   }
   request.add_step(request.child, kPhaseGroups, step("setpgid", {imm(0), imm(0)}));
   for (const uint32_t task : {request.root, request.child}) {
@@ -538,6 +547,40 @@ void fail_without_namespaces() {
   survive_faults("STASIS_FAULT_FAIL", {.pid_namespace = false, .helper = true, .zombie = true});
 }
 
+// What the steps do not hit: any instant of a restore, the middle of a system call included.
+void kill_at_random() {
+  unsigned seed = static_cast<unsigned>(monotonic_now_ns());
+  int released = 0;
+  for (int round = 0; round < 100; ++round) {
+    Stage stage;
+    TinyPlan plan = tiny_plan({.pid_namespace = round % 2 == 0, .helper = true, .zombie = true});
+    stage.add_undo(plan.request);
+    CoreUnderTest core(stage.images_fd.borrow(), {stage.out_write.borrow()});
+    stage.out_write.reset();
+    const pid_t killer = ::fork();
+    if (killer == 0) {
+      const timespec delay{0, static_cast<long>(rand_r(&seed) % 4'000'000)};
+      ::nanosleep(&delay, nullptr);
+      ::kill(core.pid(), SIGKILL);
+      ::_exit(0);
+    }
+    rand_r(&seed);
+    core.send(ToCoreKind::execute, encode(plan.request));
+    core.send(ToCoreKind::release, "");
+    bool committed = false;
+    while (const auto reply = core.receive()) committed = committed || reply->kind == FromCoreKind::released;
+    released += committed;
+    expect_no_descendants();
+    // Killed after the commit and before it could say so, it has let the tree go as well.
+    const std::string output = read_until_end(stage.out_read.borrow(), 20);
+    if (committed || output.size() == 20) {
+      EXPECT_EQ(sorted_lines(output), "chld done root thrd ");
+    }
+    EXPECT(stage.state_exists() || !committed);
+  }
+  std::printf("        %d of 100 were faster than the killer\n", released);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -558,6 +601,7 @@ int main(int argc, char** argv) {
           {"refuses truncated page files", refuses_truncated_pages},
           {"leaves nothing when killed at any step", kill_in_a_namespace},
           {"leaves nothing when killed at any step, without namespaces", kill_without_namespaces},
+          {"leaves nothing when killed at random moments", kill_at_random},
           {"leaves nothing when failing at any step", fail_in_a_namespace},
           {"leaves nothing when failing at any step, without namespaces", fail_without_namespaces},
       },

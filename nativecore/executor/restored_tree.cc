@@ -182,9 +182,9 @@ void RestoredTree::check_alive() const {
   }
 }
 
-void RestoredTree::await_zombies(const Deadline& deadline) const {
+void RestoredTree::await_zombies(uint32_t phase, const Deadline& deadline) const {
   for (uint32_t index = 0; index < tasks_.size(); ++index) {
-    if (plan_.tasks[index].kind != TaskKind::zombie) continue;
+    if (plan_.tasks[index].kind != TaskKind::zombie || hole_.task(index).last_phase != phase) continue;
     pollfd exited{tasks_[index].pidfd.borrow(), POLLIN, 0};
     while (::poll(&exited, 1, deadline.remaining_ms()) <= 0) deadline.check("waiting for a zombie to exit");
   }

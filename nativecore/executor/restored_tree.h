@@ -36,8 +36,10 @@ class RestoredTree {
 
   // Throws "task_gone" if one that has to stay has gone.
   void check_alive() const;
-  // Waits until the tasks of kind ZOMBIE have exited.
-  void await_zombies(const Deadline& deadline) const;
+  // Waits for the exit of those of kind ZOMBIE that leave in `phase`. They
+  // arrive at the barrier just before: without this their SIGCHLD could come
+  // after the step with which the parent takes it out of its queue.
+  void await_zombies(uint32_t phase, const Deadline& deadline) const;
 
   // SIGKILL to everything, and waits until it has gone.
   void kill_all() noexcept;

@@ -100,10 +100,11 @@ struct TestRequest {
     return static_cast<uint32_t>(plan().tasks.size() - 1);
   }
   void add_step(uint32_t task, uint32_t phase, PlanStep added) {
-    for (PlanPhase& existing : plan().tasks[task].phases) {
-      if (existing.phase == phase) return existing.steps.push_back(std::move(added));
-    }
-    plan().tasks[task].phases.push_back({phase, {std::move(added)}});
+    std::vector<PlanPhase>& phases = plan().tasks[task].phases;
+    auto at = phases.begin();
+    while (at != phases.end() && at->phase < phase) ++at;
+    if (at == phases.end() || at->phase != phase) at = phases.insert(at, PlanPhase{phase, {}});
+    at->steps.push_back(std::move(added));
   }
 };
 
