@@ -1,0 +1,137 @@
+// Runs `stasis-core capture` in a child process of the test and plays the part
+// of TypeScript.
+#pragma once
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <optional>
+#include <protozero/pbf_reader.hpp>
+#include <protozero/pbf_writer.hpp>
+#include <protozero/varint.hpp>
+#include <string>
+
+#include "base/control_channel.h"
+#include "base/testing.h"
+#include "capture/capture_command.h"
+
+namespace stasis::testing {
+
+struct FromCoreMessage {
+  FromCoreKind kind;
+  std::string body;
+};
+
+class Core {
+ public:
+  explicit Core(const std::string& images = "/tmp", const char* fault_step = nullptr, const char* fault_fail = nullptr) {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) throw Failed("socketpair");
+    socket_ = UniqueFd(ends[0]);
+    const UniqueFd theirs(ends[1]);
+    const UniqueFd directory(::open(images.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::dup2(theirs.borrow(), 60);
+      ::dup2(directory.borrow(), 61);
+      ::dup2(60, kControlDescriptor);
+      ::dup2(61, kImagesDescriptor);
+      ::syscall(SYS_close_range, 5u, ~0u, 0u);
+      if (fault_step) ::setenv("STASIS_FAULT_STEP", fault_step, 1);
+      if (fault_fail) ::setenv("STASIS_FAULT_FAIL", fault_fail, 1);
+      ::_exit(run_capture_command());
+    }
+  }
+  ~Core() {
+    if (pid_ > 0) {
+      socket_.reset();
+      wait();
+    }
+  }
+  Core(const Core&) = delete;
+  Core& operator=(const Core&) = delete;
+
+  pid_t pid() const { return pid_; }
+
+  void request_capture(pid_t host_pid, bool leave_running, bool write_pages = true) {
+    std::string inner;
+    protozero::pbf_writer request(inner);
+    request.add_uint32(1, 1);
+    request.add_int32(2, host_pid);
+    request.add_bool(4, leave_running);
+    request.add_uint32(5, 10'000);
+    request.add_bool(11, write_pages);
+    request.add_uint32(12, 1);
+    send(1, inner);
+  }
+  void send(uint32_t kind, const std::string& inner) {
+    std::string message;
+    protozero::pbf_writer(message).add_message(kind, inner);
+    std::string frame;
+    protozero::write_varint(std::back_inserter(frame), message.size());
+    frame += message;
+    if (::send(socket_.borrow(), frame.data(), frame.size(), MSG_NOSIGNAL) < 0) throw Failed("send");
+  }
+  void hang_up() { socket_.reset(); }
+
+  std::optional<FromCoreMessage> receive() {
+    for (;;) {
+      const char* position = received_.data();
+      const char* const end = position + received_.size();
+      try {
+        const uint64_t length = protozero::decode_varint(&position, end);
+        if (static_cast<uint64_t>(end - position) >= length) {
+          protozero::pbf_reader message(position, length);
+          message.next();
+          const protozero::data_view body = message.get_view();
+          FromCoreMessage result{static_cast<FromCoreKind>(message.tag()), std::string(body.data(), body.size())};
+          received_.erase(0, static_cast<size_t>(position - received_.data()) + length);
+          return result;
+        }
+      } catch (const protozero::exception&) {
+      }
+      char chunk[65536];
+      const ssize_t count = ::recv(socket_.borrow(), chunk, sizeof chunk, 0);
+      if (count <= 0) return std::nullopt;
+      received_.append(chunk, static_cast<size_t>(count));
+    }
+  }
+  // The next message must be of this kind; a failure says why.
+  std::string expect(FromCoreKind kind) {
+    const std::optional<FromCoreMessage> message = receive();
+    if (!message) throw Failed("the core hung up");
+    if (message->kind == FromCoreKind::failed && kind != FromCoreKind::failed) throw Failed("the core failed: " + failure_text(message->body));
+    if (message->kind != kind) throw Failed("message " + std::to_string(static_cast<int>(message->kind)));
+    return message->body;
+  }
+  static std::string failure_text(const std::string& body) {
+    std::string text;
+    protozero::pbf_reader failure(body);
+    while (failure.next()) {
+      if (failure.tag() <= 3 || failure.tag() == 10 || failure.tag() == 13) {
+        text += failure.get_string() + "; ";
+      } else {
+        failure.skip();
+      }
+    }
+    return text;
+  }
+  // Wait status.
+  int wait() {
+    int status = 0;
+    ::waitpid(pid_, &status, 0);
+    pid_ = -1;
+    return status;
+  }
+
+ private:
+  pid_t pid_ = -1;
+  UniqueFd socket_;
+  std::string received_;
+};
+
+}  // namespace stasis::testing
