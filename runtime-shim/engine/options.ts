@@ -29,6 +29,8 @@ export interface CompileOptions {
   readonly yardDirectory?: string;
   /** External mount key -> host path. */
   readonly externalMounts: ReadonlyMap<string, string>;
+  /** Those of its keys whose host path is no directory; given, missing mount points of external mounts are made. */
+  readonly externalFileMounts?: ReadonlySet<string>;
   /** External name ("pipe:[4711]", "extRootNetNS", "tty[...]") -> descriptor number in the core process. */
   readonly inherited: ReadonlyMap<string, number>;
   /** Namespaces to join, kind ("ipc") -> descriptor number in the core process. */
