@@ -44,7 +44,8 @@ class CaptureCommand {
     // written; who lets it run on wants it to run soon.
     if (!request.leave_running) send_captured(data);
     phases_.enter("write pages");
-    if (request.write_pages) write_pages(context, pages, kImagesDescriptor);
+    PageFiles files(kImagesDescriptor);
+    if (request.write_pages) files.write(context, pages);
     phases_.finish();
     fault_point("capture_complete");
 
@@ -57,10 +58,11 @@ class CaptureCommand {
       send_captured(data);
       channel_.send(FromCoreKind::pages_written, encode_page_map(pages, phases_.phases()));
       channel_.send(FromCoreKind::thawed, encode_timings(phases_.phases()));
+      files.keep();
       return 0;
     }
     channel_.send(FromCoreKind::pages_written, encode_page_map(pages, phases_.phases()));
-    return hold(tree, paused, frozen_from_ns);
+    return hold(tree, paused, files, frozen_from_ns);
   }
 
   // Takes an `abort` that check_abort() has seen; false if it was end of file.
@@ -102,7 +104,7 @@ class CaptureCommand {
   }
 
   // The tree stays in its ptrace stops until the images are committed.
-  int hold(FrozenTree& tree, PausedContainer& paused, uint64_t frozen_from_ns) {
+  int hold(FrozenTree& tree, PausedContainer& paused, PageFiles& files, uint64_t frozen_from_ns) {
     fault_point("hold");
     phases_.enter("hold");
     const std::optional<ToCoreMessage> decision = channel_.receive();
@@ -114,6 +116,7 @@ class CaptureCommand {
       channel_.send(FromCoreKind::rolled_back, encode_timings(phases_.phases()));
       return decision->kind == ToCoreKind::abort ? 0 : 1;
     }
+    files.keep();
     fault_point("kill");
     phases_.enter("kill");
     tree.kill_all(Deadline::in_ms(kKillPatienceMs));

@@ -256,21 +256,6 @@ void write_task(CaptureContext& context, const TracedProcess& process, const std
   if (failure) std::rethrow_exception(failure);
 }
 
-// Removes the files it was told of unless everything was written.
-class CreatedFiles {
- public:
-  explicit CreatedFiles(int directory) : directory_(directory) {}
-  ~CreatedFiles() {
-    for (const std::string& name : names_) ::unlinkat(directory_, name.c_str(), 0);
-  }
-  void add(std::string name) { names_.push_back(std::move(name)); }
-  void keep() { names_.clear(); }
-
- private:
-  int directory_;
-  std::vector<std::string> names_;
-};
-
 }  // namespace
 
 uint64_t page_bytes(const PageMapData& pages) {
@@ -301,21 +286,23 @@ PageMapData scan_pages(CaptureContext& context) {
   return found;
 }
 
-void write_pages(CaptureContext& context, const PageMapData& pages, int images_directory) {
+PageFiles::~PageFiles() {
+  for (const std::string& name : names_) ::unlinkat(images_directory_, name.c_str(), 0);
+}
+
+void PageFiles::write(CaptureContext& context, const PageMapData& pages) {
   fault_point("write_pages");
-  CreatedFiles created(images_directory);
   size_t process_index = 0;
   for (const TaskPages& task : pages.tasks) {
     STASIS_CONTEXT("writing pages", task.host_pid);
     while (context.tree.processes()[process_index]->host_pid != task.host_pid) ++process_index;
     char name[48];
     std::snprintf(name, sizeof name, "pages-%u.img", task.pages_id);
-    const UniqueFd file = sys::openat(images_directory, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
-    created.add(name);
+    const UniqueFd file = sys::openat(images_directory_, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
+    names_.emplace_back(name);
     write_task(context, *context.tree.processes()[process_index], task.runs, file.borrow());
     fault_point("pages_file_written");
   }
-  created.keep();
 }
 
 }  // namespace stasis
