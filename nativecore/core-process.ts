@@ -7,13 +7,13 @@ import { makeCodec, type Codec, type PartialMessage } from '../oci-spec/protobuf
 import { FrameReader, frame } from './frames.js';
 import { findLocations } from './locations.js';
 import { NativeError } from './native-error.js';
-import { descriptor, type FromCore, type Messages, type ToCore } from './schema/messages.js';
+import { messageTable, type FromCore, type Messages, type ToCore } from './schema/messages.js';
 
 let codec: Codec<Messages> | undefined;
 
 /** The codec of the boundary messages, made once per process. */
 export function boundaryCodec(): Codec<Messages> {
-  codec ??= makeCodec<Messages>(descriptor);
+  codec ??= makeCodec<Messages>(messageTable);
   return codec;
 }
 

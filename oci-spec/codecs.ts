@@ -1,11 +1,11 @@
 // The codec of CRIU's image messages, made once per process.
-import { descriptor, type Messages } from './images/messages.js';
+import { messageTable, type Messages } from './images/messages.js';
 import { makeCodec, type Codec } from './protobuf-codec.js';
 
 let codec: Codec<Messages> | undefined;
 
 export function imageCodec(): Codec<Messages> {
-  codec ??= makeCodec<Messages>(descriptor);
+  codec ??= makeCodec<Messages>(messageTable);
   return codec;
 }
 
