@@ -148,7 +148,12 @@ void Coordinator::check_interrupted() {
   if (sys::try_waitpid(janitor_->host_pid(), &status, WNOHANG).value > 0) {
     throw NativeError("janitor_gone", "the janitor has been killed");
   }
-  tree_->check_alive();
+  try {
+    tree_->check_alive();
+  } catch (const NativeError&) {
+    if (hole_->error()) throw_failure();  // it died of what it has reported
+    throw;
+  }
   if (channel_.has_news()) {
     const auto message = channel_.receive();
     if (!message) throw NativeError("control_closed", "the other side of the control socket has gone");

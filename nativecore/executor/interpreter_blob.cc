@@ -94,8 +94,9 @@ void tell_coordinator(HoleHeader* header) {
     store(error.complete, 1);
   }
   store(header->fail, 1);
-  syscall4(__NR_futex, reinterpret_cast<uint64_t>(&header->stage), kFutexWake, INT32_MAX);
+  // The coordinator first: when the init of a pid namespace hears of it and leaves, the kernel kills us.
   tell_coordinator(header);
+  syscall4(__NR_futex, reinterpret_cast<uint64_t>(&header->stage), kFutexWake, INT32_MAX);
   leave(header, index, 1);
 }
 
