@@ -19,9 +19,9 @@ async function main(): Promise<void> {
   if (!existsSync(complete)) {
     console.log('installing the peers: criu, runc, crit and checkpointctl of Debian sid');
     await install();
-    writeFileSync(complete, '');
   }
   for (const [name, version] of Object.entries(await versions())) console.log(`${name.padEnd(14)} ${version}`);
+  writeFileSync(complete, '');
 }
 
 async function install(): Promise<void> {
@@ -63,11 +63,13 @@ async function install(): Promise<void> {
 async function versions(): Promise<Record<string, string>> {
   const firstLine = (text: string): string => text.split('\n')[0] ?? '';
   const crit = peers.crit(['--version']);
+  // checkpointctl does not tell its version: that it starts is what can be known.
+  await mustRun(peers.checkpointctl, ['--help']);
   return {
     criu: firstLine((await mustRun(peers.criu, ['--version'])).stdout),
     runc: firstLine((await mustRun(peers.runc, ['--version'])).stdout),
     crit: firstLine((await mustRun(crit.program, crit.args, { env: crit.env })).stdout),
-    checkpointctl: firstLine((await mustRun(peers.checkpointctl, ['--version'])).stdout),
+    checkpointctl: 'starts',
   };
 }
 
