@@ -39,16 +39,15 @@ std::string lower_case(std::string text) {
 // Children inherit both: everything blocked keeps handlers from ever running on
 // the interpreter's stacks; default dispositions are what a plan starts from.
 void block_signals_and_reset_dispositions() {
-  sigset_t all;
-  ::sigfillset(&all);
   // The raw call: libc keeps two signals for itself out of the set.
   const uint64_t mask = ~uint64_t{0};
-  if (::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, nullptr, sizeof mask) < 0) {
-    throw NativeError::from_errno("rt_sigprocmask", errno);
-  }
+  const auto blocked =
+      sys::try_syscall(SYS_rt_sigprocmask, SIG_SETMASK, reinterpret_cast<uint64_t>(&mask), 0, sizeof mask);
+  if (!blocked.ok()) throw NativeError::from_errno("rt_sigprocmask", blocked.error);
   for (int signal = 1; signal <= 64; ++signal) {
     const uint64_t default_action[4] = {};
-    ::syscall(SYS_rt_sigaction, signal, default_action, nullptr, 8);  // EINVAL for SIGKILL and SIGSTOP
+    // EINVAL for SIGKILL and SIGSTOP
+    sys::try_syscall(SYS_rt_sigaction, static_cast<uint64_t>(signal), reinterpret_cast<uint64_t>(default_action), 0, 8);
   }
 }
 
@@ -58,10 +57,13 @@ void unregister_own_rseq() {
   if (__rseq_size == 0) return;  // libc has not registered it
   const uint64_t area = reinterpret_cast<uint64_t>(__builtin_thread_pointer()) + static_cast<uint64_t>(__rseq_offset);
   // libc registers 32 bytes whatever it says it uses, or more if the kernel has more.
+  int error = 0;
   for (const uint32_t length : {32u, __rseq_size}) {
-    if (::syscall(SYS_rseq, area, length, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) == 0) return;
+    const auto unregistered = sys::try_syscall(SYS_rseq, area, length, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
+    if (unregistered.ok()) return;
+    error = unregistered.error;
   }
-  throw NativeError::from_errno("rseq", errno).with_what("unregistering the restartable sequence of the core");
+  throw NativeError::from_errno("rseq", error).with_what("unregistering the restartable sequence of the core");
 }
 
 UniqueFd open_signal_descriptor() {

@@ -151,14 +151,15 @@ HoleStep compile_step(const PlanStep& step, const Layout& layout, uint64_t hole_
   return compiled;
 }
 
-long futex(uint32_t* word, int operation, uint32_t value, const timespec* timeout) {
-  return ::syscall(SYS_futex, word, operation, value, timeout, nullptr, 0);
+void futex(uint32_t* word, int operation, uint32_t value, const timespec* timeout) {
+  sys::try_syscall(SYS_futex, reinterpret_cast<uint64_t>(word), static_cast<uint64_t>(operation), value,
+                   reinterpret_cast<uint64_t>(timeout));
 }
 
 }  // namespace
 
 Hole Hole::reserve(const Plan& plan) {
-  // NOFAULT: an address where something of ours lies is an error, not replaced.
+  // NOREPLACE: where something of ours lies already, that is an error.
   return Hole(sys::mmap(plan.hole_address, plan.hole_length_bytes, PROT_READ | PROT_WRITE | PROT_EXEC,
                         MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE));
 }

@@ -26,8 +26,9 @@ constexpr char kWatch = 'w';
 constexpr char kDismiss = 'd';
 
 void drop_descriptors_but(int kept) {
-  if (kept > 0) ::syscall(SYS_close_range, 0u, static_cast<unsigned>(kept) - 1, 0u);
-  ::syscall(SYS_close_range, static_cast<unsigned>(kept) + 1, UINT_MAX, 0u);
+  const uint64_t number = static_cast<uint64_t>(kept);
+  if (number > 0) sys::try_syscall(SYS_close_range, 0, number - 1, 0);
+  sys::try_syscall(SYS_close_range, number + 1, UINT_MAX, 0);
 }
 
 struct Received {

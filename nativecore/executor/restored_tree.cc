@@ -130,12 +130,13 @@ void RestoredTree::clone_root(const std::string& cgroup2_directory) {
   const uint64_t stack_top = hole_.task(0).stack_base + kInterpreterStackBytes;
   // Without a stack of its own: the child is a copy of us, on a copy of our
   // stack, and leaves both at once.
-  const long result = ::syscall(SYS_clone3, &args, sizeof args);
-  if (result == 0) enter_interpreter(entry, header, stack_top);
-  if (result < 0) {
-    throw NativeError::from_errno("clone3", errno).with_position({0, kPhasePrologue, 0, "clone3", -errno});
+  const auto cloned = sys::try_syscall(SYS_clone3, reinterpret_cast<uint64_t>(&args), sizeof args);
+  if (cloned.ok() && cloned.value == 0) enter_interpreter(entry, header, stack_top);
+  if (!cloned.ok()) {
+    throw NativeError::from_errno("clone3", cloned.error)
+        .with_position({0, kPhasePrologue, 0, "clone3", -cloned.error});
   }
-  tasks_[0].host_pid = static_cast<pid_t>(result);
+  tasks_[0].host_pid = static_cast<pid_t>(cloned.value);
   tasks_[0].pidfd = UniqueFd(pidfd);
   raise_descriptor_limit();
 }
