@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "base/sys.h"
@@ -35,17 +36,26 @@ CapturedStatx stat_of(int directory, const char* name, bool follow) {
 }
 
 PathChecker::PathChecker(const ProcDir& proc) : proc_(proc) {
-  sys::Try<UniqueFd> root = sys::try_openat(proc.borrow(), "root", O_PATH | O_DIRECTORY);
+  // The kernel prints paths as seen from the root of the mount namespace, not from that of a task after chroot(2):
+  // as many steps up as its root lies deep lead there (our own root, where ".." ends, is in another namespace or above).
+  std::string path = "root";
+  const std::string own_root = proc.try_readlink("root").value;
+  if (own_root != "/")
+    for (const char letter : own_root)
+      if (letter == '/') path += "/..";
+  sys::Try<UniqueFd> root = sys::try_openat(proc.borrow(), path.c_str(), O_PATH | O_DIRECTORY);
   if (root.ok()) root_ = std::move(root.value);
 }
 
 bool PathChecker::names(const std::string& link, const CapturedStatx& stat) {
   if (link.empty() || link[0] != '/' || !root_.valid()) return false;
-  const auto [entry, is_new] = resolved_.try_emplace(link);
+  // A symbolic link that is open itself (O_PATH | O_NOFOLLOW) must not be followed.
+  const bool is_link = (stat.mode & S_IFMT) == S_IFLNK;
+  const auto [entry, is_new] = resolved_.try_emplace(is_link ? link + '\0' : link);
   if (is_new) {
     // Symbolic links, absolute ones too, lead where they lead the task.
     open_how how{};
-    how.flags = O_PATH | O_CLOEXEC;
+    how.flags = O_PATH | O_CLOEXEC | (is_link ? O_NOFOLLOW : 0);
     how.resolve = RESOLVE_IN_ROOT;
     const sys::Try<int64_t> opened = sys::try_syscall(SYS_openat2, static_cast<uint64_t>(root_.borrow()),
                                                       reinterpret_cast<uint64_t>(link.c_str()), reinterpret_cast<uint64_t>(&how), sizeof how);

@@ -27,6 +27,7 @@ import {
   moveHigh,
   openBelowRoot,
   setStatusFlags,
+  taskPhrase,
 } from './file-common.js';
 
 const kProcMagic = 0x9fa0n;
@@ -193,12 +194,30 @@ export function encodePathFile(
     return undefined;
   }
   if (!reference.pathMatches) {
-    objectToLostPath(ctx, name, stat, what, subject);
+    const key = `${subject.hostPid ?? 0} ${what} ${name}`;
+    // A library is mapped several times, and one sentence about it is enough.
+    if (!toldOf(ctx, key)) objectToLostPath(ctx, name, stat, whatOf(what, subject, ctx), subject);
     return undefined;
   }
   const { id, isNew } = ctx.fileIdOfKey(`${stat.device}:${stat.inode}:${statusFlags}:${name}`);
   if (isNew) ctx.addFile({ type: fd_types.REG, id, reg: regEntry(id, name, stat, statusFlags, 0n, noOwner) });
   return id;
+}
+
+const told = new WeakMap<EncodeContext, Set<string>>();
+
+function toldOf(ctx: EncodeContext, key: string): boolean {
+  let keys = told.get(ctx);
+  if (keys === undefined) told.set(ctx, (keys = new Set()));
+  const before = keys.size;
+  return keys.add(key).size === before;
+}
+
+/** "the executable of pid 4711 (container pid 1) (nginx)" */
+function whatOf(what: string, { hostPid }: Subject, ctx: EncodeContext): string {
+  const task = hostPid === undefined ? undefined : ctx.taskOfHostPid(hostPid);
+  const named = what.startsWith('the ') ? what : `the ${what}`;
+  return task === undefined || what.includes('pid ') ? named : `${named} of ${taskPhrase(task)}`;
 }
 
 /**
