@@ -52,11 +52,15 @@ function checkTree(tree: readonly pstree_entry[]): void {
     threads += Math.max(1, task.threads.length);
   }
   if (threads > kMaximalThreads) throw corrupt(image, `has ${threads} threads, ${kMaximalThreads} is the most`);
-  const ids = tree.flatMap((task) => (task.threads.length === 0 ? [task.pid] : task.threads));
+  const ids = tree.flatMap(threadsOf);
   if (new Set(ids).size !== ids.length || seen.size !== tree.length) throw corrupt(image, 'has a number twice');
   for (const task of tree)
-    if (task.threads.length > 0 && !task.threads.includes(task.pid))
-      throw corrupt(image, `has pid ${task.pid} without its first thread`);
+    if (!threadsOf(task).includes(task.pid)) throw corrupt(image, `has pid ${task.pid} without its first thread`);
+}
+
+/** Of a zombie there is nothing or, by CRIU, a thread 0. */
+function threadsOf({ pid, threads }: pstree_entry): readonly number[] {
+  return threads.length === 0 || (threads.length === 1 && threads[0] === 0) ? [pid] : threads;
 }
 
 function decodeTask(set: ImageSetReader, entry: pstree_entry): ImageTask {
@@ -68,9 +72,8 @@ function decodeTask(set: ImageSetReader, entry: pstree_entry): ImageTask {
     return { pid, entry, core, zombie, ids: undefined, mm: undefined, fs: undefined, fds: [], threads: new Map() };
   const ids = set.maybe('ids', pid) ?? core.ids;
   if (ids === undefined) throw missing(`ids-${pid}.img`);
-  const tids = entry.threads.length === 0 ? [pid] : entry.threads;
   const threads = new Map<number, core_entry>([[pid, core]]);
-  for (const tid of tids) if (tid !== pid) threads.set(tid, readCore(set, tid));
+  for (const tid of threadsOf(entry)) if (tid !== pid) threads.set(tid, readCore(set, tid));
   const fds: fdinfo_entry[] = set.messages('fdinfo', ids.files_id);
   return { pid, entry, core, zombie, ids, mm: set.one('mm', pid), fs: set.one('fs', pid), fds, threads };
 }

@@ -78,8 +78,6 @@ function inventoryOf(ctx: EncodeContext): inventory_entry {
     root_ids: own,
     ns_per_id: true,
     lsmtype: kNoLsm,
-    dump_uptime: (ctx.capture.host?.boottimeNs ?? 0n) / 1000n,
-    tcp_close: false,
     network_lock_method: kNoNetworkLock,
     plugins_entry: { plugins: [] },
     ...ctx.inventory,

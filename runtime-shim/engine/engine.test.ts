@@ -44,7 +44,8 @@ function smapsWith(capture: Capture, change: (text: string) => string): void {
 
 describe('the engine, from recorded captures', () => {
   it('plans a process with threads, reduced credentials and seccomp filters', () => {
-    const text = printPlan(plan('credentials'));
+    // the digest changes with every byte of the inventory; the plan should not
+    const text = printPlan({ ...plan('credentials'), imageDigest: '' });
     assert.equal(text, golden('credentials.plan.txt', text));
   });
 

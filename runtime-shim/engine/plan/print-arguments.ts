@@ -95,6 +95,7 @@ const kArguments: Readonly<Record<string, readonly (Kind | undefined)[]>> = {
   arch_prctl: ['option', 'address'],
   chdir: ['text'],
   chroot: ['text'],
+  dup3: [undefined, undefined, kOpen],
   fchmodat: ['signed', 'text', 'octal'],
   fchownat: ['signed', 'text'],
   fcntl: [undefined, 'option'],
@@ -126,7 +127,7 @@ const kArguments: Readonly<Record<string, readonly (Kind | undefined)[]>> = {
   umount2: ['text'],
   unlinkat: ['signed', 'text'],
   unshare: [kClone],
-  userfaultfd: [kOpen],
+  userfaultfd: [words({ 'user-mode-only': 1, nonblock: 0o4000, cloexec: 0o2000000 })],
 };
 
 export function isTextArgument(op: string, at: number): boolean {

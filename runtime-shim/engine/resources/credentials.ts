@@ -44,6 +44,7 @@ function encode(ctx: EncodeContext): void {
 function credentialsOf(status: ProcStatus, securebits: number): creds_entry {
   const [uid = 0, euid = 0, suid = 0, fsuid = 0] = status.numbers('Uid');
   const [gid = 0, egid = 0, sgid = 0, fsgid = 0] = status.numbers('Gid');
+  const noNewPrivs = status.numbers('NoNewPrivs')[0] ?? 0;
   return {
     uid,
     gid,
@@ -59,7 +60,7 @@ function credentialsOf(status: ProcStatus, securebits: number): creds_entry {
     cap_bnd: words(status.mask('CapBnd')),
     secbits: securebits,
     groups: status.numbers('Groups'),
-    no_new_privs: status.numbers('NoNewPrivs')[0] ?? 0,
+    ...(noNewPrivs === 0 ? {} : { no_new_privs: noNewPrivs }),
     cap_amb: words(status.mask('CapAmb')),
   };
 }

@@ -35,6 +35,12 @@ const kModeCharacter = 0o020000;
 /** /dev/zero: private mappings of it are anonymous memory */
 const kZeroDevice = (1n << 20n) | 5n;
 
+/**
+ * The format has no more room, and CRIU refuses more. The kernel puts the
+ * AT_NULL that may be cut off back by itself; the program's own copy is on its stack.
+ */
+const kAuxvWords = 44;
+
 // ---- raw capture to images
 
 function encode(ctx: EncodeContext): void {
@@ -60,7 +66,7 @@ function encode(ctx: EncodeContext): void {
       mm_env_start: stat.big(50),
       mm_env_end: stat.big(51),
       exe_file_id: exeId ?? 0,
-      mm_saved_auxv: new Struct(task.raw.auxv).u64s(0, Math.floor(task.raw.auxv.length / 8)),
+      mm_saved_auxv: new Struct(task.raw.auxv).u64s(0, Math.min(kAuxvWords, task.raw.auxv.length >> 3)),
       vmas,
       dumpable: task.raw.dumpable,
       aios: [],

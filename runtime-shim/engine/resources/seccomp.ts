@@ -67,6 +67,7 @@ function encodeTask(
     const part = draft.threads.get(thread.nsTids.at(-1) ?? thread.hostTid)?.thread_core;
     if (part === undefined) return;
     const mode = new ProcStatus(thread.status).numbers('Seccomp')[0] ?? kModeDisabled;
+    if (mode === kModeDisabled) return;
     if (mode !== kModeFilter) {
       part.seccomp_mode = mode;
       return;

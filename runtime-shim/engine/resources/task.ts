@@ -113,7 +113,7 @@ function compile(ctx: CompileContext): void {
   const family = planFamily(
     tasks.map((task) => ({ ...task.entry, zombie: task.zombie })),
     ownPidNamespace,
-    tasks.flatMap((task) => task.entry.threads),
+    tasks.flatMap((task) => [...task.threads.keys()]),
   );
   for (const { pid, reason } of family.problems)
     ctx.object('IMAGE_FEATURE_UNSUPPORTED', `pid ${pid}: ${reason}`, { nsPid: pid });

@@ -66,7 +66,7 @@ function encodeThread(ctx: EncodeContext, thread: Thread, core: CoreDraft): void
   part.futex_rla_len = Number(thread.robustListLengthBytes);
   part.blk_sigset = thread.signalMask;
   part.comm = Buffer.from(thread.comm).toString('utf8').replace(/\n$/, '');
-  part.pdeath_sig = thread.parentDeathSignal;
+  if (thread.parentDeathSignal !== 0) part.pdeath_sig = thread.parentDeathSignal;
   if (thread.sigaltstack.length >= kSignalStackBytes) {
     const stack = new Struct(thread.sigaltstack);
     part.sas = { ss_sp: stack.u64(0), ss_size: stack.u64(16), ss_flags: stack.u32(8) };
@@ -102,7 +102,7 @@ function compile(ctx: CompileContext): void {
   for (const planned of ctx.tasks.values()) {
     if (planned.image.zombie) continue;
     const { image, builder } = planned;
-    for (const tid of image.entry.threads) {
+    for (const tid of image.threads.keys()) {
       if (tid === image.pid) continue;
       const thread = ctx.plan.addTask('thread', builder.index, [tid], `core[${tid}]`);
       planned.threads.set(tid, thread);
