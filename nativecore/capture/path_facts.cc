@@ -39,9 +39,9 @@ PathChecker::PathChecker(const ProcDir& proc) : proc_(proc) {
   // The kernel prints paths as seen from the root of the mount namespace, not from that of a task after chroot(2):
   // as many steps up as its root lies deep lead there (our own root, where ".." ends, is in another namespace or above).
   std::string path = "root";
-  const std::string own_root = proc.try_readlink("root").value;
-  if (own_root != "/")
-    for (const char letter : own_root)
+  const auto own_root = proc.try_readlink("root");
+  if (own_root.ok() && own_root.value.size() > 1)
+    for (const char letter : own_root.value)
       if (letter == '/') path += "/..";
   sys::Try<UniqueFd> root = sys::try_openat(proc.borrow(), path.c_str(), O_PATH | O_DIRECTORY);
   if (root.ok()) root_ = std::move(root.value);
