@@ -252,6 +252,7 @@ class SocketCompiler {
     const held = new Map<number, SlotRef>();
     for (const socket of this.#sockets) {
       const { entry, from, slot } = socket;
+      if (entry.deleted === true) this.#removeName(entry, from);
       if (slot === undefined) continue;
       compileSocketOptions(this.ctx, slot, entry.opts, from);
       const shutdown = entry.shutdown ?? 0;
@@ -309,8 +310,25 @@ class SocketCompiler {
       this.#step('fchmodat', [kAtFdCwd, this.ctx.plan.text(name), perms.mode & 0o7777], from);
       this.#step('fchownat', [kAtFdCwd, this.ctx.plan.text(name), perms.uid, perms.gid, 0], from);
     }
-    if (isPath && entry.deleted === true) this.#step('unlinkat', [kAtFdCwd, this.ctx.plan.text(name), 0], from);
     if (isPath && entry.name_dir !== undefined) this.#step('chdir', [this.ctx.plan.text('/')], from);
+  }
+
+  /** Of a name that was gone already, once everybody has connected by it. */
+  #removeName(entry: unix_sk_entry, from: string): void {
+    const name = Buffer.from(entry.name);
+    if (name.length === 0 || name[0] === 0) return;
+    const path = entry.name_dir === undefined ? name : Buffer.concat([Buffer.from(`${entry.name_dir}/`), name]);
+    this.#step('unlinkat', [kAtFdCwd, this.ctx.plan.text(path), 0], from, { note: 'its path was gone' });
+  }
+
+  /** By the name that the peer was bound to, from the directory that it was bound in. */
+  #connectTo(slot: SlotRef, peer: unix_sk_entry, from: string): void {
+    const name = Buffer.from(peer.name);
+    const address = unixAddress(name);
+    const relative = name[0] !== 0 && peer.name_dir !== undefined ? peer.name_dir : undefined;
+    if (relative !== undefined) this.#step('chdir', [this.ctx.plan.text(relative)], from);
+    this.#step('connect', [slot, this.ctx.plan.blob(address), address.length], from, { note: printableName(name) });
+    if (relative !== undefined) this.#step('chdir', [this.ctx.plan.text('/')], from);
   }
 
   #peer(socket: Prepared): Prepared | undefined {
@@ -403,10 +421,7 @@ class SocketCompiler {
     }
     client.slot = this.#socket(client.entry.type, `unix socket ${client.entry.id}, low`, client.from);
     if (client.entry.name.length > 0) this.#bind(client.slot, client.entry, client.from);
-    const address = unixAddress(name);
-    this.#step('connect', [client.slot, this.ctx.plan.blob(address), address.length], client.from, {
-      note: printableName(name),
-    });
+    this.#connectTo(client.slot, server.entry, client.from);
     server.slot = this.ctx.plan.slot(`unix socket ${server.entry.id}, low`);
     this.#step('accept4', [listener, 0, 0, kOCloexec], from, { out: server.slot });
     if (standIn) this.#step('close', [listener], from);
@@ -430,8 +445,7 @@ class SocketCompiler {
       );
       return;
     }
-    const address = unixAddress(Buffer.from(peer.entry.name));
-    this.#step('connect', [slot, this.ctx.plan.blob(address), address.length], from);
+    this.#connectTo(slot, peer.entry, from);
   }
 
   #fillQueue(socket: Prepared): void {
@@ -446,8 +460,7 @@ class SocketCompiler {
     if (entry.type !== kDatagram || entry.name.length === 0)
       throw corrupt('sk-queues.img', `fills the queue of socket ${entry.id}, which nobody can send to`);
     const sender = this.#socket(kDatagram, 'sender of queued datagrams', from);
-    const address = unixAddress(Buffer.from(entry.name));
-    this.#step('connect', [sender, this.ctx.plan.blob(address), address.length], from);
+    this.#connectTo(sender, entry, from);
     this.#send(sender, queue, entry.type, from);
     this.#step('close', [sender], from);
   }
