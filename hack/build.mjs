@@ -153,6 +153,7 @@ function buildTargets() {
     // x86-64-v1 code only; what needs AVX says so itself, function by function.
     run('gcc', [
       '-std=gnu17',
+      '-D_GNU_SOURCE',
       '-O1',
       '-g',
       '-Wall',
