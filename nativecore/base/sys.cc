@@ -52,18 +52,16 @@ UniqueFd openat(int directory, const char* path, int flags, mode_t mode) {
 
 namespace {
 
+// Through one buffer per thread, so that a small text costs a small string: a
+// capture holds thousands of them, and fresh memory costs page faults.
 Try<std::string> try_read_all(int fd) {
+  static thread_local char buffer[kReadStepBytes];
   Try<std::string> result;
-  size_t used = 0;
-  size_t step = 4096;
   for (;;) {
-    result.value.resize(used + step);
-    const ssize_t count = ::read(fd, result.value.data() + used, step);
+    const ssize_t count = ::read(fd, buffer, sizeof buffer);
     if (count > 0) {
-      used += static_cast<size_t>(count);
-      step = kReadStepBytes;
+      result.value.append(buffer, static_cast<size_t>(count));
     } else if (count == 0) {
-      result.value.resize(used);
       return result;
     } else if (errno != EINTR) {
       result.error = errno;

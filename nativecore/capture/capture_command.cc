@@ -1,5 +1,7 @@
 #include "capture/capture_command.h"
 
+#include <sys/resource.h>
+
 #include <exception>
 #include <new>
 
@@ -19,6 +21,7 @@
 namespace stasis {
 namespace {
 
+constexpr int kFreezePriority = -20;
 constexpr uint64_t kKillPatienceMs = 30'000;
 
 // The other side has gone, or has said `abort`.
@@ -31,6 +34,9 @@ class CaptureCommand {
   int run(const CaptureRequest& request) {
     arm_capture_faults(request);
     PausedContainer paused(request.found_paused ? request.freezer_file : std::string());
+    // While the tree stands still, it waits for us, and so does whoever uses it:
+    // on a busy machine we go first. Not permitted: then we wait our turn.
+    ::setpriority(PRIO_PROCESS, 0, kFreezePriority);
     const uint64_t frozen_from_ns = monotonic_now_ns();
     FrozenTree tree = freeze(request, paused);
 

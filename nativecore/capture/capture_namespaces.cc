@@ -124,17 +124,22 @@ NamespaceCapture::~NamespaceCapture() {
 // Mounts last: in another mount namespace our /proc is out of reach.
 void NamespaceCapture::run(const FrozenTree& tree, const CaptureRequest& request) {
   STASIS_CONTEXT("capturing namespaces");
+  phases_.enter("beside: uts, ipc");
   for_each_namespace(tree, "uts", CLONE_NEWUTS,
                      [&](const TracedProcess&, uint64_t inode) { found_.uts_namespaces.push_back(read_uts(inode)); });
   for_each_namespace(tree, "ipc", CLONE_NEWIPC,
                      [&](const TracedProcess&, uint64_t inode) { found_.ipc_namespaces.push_back(read_ipc(inode)); });
+  phases_.enter("beside: net");
   for_each_namespace(tree, "net", CLONE_NEWNET,
                      [&](const TracedProcess&, uint64_t inode) { found_.net_namespaces.push_back(read_net(inode)); });
+  phases_.enter("beside: mounts");
   capture_mounts(tree, request, found_);
+  phases_.finish();
 }
 
-void NamespaceCapture::finish(CaptureData& data) {
+void NamespaceCapture::finish(CaptureData& data, PhaseRecorder& phases) {
   thread_.join();
+  for (const TimedPhase& phase : phases_.phases()) phases.add(phase.phase, phase.start_ns, phase.end_ns);
   if (failure_) std::rethrow_exception(failure_);
   data.uts_namespaces = std::move(found_.uts_namespaces);
   data.ipc_namespaces = std::move(found_.ipc_namespaces);

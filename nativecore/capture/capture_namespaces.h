@@ -22,12 +22,13 @@ class NamespaceCapture {
   ~NamespaceCapture();
 
   // Waits, and moves what was found into `data`; throws what the thread threw.
-  void finish(CaptureData& data);
+  void finish(CaptureData& data, PhaseRecorder& phases);
 
  private:
   void run(const FrozenTree& tree, const CaptureRequest& request);
 
-  CaptureData found_;  // only the namespaces' parts and notes
+  PhaseRecorder phases_;  // what ran beside the tracer
+  CaptureData found_;     // only the namespaces' parts and notes
   std::exception_ptr failure_;
   std::thread thread_;
 };

@@ -4,6 +4,8 @@
 #include <linux/kcmp.h>
 
 #include <cstdio>
+#include <map>
+#include <tuple>
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
@@ -24,6 +26,8 @@ uint64_t namespace_inode(const CapturedTask& task, std::string_view kind) {
 
 // File-backed and shared mappings: what stands behind them.
 void capture_mapped_files(CapturedTask& task, const ProcDir& proc, PathChecker& paths) {
+  // A library is mapped in five pieces, which name the same file: looked at once.
+  std::map<std::tuple<uint64_t, uint64_t, std::string>, CapturedPath> known;
   for (const Vma& vma : task.vmas) {
     if (vma.inode == 0) continue;
     char name[96];
@@ -31,7 +35,9 @@ void capture_mapped_files(CapturedTask& task, const ProcDir& proc, PathChecker& 
                   static_cast<unsigned long long>(vma.end));
     CapturedMappedFile file;
     file.start = vma.start;
-    file.path = paths.facts_of(name);
+    const auto [entry, is_new] = known.try_emplace({vma.device, vma.inode, vma.name});
+    if (is_new) entry->second = paths.facts_of(name);
+    file.path = entry->second;
     file.link_mode = stat_of(proc.borrow(), name, false).mode & 0777;
     // Without the privilege for map_files the name from smaps has to do.
     if (file.path.link.empty()) file.path.link = vma.name;
@@ -103,7 +109,6 @@ void capture_tasks(CaptureContext& context) {
     capture_process(tasks[i], *context.tree.processes()[i], i == 0 ? nullptr : &tasks[0]);
   }
   find_shared(tasks);
-  context.data.proc_locks = sys::try_read_file(AT_FDCWD, "/proc/locks").value;
 }
 
 }  // namespace stasis

@@ -28,7 +28,7 @@ void capture_tree(CaptureContext& context, PhaseRecorder& phases) {
   phases.enter("strangers");
   capture_strangers(context);
   phases.enter("namespaces");
-  namespaces.finish(context.data);
+  namespaces.finish(context.data, phases);
   context.check_abort();
   fault_point("metadata_complete");
 }
