@@ -1,9 +1,10 @@
 // The core as a resource of a sequence: started with its log, spoken to,
 // closed however the sequence ends; its failures as errors with a goal.
-import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { closeSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { CoreProcess, NativeError, type CoreOptions, type FromCore, type ToCore } from '../nativecore/index.js';
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
+import { makeDirectory } from './directories.js';
 import { fileError, fromNative, type NativeFailure } from './errors/index.js';
 
 export interface SessionOptions {
@@ -72,7 +73,7 @@ export class LogFile {
   constructor(directory: string, name: string) {
     this.path = join(directory, name);
     try {
-      mkdirSync(directory, { recursive: true, mode: 0o700 });
+      makeDirectory(directory, 0o700);
       this.fd = openSync(this.path, 'a', 0o600);
     } catch (error) {
       throw fileError(`cannot write the log ${this.path}`, this.path, error);

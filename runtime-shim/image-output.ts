@@ -7,6 +7,7 @@ import { closeSync, createReadStream, fsyncSync, mkdirSync, openSync, readdirSyn
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { formatManifest, kManifestName, manifestEntry, type ManifestEntry } from './archive/manifest.js';
+import { makeDirectory } from './directories.js';
 import { errnoCode, fileError } from './errors/index.js';
 
 export interface OutputFile {
@@ -34,7 +35,7 @@ export class ImageOutput {
     this.#staging = join(directory, `${kStagingPrefix}${process.pid}`);
     try {
       // Images hold memory contents, so secrets; the mode of a directory that exists is its owner's business.
-      mkdirSync(directory, { recursive: true, mode: 0o700 });
+      makeDirectory(directory, 0o700);
       for (const name of readdirSync(directory)) {
         if (name.startsWith(kStagingPrefix) && !isRunning(name)) rmSync(join(directory, name), { recursive: true, force: true });
       }

@@ -19,6 +19,7 @@ import {
   type ContainerCgroup,
 } from './container/index.js';
 import { errnoCode, fileError } from './errors/index.js';
+import { makeDirectory } from './directories.js';
 import { runRestoreHooks } from './hooks.js';
 import type { Bundle } from './bundle.js';
 import type { ContainerRestore } from './restore-request.js';
@@ -57,7 +58,7 @@ export class NewContainer {
     const { root, id } = from.request;
     const stateDirectory = join(root, id);
     try {
-      mkdirSync(root, { recursive: true, mode: 0o700 });
+      makeDirectory(root, 0o700);
       // Fails if the id is taken, even by somebody who is restoring it at the same time.
       mkdirSync(stateDirectory, { mode: 0o711 });
     } catch (error) {

@@ -29,7 +29,9 @@ export function fileError(message: string, path: string, error: unknown, code: E
     ? 'free space on that file system, or give a directory on another one'
     : name === 'EROFS' || name === 'EACCES' || name === 'EPERM'
       ? 'give a directory that can be written to'
-      : undefined;
+      : name === 'ENOENT' || name === 'ENOTDIR'
+        ? 'give a path in a directory that exists'
+        : undefined;
   const subject: Subject = { path };
   return new StasisError({
     code: noSpace ? 'NO_SPACE' : code,
