@@ -192,19 +192,18 @@ function refuseMissingController(controller: string, writes: readonly LimitWrite
 }
 
 function makeDirectories(directory: string, created: string[]): void {
-  const parent = dirname(directory);
-  if (parent !== cgroupRoot && parent !== '/') {
-    try {
-      mkdirSync(directory, 0o755);
-      created.push(directory);
-      return;
-    } catch (error) {
-      if (errnoCode(error) === 'EEXIST') return;
-      if (errnoCode(error) !== 'ENOENT') throw fileError(`cannot create cgroup ${directory}`, directory, error);
-    }
-    makeDirectories(parent, created);
-    makeDirectories(directory, created);
+  // A mount of a hierarchy is there, or the kernel's complaint says best what is missing.
+  if (directory === cgroupRoot || directory === '/') return;
+  try {
+    mkdirSync(directory, 0o755);
+    created.push(directory);
+    return;
+  } catch (error) {
+    if (errnoCode(error) === 'EEXIST') return;
+    if (errnoCode(error) !== 'ENOENT') throw fileError(`cannot create cgroup ${directory}`, directory, error);
   }
+  makeDirectories(dirname(directory), created);
+  makeDirectories(directory, created);
 }
 
 /** A new cpuset is empty and takes no process: every level inherits from the one above unless the spec says otherwise. */
