@@ -28,7 +28,7 @@ constexpr uint64_t kMagic = 0x1122334455667788;
 // hold kMagic.
 asm(R"(
 .pushsection .rodata
-.globl test_program_start, test_program_end
+.globl test_program_start, test_program_written, test_program_end
 test_program_start:
   movabs $0x1122334455667788, %rbx
   cmp %rbx, %r15
@@ -56,6 +56,7 @@ test_program_start:
   mov %r12, %rsi
   mov $5, %edx
   syscall
+test_program_written:
   cmp $1, %r14
   je 3f
   ja 4f
@@ -103,7 +104,7 @@ test_program_start:
 test_program_end:
 .popsection
 )");
-extern "C" const char test_program_start[], test_program_end[];
+extern "C" const char test_program_start[], test_program_written[], test_program_end[];
 
 namespace {
 
@@ -112,6 +113,7 @@ struct TinyOptions {
   bool helper = false;  // the child's parent is a helper that leaves
   bool zombie = false;
   bool stopped_child = false;
+  bool interrupted = false;  // every thread was stopped in its write, which has to be restarted
 };
 
 struct TinyPlan : TestRequest {
@@ -128,7 +130,7 @@ std::string pages() {
 }
 
 void fill_release(TinyPlan& request, uint32_t task, uint64_t message, uint64_t expected_tid, uint64_t afterwards,
-                  uint64_t child_count = 0) {
+                  const TinyOptions& options, uint64_t child_count = 0) {
   user_regs_struct registers{};
   registers.rip = kCode;
   registers.orig_rax = ~0ull;
@@ -141,6 +143,14 @@ void fill_release(TinyPlan& request, uint32_t task, uint64_t message, uint64_t e
   registers.r13 = expected_tid;
   registers.r14 = afterwards;
   registers.r15 = kMagic;
+  if (options.interrupted) {
+    registers.rip = kCode + static_cast<uint64_t>(test_program_written - test_program_start);
+    registers.rax = static_cast<uint64_t>(-512);  // ERESTARTSYS
+    registers.orig_rax = SYS_write;
+    registers.rdi = 1;
+    registers.rsi = message;
+    registers.rdx = 5;
+  }
   std::string xstate(576, '\0');
   const uint16_t control_word = 0x37f;
   const uint32_t mxcsr = 0x1f80;
@@ -269,9 +279,9 @@ TinyPlan tiny_plan(const TinyOptions& options) {
                    step("prctl", {imm(PR_SET_NO_NEW_PRIVS), imm(1), imm(0), imm(0), imm(0)}));
   request.add_step(request.child, kPhaseCredentials,
                    step("seccomp", {imm(SECCOMP_SET_MODE_FILTER), imm(0), blob(program_blob)}));
-  fill_release(request, request.root, kCode + 2048, numbered ? 1 : 0, 0, options.zombie ? 2 : 1);
-  fill_release(request, request.child, kCode + 2053, numbered ? 500 : 0, 2);
-  fill_release(request, request.thread, kCode + 2058, numbered ? 77 : 0, 1);
+  fill_release(request, request.root, kCode + 2048, numbered ? 1 : 0, 0, options, options.zombie ? 2 : 1);
+  fill_release(request, request.child, kCode + 2053, numbered ? 500 : 0, 2, options);
+  fill_release(request, request.thread, kCode + 2058, numbered ? 77 : 0, 1, options);
   plan.tasks[request.child].stopped = options.stopped_child;
   return request;
 }
@@ -380,6 +390,8 @@ void restores_with_a_helper_without_namespaces() {
 }
 void restores_a_zombie() { restore_and_expect_output({.zombie = true}); }
 void leaves_a_stopped_process_stopped() { restore_and_expect_output({.stopped_child = true}); }
+
+void restarts_an_interrupted_call() { restore_and_expect_output({.interrupted = true}); }
 
 void aborts_when_parked() {
   Stage stage;
@@ -592,6 +604,7 @@ int main(int argc, char** argv) {
           {"restores a child whose parent has left, without namespaces", restores_with_a_helper_without_namespaces},
           {"restores a zombie", restores_a_zombie},
           {"leaves a stopped process stopped", leaves_a_stopped_process_stopped},
+          {"restarts interrupted system calls", restarts_an_interrupted_call},
           {"restores into a user namespace and cgroups", restores_into_a_user_namespace_and_cgroups},
           {"takes everything back on abort", aborts_when_parked},
           {"takes everything back when the other side dies", rolls_back_when_the_other_side_dies},
