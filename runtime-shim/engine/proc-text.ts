@@ -73,10 +73,17 @@ export interface SmapsEntry {
 
 const kHeader = /^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s*(.*)$/;
 
+const kZero = 0x30;
+const kNine = 0x39;
+const kLowerA = 0x61;
+
 export function parseSmaps(bytes: Uint8Array): SmapsEntry[] {
   const entries: { -readonly [Key in keyof SmapsEntry]: SmapsEntry[Key] }[] = [];
   for (const line of text(bytes).split('\n')) {
-    const header = kHeader.exec(line);
+    // two dozen lines per mapping: only its header begins with a (lower case) address
+    const first = line.charCodeAt(0);
+    const isHeader = (first >= kZero && first <= kNine) || first >= kLowerA;
+    const header = isHeader ? kHeader.exec(line) : null;
     if (header !== null) {
       entries.push({
         start: BigInt(`0x${header[1]}`),

@@ -177,13 +177,22 @@ function rangeOf(step: Step): { readonly start: bigint; readonly length: bigint 
 
 function checkFills(plan: Plan, task: PlanTask, index: number): void {
   if (task.uffdRanges.length > 0 && task.uffdSlot === 0) refuse(`p${index} has ranges to fill but no userfaultfd`);
+  const ranges = [...task.uffdRanges].sort((left, right) => (left.address < right.address ? -1 : 1));
   for (const fill of task.fills) {
-    const end = fill.address + fill.pageCount * kPageBytes;
     if (plan.pageFiles[fill.pageFile] === undefined) refuse(`p${index} is filled from a page file that is not there`);
-    const inRange = task.uffdRanges.some(
-      (range) => fill.address >= range.address && end <= range.address + range.lengthBytes,
-    );
-    if (fill.method === 0 && !inRange)
+    if (fill.method === 0 && !liesInOne(ranges, fill.address, fill.address + fill.pageCount * kPageBytes))
       refuse(`a fill of p${index} at 0x${fill.address.toString(16)} lies outside its ranges`);
   }
+}
+
+function liesInOne(sorted: PlanTask['uffdRanges'], start: bigint, end: bigint): boolean {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((sorted[middle]?.address ?? 0n) <= start) low = middle + 1;
+    else high = middle;
+  }
+  const range = sorted[low - 1];
+  return range !== undefined && end <= range.address + range.lengthBytes;
 }
