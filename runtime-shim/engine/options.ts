@@ -58,6 +58,8 @@ export interface KernelFacts {
   readonly capabilities?: bigint;
   /** The engine's own limits (RLIMIT_* 0..15), which its children inherit; undefined: not known. */
   readonly rlimits?: readonly { readonly cur: bigint; readonly max: bigint }[];
+  /** Can POSIX timers be given their ids (PR_TIMER_CREATE_RESTORE_IDS, Linux 6.15)? undefined: yes. */
+  readonly timerRestoreIds?: boolean;
   /** The engine's own oom_score_adj, which its children inherit. */
   readonly oomScoreAdjust?: number;
   /** Pages shorter than this cannot be mapped (vm.mmap_min_addr). */

@@ -16,6 +16,7 @@ import type { Room } from '../room.js';
 import { Struct } from '../struct.js';
 import { capAmbient, prctl } from './prctl.js';
 import { forEachThread } from './threads.js';
+import { insideGid, insideUid } from './user-namespace.js';
 
 export const credentialsRoom: Room = { kind: 'credentials', encode, compile };
 /** The very last steps: nothing after them may change ids. */
@@ -36,14 +37,15 @@ function encode(ctx: EncodeContext): void {
     const draft = ctx.draft(task);
     for (const thread of task.raw.threads) {
       const core = draft.threads.get(thread.nsTids.at(-1) ?? thread.hostTid);
-      if (core !== undefined) core.thread_core.creds = credentialsOf(new ProcStatus(thread.status), thread.securebits);
+      if (core !== undefined)
+        core.thread_core.creds = credentialsOf(ctx, new ProcStatus(thread.status), thread.securebits);
     }
   }
 }
 
-function credentialsOf(status: ProcStatus, securebits: number): creds_entry {
-  const [uid = 0, euid = 0, suid = 0, fsuid = 0] = status.numbers('Uid');
-  const [gid = 0, egid = 0, sgid = 0, fsgid = 0] = status.numbers('Gid');
+function credentialsOf(ctx: EncodeContext, status: ProcStatus, securebits: number): creds_entry {
+  const [uid = 0, euid = 0, suid = 0, fsuid = 0] = status.numbers('Uid').map((id) => insideUid(ctx, id));
+  const [gid = 0, egid = 0, sgid = 0, fsgid = 0] = status.numbers('Gid').map((id) => insideGid(ctx, id));
   const noNewPrivs = status.numbers('NoNewPrivs')[0] ?? 0;
   return {
     uid,
@@ -59,7 +61,7 @@ function credentialsOf(status: ProcStatus, securebits: number): creds_entry {
     cap_eff: words(status.mask('CapEff')),
     cap_bnd: words(status.mask('CapBnd')),
     secbits: securebits,
-    groups: status.numbers('Groups'),
+    groups: status.numbers('Groups').map((id) => insideGid(ctx, id)),
     ...(noNewPrivs === 0 ? {} : { no_new_privs: noNewPrivs }),
     cap_amb: words(status.mask('CapAmb')),
   };
@@ -196,6 +198,13 @@ function compileDeathSignals(ctx: CompileContext): void {
     forEachThread(planned, (builder, core, tid) => {
       const signal = core.thread_core?.pdeath_sig ?? 0;
       if (signal === 0) return;
+      if (planned === ctx.root) {
+        // the parent of the root is the executor, which leaves when its work is done
+        ctx.degrade('DEATH_SIGNAL_DROPPED', `pid ${tid} no longer gets signal ${signal} when its parent dies`, {
+          nsPid: planned.image.pid,
+        });
+        return;
+      }
       builder.step(Phase.CREDENTIALS, 'prctl', [prctl.SET_PDEATHSIG, signal, 0, 0, 0], {
         from: `core[${tid}].pdeath_sig`,
       });

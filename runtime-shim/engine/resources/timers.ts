@@ -16,6 +16,7 @@ export const armTimersRoom: Room = { kind: 'arm-timers', compile: compileArming 
 
 const kItimers = ['real', 'virt', 'prof'] as const;
 const kSigevBytes = 64; // struct sigevent
+const kSigevNone = 1;
 const kSigevThreadId = 4;
 
 // ---- raw capture to images
@@ -120,10 +121,45 @@ function compile(ctx: CompileContext): void {
     const timers = image.core.tc?.timers?.posix ?? [];
     if (image.zombie || timers.length === 0) continue;
     const from = `core[${image.pid}].tc.timers`;
-    // Linux 6.15: without it an id could only be had by creating and deleting all below it
+    if (ctx.options.kernel.timerRestoreIds === false) {
+      createInOrder(ctx, image, builder, timers, from);
+      continue;
+    }
     builder.step(Phase.THREADS, 'prctl', [prctl.TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0], { from });
     for (const timer of timers) createTimer(ctx, image, builder, timer, from);
     builder.step(Phase.THREADS, 'prctl', [prctl.TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0], { from });
+  }
+}
+
+/** Two steps each. */
+const kMaximalDummyTimers = 10_000;
+
+/** Before Linux 6.15: ids count up in each process from 0, so those between are created and deleted. */
+function createInOrder(
+  ctx: CompileContext,
+  task: ImageTask,
+  builder: TaskBuilder,
+  timers: readonly posix_timer_entry[],
+  from: string,
+): void {
+  let next = 0;
+  for (const timer of [...timers].sort((left, right) => left.it_id - right.it_id)) {
+    if (timer.it_id - next > kMaximalDummyTimers) {
+      ctx.object(
+        'KERNEL_FEATURE_MISSING',
+        `this kernel cannot give a timer of pid ${task.pid} its id ${timer.it_id}`,
+        { nsPid: task.pid },
+        'PR_TIMER_CREATE_RESTORE_IDS needs Linux 6.15',
+      );
+      return;
+    }
+    for (; next < timer.it_id; next += 1) {
+      const none = ctx.plan.blob(new Struct(kSigevBytes).setI32(12, kSigevNone).bytes);
+      builder.step(Phase.THREADS, 'timer_create', [0, none, ctx.plan.blob(new Uint8Array(4))], { from });
+      builder.step(Phase.THREADS, 'timer_delete', [next], { from });
+    }
+    createTimer(ctx, task, builder, timer, from);
+    next = timer.it_id + 1;
   }
 }
 

@@ -26,8 +26,24 @@ describe('x86 registers', () => {
     });
   }
 
-  it('ends a system call with EINTR that only the kernel knew how to continue', () => {
-    const image = registersToImage(registers(-516n, 35n, 0x401002n), undefined);
+  for (const call of [7n, 202n]) {
+    it(`starts call ${call} over, whose caller would not expect EINTR`, () => {
+      const image = registersToImage(registers(-516n, call, 0x401002n), undefined);
+      assert.equal(image.ax, call);
+      assert.equal(image.ip, 0x401000n);
+    });
+  }
+
+  it('ends a sleep with EINTR whose caller was told how much is left, and starts another over', () => {
+    const told = registersToImage(registers(-516n, 35n, 0x401002n), undefined);
+    assert.equal(BigInt.asIntN(64, told.ax), -4n);
+    assert.equal(told.ip, 0x401002n);
+    const raw = new Struct(registers(-516n, 35n, 0x401002n)).setU64(8 * 13, 0n);
+    assert.equal(registersToImage(raw.bytes, undefined).ax, 35n);
+  });
+
+  it('ends a call with EINTR whose number the kernel has replaced', () => {
+    const image = registersToImage(registers(-516n, 219n, 0x401002n), undefined);
     assert.equal(BigInt.asIntN(64, image.ax), -4n);
     assert.equal(image.ip, 0x401002n);
   });

@@ -54,8 +54,13 @@ export function registersToImage(
         entry.ip -= kSyscallInstructionBytes;
         break;
       case kRestartBlock:
-        // what is left to do is in the kernel's restart_block, which dies with the task
-        entry.ax = BigInt.asUintN(64, -kEintr);
+        // how far it had come is in the kernel's restart_block, which dies with the task
+        if (canStartOver(entry)) {
+          entry.ax = entry.orig_ax;
+          entry.ip -= kSyscallInstructionBytes;
+        } else {
+          entry.ax = BigInt.asUintN(64, -kEintr);
+        }
         break;
     }
   }
@@ -67,6 +72,33 @@ export function registersToImage(
     entry.ip = criticalSection.abort;
   }
   return entry;
+}
+
+const kPoll = 7n;
+const kNanosleep = 35n;
+const kFutex = 202n;
+const kClockNanosleep = 230n;
+
+/**
+ * Calls with a relative timeout, interrupted in the middle. Most programs do
+ * not expect EINTR where no handler ran, so the call starts over with its whole
+ * timeout; it may last longer than it was asked to, which timeouts allow. A
+ * sleep that was told where to leave the rest of its time has done so, and its
+ * caller knows how to go on.
+ */
+function canStartOver(entry: user_x86_regs_entry): boolean {
+  switch (entry.orig_ax) {
+    case kPoll:
+    case kFutex:
+      return true;
+    case kNanosleep:
+      return entry.si === 0n;
+    case kClockNanosleep:
+      return entry.r10 === 0n;
+    default:
+      // restart_syscall: it was continued before, and its number is lost
+      return false;
+  }
 }
 
 /** user_regs_struct for release: not inside a system call, or the kernel would "restart" what parked the thread. */
