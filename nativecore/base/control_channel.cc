@@ -86,7 +86,7 @@ std::optional<ToCoreMessage> ControlChannel::receive(int timeout_ms) {
       try {
         while (message.next()) {
           const uint32_t tag = message.tag();
-          if (tag >= 1 && tag <= 5) {
+          if (tag >= 1 && tag <= 6) {
             const protozero::data_view body = message.get_view();
             return ToCoreMessage{static_cast<ToCoreKind>(tag), std::string(body.data(), body.size())};
           }

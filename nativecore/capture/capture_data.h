@@ -146,6 +146,7 @@ struct CapturedSocket {
   uint64_t net_namespace = 0;
   int32_t input_bytes = 0, output_bytes = 0;
   std::string tcp_info;
+  CapturedPath bound_file;  // link empty: not bound to a path
 };
 
 struct CapturedTerminal {

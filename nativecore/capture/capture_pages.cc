@@ -7,14 +7,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <mutex>
-#include <thread>
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
+#include "base/parallel.h"
 #include "base/sys.h"
 
 namespace stasis {
@@ -221,39 +219,18 @@ class PageWriter {
   int file_;
 };
 
-unsigned worker_count(uint64_t total_bytes) {
-  if (total_bytes < kParallelBytes) return 1;
-  return std::clamp(std::thread::hardware_concurrency(), 1u, kMaximalWorkers);
-}
-
-// Pieces are taken in order by all workers; the calling thread is one of them
-// and the one that asks whether to go on.
+// Pieces are taken in order by all workers; the calling thread is the one that
+// asks whether to go on.
 void write_task(CaptureContext& context, const TracedProcess& process, const std::vector<PageRun>& runs, int file) {
   const UniqueFd memory = sys::openat(process.proc.borrow(), "mem", O_RDONLY);
   const std::vector<Piece> pieces = cut_into_pieces(runs);
-  std::atomic<size_t> next = 0;
-  std::mutex failure_mutex;
-  std::exception_ptr failure;
-  const auto work = [&](bool asks) {
-    try {
-      const sys::Mapping buffer = sys::mmap(0, kPieceBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-      PageWriter writer(process.host_pid, memory.borrow(), file);
-      for (size_t i; (i = next.fetch_add(1)) < pieces.size();) {
-        if (asks) context.check_abort();
-        writer.write(pieces[i], buffer.data());
-      }
-    } catch (...) {
-      next = pieces.size();
-      const std::lock_guard lock(failure_mutex);
-      if (!failure) failure = std::current_exception();
-    }
-  };
-  {
-    std::vector<std::jthread> helpers;
-    for (unsigned i = 1; i < worker_count(run_pages(runs) * kPageBytes); ++i) helpers.emplace_back(work, false);
-    work(true);
-  }
-  if (failure) std::rethrow_exception(failure);
+  const unsigned workers = run_pages(runs) * kPageBytes < kParallelBytes ? 1 : kMaximalWorkers;
+  parallel_for(pieces.size(), workers, [&](size_t index, bool in_caller) {
+    static thread_local sys::Mapping buffer;
+    if (!buffer.valid()) buffer = sys::mmap(0, kPieceBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    if (in_caller) context.check_abort();
+    PageWriter(process.host_pid, memory.borrow(), file).write(pieces[index], buffer.data());
+  });
 }
 
 }  // namespace

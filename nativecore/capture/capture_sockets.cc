@@ -2,12 +2,12 @@
 
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <linux/un.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -155,10 +155,24 @@ void capture_unix_queue(CapturedSocket& socket, int own_fd) {
   }
 }
 
+// The name of a unix socket may be relative to a directory that its task has
+// left, and the file may have been removed or replaced since.
+void capture_bound_file(CapturedSocket& socket, int own_fd, PathChecker& paths) {
+  const sys::Try<int64_t> opened = sys::try_ioctl(own_fd, SIOCUNIXFILE, nullptr);
+  if (!opened.ok()) return;
+  const UniqueFd file(static_cast<int>(opened.value));
+  const std::string link = "/proc/self/fd/" + std::to_string(file.borrow());
+  sys::Try<std::string> path = sys::try_readlinkat(AT_FDCWD, link.c_str());
+  const sys::Try<struct statx> stat = sys::try_statx(file.borrow(), "", AT_EMPTY_PATH);
+  if (!path.ok() || !stat.ok()) return;
+  socket.bound_file.link = std::move(path.value);
+  socket.bound_file.stat = to_captured(stat.value);
+  socket.bound_file.path_matches = paths.names(socket.bound_file.link, socket.bound_file.stat);
+}
+
 }  // namespace
 
-void capture_socket(CaptureContext& context, CapturedOpenFile& file, int own_fd) {
-  (void)context;
+void capture_socket(CapturedOpenFile& file, int own_fd, PathChecker& paths) {
   CapturedSocket& socket = file.socket;
   socket.present = true;
   socket.inode = file.path.stat.inode;
@@ -182,6 +196,7 @@ void capture_socket(CaptureContext& context, CapturedOpenFile& file, int own_fd)
     read_options(socket, own_fd, IPPROTO_TCP, kTcpOptions);
     socket.tcp_info = sys::try_getsockopt(own_fd, IPPROTO_TCP, TCP_INFO).value;
   }
+  if (socket.family == AF_UNIX) capture_bound_file(socket, own_fd, paths);
   if (socket.family == AF_UNIX && !integer_option(own_fd, SO_ACCEPTCONN)) capture_unix_queue(socket, own_fd);
 }
 

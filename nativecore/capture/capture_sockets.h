@@ -8,9 +8,10 @@
 #pragma once
 
 #include "capture/capture_context.h"
+#include "capture/path_facts.h"
 
 namespace stasis {
 
-void capture_socket(CaptureContext& context, CapturedOpenFile& file, int own_fd);
+void capture_socket(CapturedOpenFile& file, int own_fd, PathChecker& paths);
 
 }  // namespace stasis

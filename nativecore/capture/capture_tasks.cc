@@ -9,6 +9,7 @@
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
+#include "base/parallel.h"
 #include "base/sys.h"
 #include "capture/capture_host.h"
 #include "capture/kcmp_index.h"
@@ -16,6 +17,8 @@
 
 namespace stasis {
 namespace {
+
+constexpr unsigned kMaximalWorkers = 4;
 
 uint64_t namespace_inode(const CapturedTask& task, std::string_view kind) {
   for (const CapturedNamespaceId& id : task.namespaces) {
@@ -104,10 +107,12 @@ void capture_tasks(CaptureContext& context) {
   fault_point("capture_tasks");
   std::vector<CapturedTask>& tasks = context.data.tasks;
   tasks.resize(context.tree.processes().size());
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    context.check_abort();
-    capture_process(tasks[i], *context.tree.processes()[i], i == 0 ? nullptr : &tasks[0]);
-  }
+  // The root by itself: the others are compared with it.
+  capture_process(tasks[0], *context.tree.processes()[0], nullptr);
+  parallel_for(tasks.size() - 1, kMaximalWorkers, [&](size_t index, bool in_caller) {
+    if (in_caller) context.check_abort();
+    capture_process(tasks[index + 1], *context.tree.processes()[index + 1], &tasks[0]);
+  });
   find_shared(tasks);
 }
 

@@ -200,6 +200,7 @@ void put_socket(Writer& message, uint32_t field, const CapturedSocket& socket) {
   put_signed(entry, 11, socket.input_bytes);
   put_signed(entry, 12, socket.output_bytes);
   put(entry, 13, socket.tcp_info);
+  if (!socket.bound_file.link.empty()) put_path(entry, 14, socket.bound_file);
 }
 
 void put_open_file(Writer& message, uint32_t field, const CapturedOpenFile& file) {
