@@ -1,7 +1,6 @@
 // A container in the making: its state directory (which is also the claim to
-// the id), its cgroup, its files for the world outside. Whatever happens
-// before keep(), all of it goes again: by the core and its janitor if we are
-// killed, by dispose otherwise.
+// the id), its cgroup, its files for the world outside. The core hears of them
+// before they are made, and takes them back unless the tree is released.
 import { closeSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, rmdirSync, writeFileSync, writeSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { UndoAction_Kind, type ExecuteRequest, type Parked, type UndoAction } from '../nativecore/index.js';
@@ -9,10 +8,11 @@ import { cgroupPlace, toLibcontainerConfig } from '../oci-spec/libcontainer-conf
 import { formatRuncState } from '../oci-spec/runc-state.js';
 import {
   baseRuntimeVersion,
+  cgroupDirectories,
   createCgroup,
+  missingCgroups,
   ownDescriptorLinks,
   refuseUnlessAllowed,
-  removeCgroups,
   type BaseRuntime,
   type BaseRuntimeVersion,
   type CgroupLayout,
@@ -21,6 +21,7 @@ import {
 import { errnoCode, fileError } from './errors/index.js';
 import { makeDirectory } from './directories.js';
 import { runRestoreHooks } from './hooks.js';
+import type { CoreSession } from './core-session.js';
 import type { Bundle } from './bundle.js';
 import type { ContainerRestore } from './restore-request.js';
 
@@ -29,6 +30,7 @@ export interface NewContainerRequest {
   readonly bundle: Bundle;
   readonly base: BaseRuntime;
   readonly layout: CgroupLayout;
+  readonly core: CoreSession;
 }
 
 export class NewContainer {
@@ -38,7 +40,6 @@ export class NewContainer {
   readonly #cgroup: ContainerCgroup;
   /** Asked for at once, needed when the tree is parked. */
   readonly #version: Promise<BaseRuntimeVersion>;
-  #kept = false;
 
   private constructor(from: NewContainerRequest, stateDirectory: string, cgroup: ContainerCgroup) {
     this.#request = from.request;
@@ -54,9 +55,13 @@ export class NewContainer {
     return join(request.root, request.id, 'criu-root');
   }
 
-  static create(from: NewContainerRequest): NewContainer {
-    const { root, id } = from.request;
+  static async create(from: NewContainerRequest): Promise<NewContainer> {
+    const { request, layout, core } = from;
+    const { root, id } = request;
     const stateDirectory = join(root, id);
+    const place = cgroupPlace(from.bundle.spec, id, false);
+    const paths = cgroupDirectories(layout, place);
+    const undo = undoActions(request, missingCgroups(paths), paths);
     try {
       makeDirectory(root, 0o700);
       // Fails if the id is taken, even by somebody who is restoring it at the same time.
@@ -66,22 +71,24 @@ export class NewContainer {
       throw fileError(`cannot create the state directory of container ${JSON.stringify(id)}`, stateDirectory, error);
     }
     try {
-      mkdirSync(NewContainer.yardOf(from.request), { mode: 0o755 });
-      const cgroup = createCgroup({
-        layout: from.layout,
-        place: cgroupPlace(from.bundle.spec, id, false),
-        spec: from.bundle.spec,
-        dialect: '1.1',
-      });
-      return new NewContainer(from, stateDirectory, cgroup);
+      // At once: being killed between these two calls leaves an empty state directory.
+      core.send({ prepare: { undo } });
+      await core.receive('prepared');
     } catch (error) {
       rmSync(stateDirectory, { recursive: true, force: true });
+      throw error;
+    }
+    try {
+      mkdirSync(NewContainer.yardOf(request), { mode: 0o755 });
+      return new NewContainer(from, stateDirectory, createCgroup({ layout, place, spec: from.bundle.spec, dialect: '1.1' }));
+    } catch (error) {
+      await core.rollBack();
       throw error;
     }
   }
 
   executeRequest(): Pick<ExecuteRequest, 'cgroupProcsFiles' | 'cgroup2Directory' | 'undo'> {
-    return { cgroupProcsFiles: [...this.#cgroup.procsFiles], cgroup2Directory: this.#cgroup.cgroup2Directory, undo: this.#undo() };
+    return { cgroupProcsFiles: [...this.#cgroup.procsFiles], cgroup2Directory: this.#cgroup.cgroup2Directory, undo: undoActions(this.#request, this.#cgroup.created, this.#cgroup.paths) };
   }
 
   /** The tree is there and waits: state file, hooks, pid file, in the order in which runc's callers may look for them. */
@@ -118,32 +125,26 @@ export class NewContainer {
     if (this.#request.pidFile !== undefined) writePidFile(this.#request.pidFile, parked.rootHostPid);
   }
 
-  keep(): void {
-    this.#kept = true;
+  /** The tree runs. */
+  finish(): void {
     try {
       rmdirSync(NewContainer.yardOf(this.#request));
     } catch {
       // It goes with the state directory when the container is deleted.
     }
   }
+}
 
-  [Symbol.dispose](): void {
-    if (this.#kept) return;
-    // What the core has undone already is not there any more; doing it again is harmless.
-    if (this.#request.pidFile !== undefined) rmSync(this.#request.pidFile, { force: true });
-    rmSync(this.#stateDirectory, { recursive: true, force: true });
-    removeCgroups(this.#cgroup.created);
-  }
-
-  #undo(): UndoAction[] {
-    const { pidFile } = this.#request;
-    return [
-      ...(pidFile === undefined ? [] : [{ kind: UndoAction_Kind.REMOVE_FILE, path: pidFile }]),
-      { kind: UndoAction_Kind.REMOVE_DIRECTORY, path: NewContainer.yardOf(this.#request) },
-      { kind: UndoAction_Kind.REMOVE_TREE, path: this.#stateDirectory },
-      ...[...this.#cgroup.created].reverse().map((path) => ({ kind: UndoAction_Kind.REMOVE_CGROUP, path })),
-    ];
-  }
+function undoActions(request: ContainerRestore, cgroups: readonly string[], paths: ReadonlyMap<string, string>): UndoAction[] {
+  const { pidFile } = request;
+  const own = new Set(paths.values());
+  return [
+    ...(pidFile === undefined ? [] : [{ kind: UndoAction_Kind.REMOVE_FILE, path: pidFile }]),
+    { kind: UndoAction_Kind.REMOVE_DIRECTORY, path: NewContainer.yardOf(request) },
+    { kind: UndoAction_Kind.REMOVE_TREE, path: join(request.root, request.id) },
+    // A parent that we made may hold somebody else's cgroup by then: it goes only if it is empty.
+    ...[...cgroups].reverse().map((path) => ({ kind: own.has(path) ? UndoAction_Kind.REMOVE_CGROUP : UndoAction_Kind.REMOVE_DIRECTORY, path })),
+  ];
 }
 
 /** As runc writes it: a hidden file first, then renamed; digits, no newline. */

@@ -35,8 +35,6 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
   refuseObjections(goal, compiled.objections);
 
   using log = new LogFile(request.workPath ?? request.imagePath, 'restore.log');
-  // From here on there is something to undo.
-  using container = NewContainer.create({ request, bundle, base, layout });
   await using core = new CoreSession({
     subcommand: 'execute',
     goal,
@@ -46,6 +44,8 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
     describeStep: (position) => describePlanStep(compiled.plan, position),
     ...(request.signal === undefined ? {} : { signal: request.signal }),
   });
+  // The claim to the id comes with the core's promise to take everything back, however we end.
+  const container = await NewContainer.create({ request, bundle, base, layout, core });
   core.send({
     execute: {
       version: 1,
@@ -71,7 +71,7 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
     throw error;
   }
   const released = await core.receive('released');
-  container.keep();
+  container.finish();
   writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, parked, released, log);
   return { initHostPid: parked.rootHostPid, base, degradations: compiled.degradations, timings: [...parked.timings, ...released.timings] };
 }

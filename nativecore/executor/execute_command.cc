@@ -1,6 +1,7 @@
 #include "executor/execute_command.h"
 
 #include <exception>
+#include <optional>
 #include <string>
 
 #include "base/control_channel.h"
@@ -11,6 +12,7 @@
 #include "executor/decode_plan.h"
 #include "executor/execute_plan.h"
 #include "executor/execute_steps.h"
+#include "executor/janitor.h"
 #include "executor/undo.h"
 
 namespace stasis {
@@ -26,6 +28,24 @@ ExecuteRequest read_request(const ToCoreMessage& message) {
     for (NativeError& failure : perform_undo(decode_undo_actions(message.body))) error.suppress(std::move(failure));
     throw;
   }
+}
+
+// What TypeScript is about to make is known here before it is made: if it is
+// killed between two of its steps, we take back; if we are, the keeper does.
+// Returns the request; nullopt if the other side has gone or thought better of it.
+std::optional<ToCoreMessage> receive_request(ControlChannel& channel, std::optional<Janitor>& keeper) {
+  std::optional<ToCoreMessage> message = channel.receive();
+  if (!message || message->kind != ToCoreKind::prepare) return message;
+  const std::vector<UndoAction> undo = decode_undo_actions(message->body);
+  keeper.emplace(undo);
+  channel.send(FromCoreKind::prepared, {});
+  message = channel.receive();
+  if (message && message->kind != ToCoreKind::abort) return message;
+  const bool asked = message.has_value();
+  for (const NativeError& failure : perform_undo(undo)) log_line("execute: %s", failure.what());
+  keeper->dismiss();
+  if (asked) channel.send(FromCoreKind::rolled_back, {});
+  return std::nullopt;
 }
 
 void send_outcome(ControlChannel& channel, const NativeError& error, const PhaseRecorder& timings) {
@@ -45,11 +65,15 @@ int run_execute_command() {
   int exit_status = 0;
   try {
     try {
-      const auto message = channel.receive();
-      if (!message) return 0;  // gone before it asked for anything
+      std::optional<Janitor> keeper;
+      const auto message = receive_request(channel, keeper);
+      if (!message) {
+        flush_log();
+        return 0;  // gone before it asked for anything to be executed
+      }
       const ExecuteRequest request = read_request(*message);
       arm_execute_faults(request.stop_before_step);
-      execute_plan(channel, request, timings);
+      execute_plan(channel, request, timings, keeper ? &*keeper : nullptr);
       channel.send(FromCoreKind::released, encode_timings(timings.phases()));
     } catch (NativeError& error) {
       if (error.phase.empty()) error.phase = timings.current();

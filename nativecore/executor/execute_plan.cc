@@ -4,10 +4,12 @@
 
 namespace stasis {
 
-void execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseRecorder& timings) {
+void execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseRecorder& timings,
+                  Janitor* keeper) {
   Coordinator restore(channel, request, timings);
   try {
     restore.prepare();  // the janitor lives from here on: what follows is taken back even if we are killed
+    if (keeper) keeper->dismiss();
     restore.load_hole();
     restore.clone_root();
     restore.write_id_maps();

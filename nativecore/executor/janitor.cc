@@ -70,7 +70,7 @@ void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
   }
 }
 
-[[noreturn]] void run_janitor(int socket, const std::vector<UndoAction>& undo, const Hole& hole) {
+[[noreturn]] void run_janitor(int socket, const std::vector<UndoAction>& undo, const Hole* hole) {
   ::setsid();
   ::prctl(PR_SET_NAME, "stasis-janitor", 0, 0, 0);
   (void)!::chdir("/");
@@ -87,7 +87,7 @@ void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
     if (received.word == kDismiss) ::_exit(0);
     if (received.pidfd.valid()) pidfds.push_back(std::move(received.pidfd));
   }
-  hole.fail_all();  // before anything else: tasks that nobody knows of leave by themselves
+  if (hole) hole->fail_all();  // before anything else: tasks that nobody knows of leave by themselves
   kill_and_wait(pidfds);
   perform_undo(undo);  // failures: nobody is left to hear of them
   ::_exit(0);
@@ -95,7 +95,11 @@ void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
 
 }  // namespace
 
-Janitor::Janitor(const std::vector<UndoAction>& undo, const Hole& hole) {
+Janitor::Janitor(const std::vector<UndoAction>& undo, const Hole& hole) : Janitor(undo, &hole) {}
+
+Janitor::Janitor(const std::vector<UndoAction>& undo) : Janitor(undo, nullptr) {}
+
+Janitor::Janitor(const std::vector<UndoAction>& undo, const Hole* hole) {
   STASIS_CONTEXT("starting the janitor");
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)

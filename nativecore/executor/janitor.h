@@ -26,6 +26,8 @@ class Janitor {
  public:
   // Precondition: this process has one thread.
   Janitor(const std::vector<UndoAction>& undo, const Hole& hole);
+  // For what is made before there is a tree.
+  explicit Janitor(const std::vector<UndoAction>& undo);
 
   Janitor(const Janitor&) = delete;
   // Closes the socket: without a farewell before, that is our death to it, and
@@ -40,6 +42,7 @@ class Janitor {
   pid_t host_pid() const { return host_pid_; }
 
  private:
+  Janitor(const std::vector<UndoAction>& undo, const Hole* hole);
   UniqueFd socket_;
   pid_t host_pid_ = -1;
 };

@@ -1,7 +1,7 @@
 // The cgroup of a container that is being restored: made where runc's cgroupfs
 // driver would make it, limits set before anything runs in it, removed again
 // if the restore fails. v1, v2 and hybrid hierarchies.
-import { closeSync, mkdirSync, openSync, readFileSync, rmdirSync, statfsSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmdirSync, statfsSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { nativeBinding } from '../../nativecore/index.js';
 import { containerDeviceRules } from '../../oci-spec/devices.js';
@@ -145,6 +145,17 @@ export function createCgroup(request: CgroupRequest): ContainerCgroup {
     removeCgroups(created);
     throw error;
   }
+}
+
+/** What createCgroup is going to make, the deepest last: for whoever must take it back if we are killed meanwhile. */
+export function missingCgroups(paths: ReadonlyMap<string, string>): string[] {
+  const missing = new Set<string>();
+  for (const path of paths.values()) {
+    const levels: string[] = [];
+    for (let level = path; dirname(level) !== level && !existsSync(level); level = dirname(level)) levels.unshift(level);
+    for (const level of levels) missing.add(level);
+  }
+  return [...missing].sort((one, other) => one.length - other.length);
 }
 
 /** Leaves what somebody else uses meanwhile. */
