@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
+import type { PathReference } from '../../../nativecore/schema/messages.js';
 import { Phase } from '../plan/builder.js';
 import type { ImageModel } from '../compile-context.js';
 import { StasisError } from '../../errors/index.js';
 import type { file_entry } from '../../../oci-spec/images/messages.js';
-import { FileFixture, kHostPidOffset, objectionsOf, stepsOf } from './file-fixture.js';
+import { FileFixture, kHostPidOffset, objectionsOf, statx, stepsOf } from './file-fixture.js';
 
 const kPipeFs = 0x50495045n;
 const pipeStat = (inode: bigint): { mode: number; inode: bigint; filesystemMagic: bigint } => ({
@@ -52,7 +53,7 @@ function unixSocket(
   fixture: FileFixture,
   inode: number,
   type: number,
-  more: { name?: string; queue?: Buffer[] } = {},
+  more: { name?: string; queue?: Buffer[]; boundFile?: PathReference } = {},
 ): number {
   const family = Buffer.from([1, 0]);
   return fixture.open({
@@ -64,6 +65,7 @@ function unixSocket(
       type,
       localAddress: more.name === undefined ? family : Buffer.concat([family, Buffer.from(more.name)]),
       queue: more.queue ?? [],
+      boundFile: more.boundFile,
     },
   });
 }
@@ -351,7 +353,38 @@ describe('open files', () => {
     const verbs = stepsOf(fixture.compile(), 1, Phase.FILES)
       .slice(3)
       .map((step) => step.split(' ')[0]);
-    assert.deepEqual(verbs.slice(0, 7), ['socket', 'unlinkat', 'bind', 'listen', 'socket', 'connect', 'accept4']);
+    assert.deepEqual(verbs.slice(0, 8), [
+      'socket',
+      'unlinkat',
+      'bind',
+      'fchmodat',
+      'listen',
+      'socket',
+      'connect',
+      'accept4',
+    ]);
+  });
+
+  it('binds a relative name where it was bound, with the mode of its file, and removes a path that was gone', () => {
+    const name = 'ctl.sock';
+    const fixture = withUnixSockets(
+      unixDiag(13, 2, 7, { name }),
+      unixDiag(14, 1, 10, { name: '/run/old\0', backlog: 1 }),
+    );
+    const bound = (link: string, pathMatches: boolean): PathReference => ({
+      link: Buffer.from(link),
+      stat: statx({ mode: 0o140620, uid: 7, gid: 8 }),
+      pathMatches,
+    });
+    const relative = unixSocket(fixture, 13, 2, { name, boundFile: bound('/run/app/ctl.sock', true) });
+    const old = unixSocket(fixture, 14, 1, { name: '/run/old\0', boundFile: bound('/run/old (deleted)', false) });
+    fixture.task({ nsPid: 1, cwd: '/elsewhere', fds: { 3: relative, 4: old } });
+    const steps = stepsOf(fixture.compile(), 1, Phase.FILES).join(' | ');
+    assert.match(
+      steps,
+      /chdir "\/run\/app" \| unlinkat -100 "ctl.sock" 0 \| bind s\d+ .*? \| fchownat -100 "ctl.sock" 7 8 0 \| fchmodat -100 "ctl.sock" 400 \| chdir "\/"/,
+    );
+    assert.ok(steps.lastIndexOf('unlinkat -100 "/run/old" 0') > steps.indexOf('listen'), steps);
   });
 
   it('leaves the last words of a peer that has gone', () => {

@@ -2,6 +2,7 @@
 // them, listening and datagram sockets with a path or an abstract name. A
 // socket whose peer is outside, descriptors in queues and connections that
 // nobody has accepted yet are refused by name.
+import { posix } from 'node:path';
 import type { OpenFile, Socket } from '../../../nativecore/schema/messages.js';
 import type { ImageEntry } from '../../../oci-spec/images/image-file.js';
 import { fd_types, type unix_sk_entry } from '../../../oci-spec/images/messages.js';
@@ -9,13 +10,23 @@ import type { CompileContext } from '../compile-context.js';
 import type { EncodeContext } from '../encode-context.js';
 import { Phase, type SlotRef } from '../plan/builder.js';
 import type { FileRoom } from '../room.js';
-import { corrupt, descriptorPhrase, encodeOwner, hold, kAtFdCwd, kOCloexec, setStatusFlags } from './file-common.js';
+import {
+  corrupt,
+  descriptorPhrase,
+  encodeOwner,
+  hold,
+  kAtFdCwd,
+  kOCloexec,
+  linkText,
+  setStatusFlags,
+} from './file-common.js';
 import {
   compileOptionsBeforeBind,
   compileSocketOptions,
   encodeSocketOptions,
   enlargeSendBuffer,
 } from './socket-options.js';
+import { insideGid, insideUid } from './user-namespace.js';
 
 const kUnix = 1;
 const kStream = 1;
@@ -121,7 +132,7 @@ export const unixSocketRoom: FileRoom = {
       opts: encodeSocketOptions(socket),
       name,
       shutdown: diag.shutdown as unix_sk_entry['shutdown'],
-      name_dir: relativeDirectory(file, name, ctx),
+      ...boundFacts(file, name, ctx),
       ns_id: ctx.namespaceId('net', socket.netNamespace),
     };
     for (const message of socket.queue)
@@ -188,11 +199,25 @@ function printableName(name: Uint8Array): string {
   return Buffer.from(name).toString('utf8').replace(/\0/g, '@');
 }
 
-/** A relative name was bound in some directory; the working directory of its task is the only one known. */
-function relativeDirectory(file: OpenFile, name: Buffer, ctx: EncodeContext): string | undefined {
-  if (name.length === 0 || name[0] === 0 || name[0] === 0x2f) return undefined;
-  const cwd = ctx.taskOfHostPid(file.hostPid)?.raw.cwd;
-  return cwd === undefined ? undefined : Buffer.from(cwd.link).toString('utf8');
+/** What a path name does not tell: the directory that it started from, and whether the path still is this socket. */
+function boundFacts(file: OpenFile, name: Buffer, ctx: EncodeContext): Partial<unix_sk_entry> {
+  const bound = file.socket?.boundFile;
+  if (name.length === 0 || name[0] === 0) return {};
+  if (bound?.stat === undefined) {
+    if (name[0] === 0x2f) return {};
+    // The working directory of its task is the best guess.
+    const cwd = ctx.taskOfHostPid(file.hostPid)?.raw.cwd;
+    return cwd === undefined ? {} : { name_dir: linkText(cwd) };
+  }
+  const path = linkText(bound).replace(/ \(deleted\)$/, '');
+  const relative = name.toString('utf8').replace(/^(\.\/)+/, '');
+  const directory = path.endsWith(`/${relative}`) ? path.slice(0, -relative.length - 1) || '/' : posix.dirname(path);
+  return {
+    ...(name[0] === 0x2f ? {} : { name_dir: directory }),
+    deleted: !bound.pathMatches,
+    file_perms: { mode: bound.stat.mode, uid: insideUid(ctx, bound.stat.uid), gid: insideGid(ctx, bound.stat.gid) },
+    mnt_id: Number(bound.stat.mountId),
+  };
 }
 
 // ---- compile: all unix sockets at once, since one's steps stand on another's
@@ -225,6 +250,8 @@ class SocketCompiler {
       this.#sockets.push(socket);
       this.#byInode.set(entry.ino, socket);
     }
+    // Of several that were bound to one path, the last to bind has it.
+    this.#sockets.sort((a, b) => Number(b.entry.deleted === true) - Number(a.entry.deleted === true));
     const packets: readonly ImageEntry<'sk_packet_entry'>[] = ctx.images.set.entries('sk-queues');
     for (const packet of packets) {
       if (packet.message.scm.length > 0)
@@ -252,7 +279,7 @@ class SocketCompiler {
     const held = new Map<number, SlotRef>();
     for (const socket of this.#sockets) {
       const { entry, from, slot } = socket;
-      if (entry.deleted === true) this.#removeName(entry, from);
+      if (entry.deleted === true && !this.#isBoundLater(entry)) this.#removeName(entry, from);
       if (slot === undefined) continue;
       compileSocketOptions(this.ctx, slot, entry.opts, from);
       const shutdown = entry.shutdown ?? 0;
@@ -301,16 +328,30 @@ class SocketCompiler {
     const isPath = name[0] !== 0;
     if (isPath) {
       if (entry.name_dir !== undefined) this.#step('chdir', [this.ctx.plan.text(entry.name_dir)], from);
-      // The node that the checkpoint left behind: nobody listens on it.
-      this.#step('unlinkat', [kAtFdCwd, this.ctx.plan.text(name), 0], from, { tolerate: [kEnoent] });
+      // The node that the checkpoint left behind: nobody listens on it. Where the path was something else by then, it stays.
+      if (entry.deleted !== true || this.#isBoundLater(entry))
+        this.#step('unlinkat', [kAtFdCwd, this.ctx.plan.text(name), 0], from, { tolerate: [kEnoent] });
     }
     this.#step('bind', [slot, this.ctx.plan.blob(address), address.length], from, { note: printableName(name) });
-    const perms = entry.file_perms;
-    if (isPath && perms !== undefined) {
+    if (isPath) {
+      // The umask is 0: without a mode in the images the node must not be open to all.
+      const perms = entry.file_perms ?? { mode: 0o755, uid: 0, gid: 0 };
+      if (perms.uid !== 0 || perms.gid !== 0)
+        this.#step('fchownat', [kAtFdCwd, this.ctx.plan.text(name), perms.uid, perms.gid, 0], from);
       this.#step('fchmodat', [kAtFdCwd, this.ctx.plan.text(name), perms.mode & 0o7777], from);
-      this.#step('fchownat', [kAtFdCwd, this.ctx.plan.text(name), perms.uid, perms.gid, 0], from);
     }
     if (isPath && entry.name_dir !== undefined) this.#step('chdir', [this.ctx.plan.text('/')], from);
+  }
+
+  #isBoundLater(entry: unix_sk_entry): boolean {
+    return this.#sockets.some(
+      ({ entry: other }) =>
+        other !== entry &&
+        other.deleted !== true &&
+        (other.state === kListen || other.type === kDatagram) &&
+        other.name_dir === entry.name_dir &&
+        Buffer.from(other.name).equals(Buffer.from(entry.name)),
+    );
   }
 
   /** Of a name that was gone already, once everybody has connected by it. */
@@ -429,7 +470,10 @@ class SocketCompiler {
 
   #listenerOf(socket: Prepared): Prepared | undefined {
     const name = Buffer.from(socket.entry.name);
-    return this.#sockets.find((other) => other.entry.state === kListen && name.equals(Buffer.from(other.entry.name)));
+    return this.#sockets.findLast(
+      ({ entry }) =>
+        entry.state === kListen && entry.type === socket.entry.type && name.equals(Buffer.from(entry.name)),
+    );
   }
 
   #connectDatagram(socket: Prepared): void {
