@@ -35,10 +35,13 @@ std::vector<CapturedNamespaceId> namespace_ids(int proc_directory) {
   return ids;
 }
 
-void capture_host(CapturedHost& host) {
+void capture_clocks(CapturedHost& host) {
   host.monotonic_ns = clock_ns(CLOCK_MONOTONIC);
   host.boottime_ns = clock_ns(CLOCK_BOOTTIME);
   host.realtime_ns = clock_ns(CLOCK_REALTIME);
+}
+
+void capture_host_before_freeze(CapturedHost& host) {
   utsname names{};
   if (::uname(&names) == 0) host.utsname_release = names.release;
   host.boot_id = sys::try_read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id").value;

@@ -7,7 +7,11 @@
 
 namespace stasis {
 
-void capture_host(CapturedHost& host);
+// What does not change: read while the tree still runs, because CPUID alone is
+// a dozen exits to the hypervisor on a virtual machine.
+void capture_host_before_freeze(CapturedHost& host);
+// The clocks, at the freeze.
+void capture_clocks(CapturedHost& host);
 
 // All of /proc/PID/ns, device and inode.
 std::vector<CapturedNamespaceId> namespace_ids(int proc_directory);

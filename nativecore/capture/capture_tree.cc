@@ -15,12 +15,11 @@ void capture_tree(CaptureContext& context, PhaseRecorder& phases) {
   // Beside the tracer, because it needs no ptrace: namespaces, mounts, tmpfs.
   NamespaceCapture namespaces(context.tree, context.request);
 
-  phases.enter("host");
-  capture_host(context.data.host);  // clocks first: timers are read relative to them
   phases.enter("tasks");
-  capture_tasks(context);           // address ranges, before the parasite adds one
+  capture_clocks(context.data.host);  // first: timers are read relative to them
+  capture_tasks(context);             // address ranges, before the parasite adds one
   phases.enter("threads");
-  capture_threads(context);         // registers, before the parasite borrows them
+  capture_threads(context);           // registers, before the parasite borrows them
   phases.enter("inside");
   capture_from_inside(context);
   phases.enter("files");

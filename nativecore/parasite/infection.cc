@@ -40,6 +40,8 @@ constexpr uint64_t align(uint64_t value, uint64_t alignment) { return (value + a
 
 }  // namespace
 
+void prepare_infection() { prepare_self_return_frames(); }
+
 Infection::Infection(FrozenTree& tree, TracedProcess& process, uint64_t syscall_instruction, std::vector<InfectedThread> threads,
                      const std::vector<int32_t>& timer_ids, const Deadline& deadline)
     : tree_(tree), process_(process), syscall_instruction_(syscall_instruction), threads_(std::move(threads)) {

@@ -31,6 +31,9 @@ struct InfectedThread {
   bool seccomp = false;
 };
 
+// What can be done before the tree is frozen.
+void prepare_infection();
+
 class Infection {
  public:
   // Maps and prepares; no thread runs yet. `threads` leader first.

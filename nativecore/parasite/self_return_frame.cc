@@ -60,19 +60,36 @@ constexpr uint64_t kSyscallInstructionBytes = 2;
 
 constexpr size_t align(size_t value, size_t alignment) { return (value + alignment - 1) / alignment * alignment; }
 
+// Where each feature's state ends in the standard format.
+struct XstateLayout {
+  uint32_t end_bytes[64] = {};
+  XstateLayout() {
+    for (uint32_t feature = 2; feature < 63; ++feature) {
+      uint32_t size = 0, offset = 0, ecx = 0, edx = 0;
+      __cpuid_count(0xd, feature, size, offset, ecx, edx);
+      if (offset) end_bytes[feature] = offset + size;
+    }
+  }
+};
+
+// Asked once: on a virtual machine every CPUID is an exit.
+const XstateLayout& xstate_layout() {
+  static const XstateLayout layout;
+  return layout;
+}
+
 // Length of the standard format with these features, as the kernel computes it.
 uint32_t xstate_length(uint64_t xfeatures) {
   uint32_t length = kLegacyXstateBytes;
   for (uint32_t feature = 2; feature < 63; ++feature) {
-    if (!(xfeatures >> feature & 1)) continue;
-    uint32_t size = 0, offset = 0, ecx = 0, edx = 0;
-    __cpuid_count(0xd, feature, size, offset, ecx, edx);
-    length = std::max(length, offset + size);
+    if (xfeatures >> feature & 1) length = std::max(length, xstate_layout().end_bytes[feature]);
   }
   return length;
 }
 
 }  // namespace
+
+void prepare_self_return_frames() { xstate_layout(); }
 
 size_t self_return_frame_bytes(size_t xstate_length_bytes) {
   return align(sizeof(SignalFrame), kXstateAlignment) + align(xstate_length_bytes + sizeof kFpXstateMagic2, kXstateAlignment) +

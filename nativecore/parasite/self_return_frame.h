@@ -10,6 +10,9 @@
 
 namespace stasis {
 
+// Asks the processor what frames need to know; before the freeze, because that is slow.
+void prepare_self_return_frames();
+
 // Room for the frame with this much xstate, alignment included.
 size_t self_return_frame_bytes(size_t xstate_length_bytes);
 
