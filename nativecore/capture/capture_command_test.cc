@@ -1,4 +1,8 @@
 // The whole command against targets that check themselves.
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -151,6 +155,55 @@ void target_is_untouched_after_a_failure_at_every_step() {
   }
 }
 
+// Real-time signals queue: each one sent must be handled once, in order.
+std::atomic<int>* handled = nullptr;
+std::atomic<int>* disorder = nullptr;
+
+void loses_no_signal() {
+  const ImagesDirectory images;
+  auto* counters = static_cast<std::atomic<int>*>(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  handled = &counters[0];
+  disorder = &counters[1];
+  std::atomic<int>& ready = counters[2];
+  const pid_t target = ::fork();
+  if (target == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    struct sigaction action {};
+    action.sa_sigaction = [](int, siginfo_t* info, void*) {
+      if (info->si_value.sival_int != (*handled)++) ++*disorder;
+    };
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+    ::sigaction(SIGRTMIN + 1, &action, nullptr);
+    ready = 1;
+    for (;;) ::pause();
+  }
+  while (!ready) ::sched_yield();
+  int sent = 0;
+  for (int round = 0; round < 10; ++round) {
+    Core core(images.path());
+    core.request_capture(target, true);
+    // Sent all through the capture: queued before, during and after each stop.
+    for (int i = 0; i < 50; ++i) {
+      const sigval value{.sival_int = sent++};
+      EXPECT_EQ(::sigqueue(target, SIGRTMIN + 1, value), 0);
+      const timespec pause{0, 50'000};
+      ::nanosleep(&pause, nullptr);
+    }
+    core.expect(FromCoreKind::captured);
+    core.expect(FromCoreKind::pages_written);
+    core.expect(FromCoreKind::thawed);
+    core.wait();
+  }
+  const Deadline deadline = Deadline::in_ms(5000);
+  while (*handled < sent && !deadline.expired()) ::sched_yield();
+  const int count = *handled, out_of_order = *disorder;
+  ::kill(target, SIGKILL);
+  ::waitpid(target, nullptr, 0);
+  ::munmap(counters, 4096);
+  EXPECT_EQ(count, sent);
+  EXPECT_EQ(out_of_order, 0);
+}
+
 void leaves_a_stopped_process_stopped() {
   const ImagesDirectory images;
   Target target;
@@ -179,6 +232,7 @@ int main(int argc, char** argv) {
           {"kills the tree when told", kills_the_tree_when_told},
           {"rolls back when told", rolls_back_when_told},
           {"rolls back when the other side hangs up", rolls_back_when_the_other_side_hangs_up},
+          {"loses no signal", loses_no_signal},
           {"leaves a stopped process stopped", leaves_a_stopped_process_stopped},
           {"the target survives the death of the core at every step", target_survives_the_death_of_the_core_at_every_step},
           {"the target is untouched after a failure at every step", target_is_untouched_after_a_failure_at_every_step},
