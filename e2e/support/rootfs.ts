@@ -3,6 +3,7 @@
 // downloads and tar unpacks (they are not installed here). Both are made once,
 // in build/cache, and hard-linked into each test's bundle.
 import {
+  chmodSync,
   copyFileSync,
   existsSync,
   mkdirSync,
@@ -12,6 +13,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { createHash } from 'node:crypto';
 import { dirname, join } from 'node:path';
 import { cacheDirectory, targetDirectory } from './paths.js';
 import { mustRun } from './run.js';
@@ -19,7 +21,7 @@ import { mustRun } from './run.js';
 export type RootfsKind = 'busybox' | 'debian';
 
 /** Packages of the `debian` root file system; everything they depend on comes along. */
-const debianPackages = ['python3-minimal', 'redis-server', 'coreutils', 'bash'];
+const debianPackages = ['python3', 'redis-server', 'coreutils', 'dash'];
 
 /** A writable copy of a root file system at `destination`, with the named self-checking targets in /targets. */
 export async function makeRootfs(
@@ -36,7 +38,7 @@ export async function makeRootfs(
 }
 
 async function busyboxMaster(): Promise<string> {
-  const master = join(cacheDirectory, 'rootfs-busybox');
+  const master = join(cacheDirectory, 'rootfs-busybox-2');
   if (existsSync(master)) return master;
   return await make(master, async (directory) => {
     makeSkeleton(directory, ['bin']);
@@ -51,9 +53,9 @@ async function busyboxMaster(): Promise<string> {
 }
 
 async function debianMaster(): Promise<string> {
-  const master = join(cacheDirectory, 'rootfs-debian');
+  const master = join(cacheDirectory, `rootfs-debian-${contentName(debianPackages)}`);
   if (existsSync(master)) return master;
-  const downloads = join(cacheDirectory, 'debian-packages');
+  const downloads = join(cacheDirectory, `packages-${contentName(debianPackages)}`);
   await downloadPackages(debianPackages, downloads, []);
   return await make(master, async (directory) => {
     makeSkeleton(directory, ['usr/bin', 'usr/sbin', 'usr/lib', 'usr/lib64']);
@@ -104,8 +106,14 @@ function makeSkeleton(directory: string, extra: readonly string[]): void {
   for (const name of ['proc', 'sys', 'dev', 'tmp', 'etc', 'root', 'run', 'var', 'data', ...extra]) {
     mkdirSync(join(directory, name), { recursive: true });
   }
+  chmodSync(join(directory, 'tmp'), 0o1777);
   writeFileSync(join(directory, 'etc', 'passwd'), 'root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n');
   writeFileSync(join(directory, 'etc', 'group'), 'root:x:0:\nuser:x:1000:\n');
+}
+
+/** A short name that changes with the list, so that an old folder is not taken for a new one. */
+function contentName(list: readonly string[]): string {
+  return createHash('sha256').update(list.join(' ')).digest('hex').slice(0, 8);
 }
 
 /** Makes a folder completely or not at all. */

@@ -22,14 +22,14 @@ int main(int argc, char** argv) {
   (void)argc;
   MUST(prctl(PR_SET_NAME, "odd ) name"));
   MUST(chdir("/data"));
+  MUST(mkdir("/data/jail", 0755));
+  MUST(mkdir("/data/jail/inner", 0755));
   umask(0137);
   MUST(prctl(PR_SET_CHILD_SUBREAPER, 1));
   int request[2], answer[2];
   MUST(pipe(request));
   MUST(pipe(answer));
   if (MUST(fork()) == 0) {
-    MUST(mkdir("/data/jail", 0755));
-    MUST(mkdir("/data/jail/inner", 0755));
     MUST(chroot("/data/jail"));
     MUST(chdir("/inner"));
     char byte;

@@ -1,0 +1,98 @@
+// Every self-checking target goes through two cycles: what was restored is
+// checkpointed again. The target itself says whether all is as it was.
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { capabilitySets, type Spec } from '../support/spec.js';
+import { useTestBed } from '../support/test-bed.js';
+
+interface Case {
+  /** What is proved, as a sentence after "restores". */
+  readonly what: string;
+  readonly target: string;
+  readonly adjust?: (spec: Spec) => void;
+}
+
+const cases: readonly Case[] = [
+  { what: 'pipes with unread bytes', target: 'pipe_unread' },
+  { what: 'descriptors shared after dup and fork', target: 'fd_shared' },
+  { what: 'offsets and modes of regular files', target: 'file_offset' },
+  { what: 'event counters', target: 'eventfd' },
+  { what: 'epoll registrations', target: 'epoll' },
+  { what: 'unix socket pairs with queued data', target: 'unix_socketpair' },
+  { what: 'listening TCP sockets', target: 'tcp_listen' },
+  { what: 'interval timers', target: 'itimers' },
+  { what: 'POSIX timers', target: 'posix_timers' },
+  { what: 'signal actions, masks and the alternate stack', target: 'signal_actions' },
+  { what: 'pending signals', target: 'signal_pending' },
+  { what: 'threads with their own memory, locks and names', target: 'threads_tls' },
+  { what: 'vector and floating point registers', target: 'fpu_state' },
+  { what: 'private file mappings with changed pages', target: 'map_private_file' },
+  { what: 'read-only shared file mappings', target: 'map_shared_readonly' },
+  { what: 'the layout and content of memory', target: 'memory_layout' },
+  { what: 'sessions and process groups without leaders', target: 'sessions', adjust: withCapabilities('CAP_KILL') },
+  { what: 'zombies', target: 'zombies' },
+  {
+    what: 'credentials and capabilities',
+    target: 'credentials',
+    adjust: withCapabilities(
+      'CAP_SETUID',
+      'CAP_SETGID',
+      'CAP_SETPCAP',
+      'CAP_KILL',
+      'CAP_AUDIT_WRITE',
+      'CAP_NET_BIND_SERVICE',
+    ),
+  },
+  { what: 'seccomp filters per thread', target: 'seccomp' },
+  { what: 'resource limits and scheduling', target: 'limits_scheduling', adjust: withCapabilities('CAP_SYS_NICE') },
+  {
+    what: 'name, command line, working directory and root',
+    target: 'identity',
+    adjust: withCapabilities('CAP_SYS_CHROOT'),
+  },
+  { what: 'the content of a tmpfs', target: 'tmpfs_content', adjust: withScratch },
+  { what: 'restartable sequences', target: 'rseq' },
+  { what: 'a stopped process', target: 'stopped_process' },
+  { what: 'a deep and broad process tree', target: 'deep_tree' },
+  { what: 'threads blocked in system calls', target: 'blocked_calls' },
+  { what: 'character devices and clocks', target: 'devices_time' },
+];
+
+describe('a container', () => {
+  const bed = useTestBed();
+
+  for (const { what, target, adjust } of cases) {
+    it(`restores ${what}`, async () => {
+      const container = await bed.start({
+        args: [`/targets/${target}`],
+        targets: [target],
+        adjust: (spec) => {
+          delete spec.process.rlimits;
+          adjust?.(spec);
+        },
+      });
+      await container.waitForOutput(/READY|FAIL.*/);
+      await container.cycle(2);
+      writeFileSync(join(container.rootfs, 'check'), '');
+      const said = await container.waitForOutput(/^(OK|FAIL.*)$/ms, 30_000);
+      if (said[0] !== 'OK') throw new Error(said[0]);
+    });
+  }
+});
+
+function withCapabilities(...names: string[]): (spec: Spec) => void {
+  return (spec) => {
+    spec.process.capabilities = capabilitySets(names);
+    spec.process.noNewPrivileges = false;
+  };
+}
+
+function withScratch(spec: Spec): void {
+  spec.process.capabilities = capabilitySets(['CAP_CHOWN', 'CAP_FSETID', 'CAP_FOWNER']);
+  spec.mounts.push({
+    destination: '/scratch',
+    type: 'tmpfs',
+    source: 'tmpfs',
+    options: ['nosuid', 'noexec', 'size=16384k'],
+  });
+}
