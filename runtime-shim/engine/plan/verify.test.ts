@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict';
+import { Phase, type Plan, type Step } from '../../../nativecore/schema/messages.js';
+import { StasisError } from '../../errors/index.js';
+import { compilePlan } from '../compile.js';
+import { decodeImages } from '../decode.js';
+import { compileOptions, MemoryImages, readCapture } from '../recorded.js';
+import { verifyPlan } from './verify.js';
+
+const freshPlan = (): Plan =>
+  compilePlan(decodeImages(new MemoryImages(readCapture('credentials'))), { ...compileOptions, shellJob: true }).plan;
+
+const stepsOf = (plan: Plan, task: number, phase: number): Step[] =>
+  plan.tasks[task]!.phases.find((candidate) => candidate.phase === phase)!.steps;
+
+const find = (steps: readonly Step[], op: string): Step => steps.find((step) => step.op === op)!;
+
+describe('plan verification', () => {
+  const wrong: readonly (readonly [string, (plan: Plan) => void, RegExp])[] = [
+    ['no hole', (plan) => (plan.hole = undefined), /no hole/],
+    ['a hole that is not made of pages', (plan) => (plan.hole!.address += 1n), /no hole/],
+    ['phases out of order', (plan) => plan.tasks[0]!.phases.reverse(), /out of order/],
+    ['a thread with steps before it exists', (plan) => (plan.tasks[1]!.phases[0]!.phase = Phase.MEMORY), /not its/],
+    ['a slot that is used before it is defined', (plan) => stepsOf(plan, 0, Phase.FILES).reverse(), /used before/],
+    ['a slot out of range', (plan) => (plan.slotCount = 1), /out of range/],
+    [
+      'a slot that is defined twice',
+      (plan) => {
+        const steps = stepsOf(plan, 0, Phase.FILES).filter((step) => step.outSlot !== 0);
+        steps[1]!.outSlot = steps[0]!.outSlot;
+      },
+      /defined twice/,
+    ],
+    [
+      'a task that nobody creates',
+      (plan) => (find(stepsOf(plan, 0, Phase.THREADS), 'clone_thread').op = 'gettid'),
+      /nobody creates p1/,
+    ],
+    ['a parent that is another than the creator', (plan) => (plan.tasks[1]!.parent = 1), /not its child/],
+    [
+      'a mapping over the hole',
+      (plan) => (find(stepsOf(plan, 0, Phase.MEMORY), 'mmap').args[0] = { immediate: plan.hole!.address }),
+      /change the hole/,
+    ],
+    [
+      'unaligned memory',
+      (plan) => (find(stepsOf(plan, 0, Phase.MEMORY), 'mmap').args[0] = { immediate: 5n }),
+      /not one of pages/,
+    ],
+    [
+      'seven arguments',
+      (plan) =>
+        stepsOf(plan, 0, Phase.MEMORY)[0]!.args.push(...new Array<{ immediate: bigint }>(7).fill({ immediate: 0n })),
+      /more than six/,
+    ],
+    ['a blob that is not there', (plan) => (plan.blobs.length = 1), /there is no blob/],
+    ['a fill outside of its ranges', (plan) => (plan.tasks[0]!.uffdRanges.length = 1), /outside its ranges/],
+    ['a fill from no file', (plan) => (plan.pageFiles.length = 0), /page file that is not there/],
+    ['ranges without a userfaultfd', (plan) => (plan.tasks[0]!.uffdSlot = 0), /no userfaultfd/],
+    ['a task without registers', (plan) => (plan.tasks[1]!.release = undefined), /no registers/],
+  ];
+
+  it('accepts what the compiler makes', () => verifyPlan(freshPlan()));
+
+  for (const [what, spoil, reason] of wrong) {
+    it(`refuses ${what}`, () => {
+      const plan = freshPlan();
+      spoil(plan);
+      assert.throws(
+        () => verifyPlan(plan),
+        (error) => error instanceof StasisError && error.code === 'BUG' && reason.test(error.message),
+      );
+    });
+  }
+});
