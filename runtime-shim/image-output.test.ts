@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ImageInput } from './image-input.js';
+import { ImageOutput } from './image-output.js';
+
+const inventory = { name: 'inventory.img', bytes: Buffer.from('inventory') };
+
+describe('images in a directory', () => {
+  let directory: string;
+  beforeEach(() => {
+    directory = join(mkdtempSync(join(tmpdir(), 'stasis-test-')), 'images');
+  });
+  afterEach(() => rmSync(join(directory, '..'), { recursive: true, force: true }));
+
+  async function writeCheckpoint(pages: string): Promise<void> {
+    using output = new ImageOutput(directory, true);
+    output.write({ name: 'core-1.img', bytes: Buffer.from('core') });
+    writeFileSync(join(directory, readdirSync(directory).find((name) => name.startsWith('.stasis-'))!, 'pages-1.img'), pages);
+    await output.commit(inventory);
+  }
+
+  it('are secret, flat and complete after commit', async () => {
+    await writeCheckpoint('pages');
+    assert.equal(statSync(directory).mode & 0o777, 0o700);
+    assert.deepEqual(readdirSync(directory).sort(), ['core-1.img', 'inventory.img', 'pages-1.img', 'stasis-manifest.json']);
+    assert.equal(statSync(join(directory, 'core-1.img')).mode & 0o777, 0o600);
+    using input = new ImageInput(directory);
+    assert.equal(Buffer.from(input.read('core-1.img')!).toString(), 'core');
+    await input.verifyPages();
+  });
+
+  it('leave an older checkpoint whole until they are complete', async () => {
+    await writeCheckpoint('old');
+    {
+      using output = new ImageOutput(directory, false);
+      output.write({ name: 'core-1.img', bytes: Buffer.from('half') });
+    }
+    assert.equal(readFileSync(join(directory, 'core-1.img'), 'utf8'), 'core');
+    using input = new ImageInput(directory);
+    await input.verifyPages();
+  });
+
+  it('replace an older checkpoint without leaving any of its files', async () => {
+    await writeCheckpoint('old');
+    writeFileSync(join(directory, 'core-99.img'), 'of another tree');
+    await writeCheckpoint('new');
+    assert.equal(existsSync(join(directory, 'core-99.img')), false);
+    assert.equal(readFileSync(join(directory, 'pages-1.img'), 'utf8'), 'new');
+  });
+
+  it('are recognised when truncated, altered or incomplete', async () => {
+    await writeCheckpoint('pages');
+    writeFileSync(join(directory, 'core-1.img'), 'cork');
+    {
+      using input = new ImageInput(directory);
+      assert.throws(() => input.read('core-1.img'), /its sha256 differs/);
+    }
+    writeFileSync(join(directory, 'pages-1.img'), 'pageZ');
+    {
+      using input = new ImageInput(directory);
+      await assert.rejects(input.verifyPages(), /"pages-1.img" is not the file that was written/);
+    }
+    truncateSync(join(directory, 'pages-1.img'), 2);
+    assert.throws(() => new ImageInput(directory), /"pages-1.img" has 2 bytes, the manifest says 5/);
+    rmSync(join(directory, 'pages-1.img'));
+    assert.throws(() => new ImageInput(directory), /"pages-1.img" is missing/);
+    rmSync(join(directory, 'inventory.img'));
+    assert.throws(() => new ImageInput(directory), /"inventory.img" is missing, which is written last/);
+  });
+
+  it('are never read through links out of the directory', async () => {
+    await writeCheckpoint('pages');
+    using input = new ImageInput(directory);
+    assert.equal(input.read('../images/core-1.img'), undefined);
+    assert.equal(input.read('..'), undefined);
+  });
+});
