@@ -50,8 +50,8 @@ export class CoreProcess {
     this.#child = spawn(core, [options.subcommand], {
       // A terminal's signals are for us; the core hears of them through end of file.
       detached: true,
-      // The target must not find our caller's secrets in /proc/PID/environ of the core.
-      env: {},
+      // The target must not find our caller's secrets in /proc/PID/environ of the core; orders of fault tests are none.
+      env: faultOrders(process.env),
       cwd: '/',
       stdio: ['ignore', options.logFd, options.logFd, 'pipe', options.imagesFd, ...holes, ...externals],
     });
@@ -132,4 +132,9 @@ export class CoreProcess {
     this.#wake?.();
     this.#wake = undefined;
   }
+}
+
+/** STASIS_FAULT_STEP and its kin: where a fault test wants the core to die or fail. */
+function faultOrders(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(environment).filter(([name]) => name.startsWith('STASIS_FAULT_')));
 }
