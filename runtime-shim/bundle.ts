@@ -35,6 +35,17 @@ export function readBundle(directory: string): Bundle {
   return { directory, spec, rootfs };
 }
 
+/** A terminal's master side lives outside the container: nothing takes it over yet. */
+export function refuseTerminal(bundle: Bundle, goal: string): void {
+  if (bundle.spec.process?.terminal !== true) return;
+  throw new StasisError({
+    code: 'OPTION_NOT_BUILT',
+    message: `cannot ${goal}: process.terminal is true in config.json, and terminals are not restored yet`,
+    subject: { path: join(bundle.directory, 'config.json') },
+    hint: 'run the container without a terminal',
+  });
+}
+
 function invalid(message: string, path: string, hint: string): StasisError {
   return new StasisError({ code: 'BUNDLE_INVALID', message, subject: { path }, hint });
 }

@@ -7,7 +7,7 @@ import { CoreSession, LogFile } from './core-session.js';
 import { collectClaims } from './image-claims.js';
 import { ImageInput } from './image-input.js';
 import { refuseObjections } from './checkpoint-request.js';
-import { readBundle } from './bundle.js';
+import { readBundle, refuseTerminal } from './bundle.js';
 import { inheritFromBundle } from './inheritance.js';
 import { NewContainer } from './new-container.js';
 import { describePlanStep, kernelFacts, writeRestoreStats } from './restore-steps.js';
@@ -18,6 +18,7 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
   checkContainerId(request.id);
   const base = findBaseRuntime();
   const bundle = readBundle(request.bundle);
+  refuseTerminal(bundle, goal);
   using images = new ImageInput(request.imagePath);
   const model = decodeImages(images);
   refuseObjections(goal, checkPolicy(collectClaims(model), bundle.spec));

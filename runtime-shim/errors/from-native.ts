@@ -22,6 +22,7 @@ export interface NativeFailure {
 
 const ENOSPC = 28;
 const EDQUOT = 122;
+const ENOENT = 2;
 
 /** `goal`: what failed as a whole, "checkpoint container \"web\"". `describeStep`: the printed line of a plan step. */
 export function fromNative(failure: NativeFailure, goal: string, describeStep?: (position: NonNullable<NativeFailure['position']>) => string | undefined): StasisError {
@@ -86,6 +87,9 @@ function hintOf(code: ErrorCode, failure: NativeFailure): string | undefined {
     case 'DEADLINE':
       return 'the machine may be overloaded; try again';
     default:
+      if (failure.position !== undefined && failure.errorNumber === ENOENT) {
+        return 'the root file system or a mount of the bundle may not be the one that the container had';
+      }
       return failure.reason === 'core_died' ? 'see the log in the work directory; nothing was changed' : undefined;
   }
 }
