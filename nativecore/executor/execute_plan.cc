@@ -4,8 +4,7 @@
 
 namespace stasis {
 
-void execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseRecorder& timings,
-                  Janitor* keeper) {
+void execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseRecorder& timings, Janitor* keeper) {
   Coordinator restore(channel, request, timings);
   try {
     restore.prepare();  // the janitor lives from here on: what follows is taken back even if we are killed
