@@ -103,7 +103,11 @@ export class Container {
    * Runs a command whose standard streams become the container's: they must
    * not be pipes of ours, or the command would seem to run for ever.
    */
-  async runDetached(args: readonly string[], program: string = stasisProgram): Promise<CommandResult> {
+  async runDetached(
+    args: readonly string[],
+    program: string = stasisProgram,
+    variables: Readonly<Record<string, string>> = {},
+  ): Promise<CommandResult> {
     const errorFile = join(this.directory, `${this.id}.err`);
     const output = openSync(this.outputFile, 'a');
     const errors = openSync(errorFile, 'a');
@@ -112,7 +116,11 @@ export class Container {
       const full = [program, '--root', this.stateRoot, ...args];
       const result =
         this.#streams === 'file'
-          ? await run(program, full.slice(1), { stdout: output, stderr: errors })
+          ? await run(program, full.slice(1), {
+              stdout: output,
+              stderr: errors,
+              env: { ...environment(), ...variables },
+            })
           : await run('sh', ['-c', behindPipe, 'sh', ...full], {
               stdout: errors,
               stderr: errors,
