@@ -74,7 +74,19 @@ const typeNames = new Map<number, string>([
 /** Shown among the options of a mount, but not taken by mount: what the kernel or a security module adds. */
 const shownOnly = /^(seclabel|inode32|inode64)$/;
 
-export function compileMountTree(ctx: CompileContext): void {
+/** What the new tree takes from the host's: detached copies, and where to put the whole. */
+interface HostSources {
+  readonly compiler: MountTreeCompiler;
+  readonly rootfs: string;
+}
+const sources = new WeakMap<CompileContext, HostSources>();
+
+/**
+ * Takes hold of everything that is named by a host path. Before the root task
+ * becomes root of its own user namespace: as that it could not search the
+ * directories of the host's root any more.
+ */
+export function compileHostSources(ctx: CompileContext): void {
   if (!createsNamespace(ctx, 'mnt')) return;
   const id = imageNamespaceId(ctx, 'mnt');
   if (id === undefined) return;
@@ -87,10 +99,15 @@ export function compileMountTree(ctx: CompileContext): void {
   }
   const entries = ctx.images.set.messages('mountpoints', id);
   if (entries.length === 0) throw corrupt(image, 'is missing or empty');
-  new MountTreeCompiler(ctx, image, entries).compile(
-    ctx.options.rootfs,
-    ctx.options.yardDirectory ?? ctx.options.rootfs,
-  );
+  const compiler = new MountTreeCompiler(ctx, image, entries);
+  compiler.takeFromHost(ctx.options.rootfs, ctx.options.yardDirectory ?? ctx.options.rootfs);
+  sources.set(ctx, { compiler, rootfs: ctx.options.rootfs });
+}
+
+/** Puts the tree together and moves into it. */
+export function compileMountTree(ctx: CompileContext): void {
+  const taken = sources.get(ctx);
+  taken?.compiler.compile(taken.rootfs);
 }
 
 interface PlacedMount {
@@ -104,6 +121,9 @@ class MountTreeCompiler {
   readonly #root: mnt_entry;
   readonly #ordered: readonly mnt_entry[];
   #rootSlot: SlotRef | undefined;
+  #yardSlot: SlotRef | undefined;
+  /** Copies of what the restoring side provides. */
+  readonly #external = new Map<mnt_entry, SlotRef>();
 
   constructor(
     readonly ctx: CompileContext,
@@ -115,7 +135,7 @@ class MountTreeCompiler {
     this.#ordered = ordered;
   }
 
-  compile(rootfs: string, yard: string): void {
+  takeFromHost(rootfs: string, yard: string): void {
     const from = this.#from(this.#root);
     // Nothing that happens here may reach the host; what the host does later reaches only slaves, which some binds are.
     this.#step('mount', [0, this.ctx.plan.text('/'), 0, kMsRec | mountFlag.slave, 0], {
@@ -123,12 +143,30 @@ class MountTreeCompiler {
       note: 'host tree: no way back',
     });
     this.#rootSlot = this.#clone(kAtFdCwd, rootfs, from);
+    this.#yardSlot = this.ctx.plan.slot('yard');
+    this.#step('openat', [kAtFdCwd, this.ctx.plan.text(yard), kOPath | kODirectory | kOCloexec, 0], {
+      out: this.#yardSlot,
+      from,
+      note: yard,
+    });
+    for (const entry of this.#ordered) {
+      if (entry.ext_key === undefined) continue;
+      const { externalMounts } = this.ctx.options;
+      const hostPath = externalMounts.get(entry.ext_key) ?? externalMounts.get(entry.mountpoint);
+      if (hostPath !== undefined) this.#external.set(entry, this.#clone(kAtFdCwd, hostPath, this.#from(entry)));
+    }
+  }
+
+  compile(rootfs: string): void {
+    const from = this.#from(this.#root);
+    if (this.#rootSlot === undefined || this.#yardSlot === undefined) return;
     this.#setAttributes(this.#rootSlot, this.#root, from, { readOnly: false });
-    this.#step(
-      'move_mount',
-      [this.#rootSlot, this.ctx.plan.text(''), kAtFdCwd, this.ctx.plan.text(yard), kMoveFromEmptyPath],
-      { from, note: rootfs },
-    );
+    const empty = this.ctx.plan.text('');
+    this.#step('move_mount', [this.#rootSlot, empty, this.#yardSlot, empty, kMoveFromEmptyPath | kMoveToEmptyPath], {
+      from,
+      note: rootfs,
+    });
+    this.#step('close', [this.#yardSlot], { from });
     this.#placed.push({ entry: this.#root, slot: this.#rootSlot });
 
     for (const entry of this.#ordered) this.#place(entry);
@@ -180,9 +218,8 @@ class MountTreeCompiler {
   /** The mount, detached, with its attributes; `directory` says what its mount point has to be, if that is known. */
   #make(entry: mnt_entry, from: string): { slot: SlotRef; directory: boolean | undefined } | undefined {
     if (entry.ext_key !== undefined) {
-      const hostPath =
-        this.ctx.options.externalMounts.get(entry.ext_key) ?? this.ctx.options.externalMounts.get(entry.mountpoint);
-      if (hostPath === undefined) {
+      const slot = this.#external.get(entry);
+      if (slot === undefined) {
         this.ctx.object(
           'BUNDLE_INVALID',
           `mount "${entry.mountpoint}" is provided from outside as "${entry.ext_key}", and nothing is given for it`,
@@ -191,7 +228,6 @@ class MountTreeCompiler {
         );
         return undefined;
       }
-      const slot = this.#clone(kAtFdCwd, hostPath, from);
       this.#setAttributes(slot, entry, from, { readOnly: true });
       return { slot, directory: undefined };
     }

@@ -5,11 +5,12 @@ import { fstype, type mnt_entry } from '../../../oci-spec/images/messages.js';
 import type { EncodeContext } from '../encode-context.js';
 import type { Room } from '../room.js';
 import { parseCgroups } from './cgroups.js';
-import { compileMountTree } from './mount-tree.js';
+import { compileHostSources, compileMountTree } from './mount-tree.js';
 import { freshTypes, isBelow, mountFlag } from './mount-entry.js';
 import { parseMountinfo, type Mount } from './mountinfo.js';
 import { namespaceOf } from './namespaces.js';
 import { encodeTmpfs } from './tmpfs.js';
+import { insideGid, insideUid } from './user-namespace.js';
 
 const optionFlags = new Map<string, number>([
   ['ro', mountFlag.readOnly],
@@ -49,6 +50,9 @@ const types: Readonly<Record<string, number>> = {
   overlay: fstype.OVERLAYFS,
   autofs: fstype.AUTOFS,
 };
+
+/** The part of a new mount tree that comes before the ids change; see mount-tree.ts. */
+export const hostPathsRoom: Room = { kind: 'host-paths', compile: compileHostSources };
 
 const kDeletedRoot = '//deleted';
 
@@ -148,7 +152,7 @@ function entryOf(mount: Mount, ctx: EncodeContext): mnt_entry {
   const { externalKey, root } = externalOf(mount, ctx);
   const [, ...options] = mount.superOptions;
   const type = types[mount.type] ?? fstype.UNSUPPORTED;
-  const plain = options.filter((option) => !superFlags.has(option));
+  const plain = options.filter((option) => !superFlags.has(option)).map((option) => insideIds(option, ctx));
   return {
     fstype: type,
     mnt_id: mount.id,
@@ -164,6 +168,14 @@ function entryOf(mount: Mount, ctx: EncodeContext): mnt_entry {
     sb_flags: mount.superOptions.reduce((flags, option) => flags | (superFlags.get(option) ?? 0), 0),
     ...(externalKey === undefined ? {} : { ext_key: externalKey }),
   };
+}
+
+/** Owners among the options are the host's numbers here, and the container's in images. */
+function insideIds(option: string, ctx: EncodeContext): string {
+  const match = /^(uid|gid)=(\d+)$/.exec(option);
+  if (match === null) return option;
+  const id = Number(match[2]);
+  return `${match[1]}=${match[1] === 'uid' ? insideUid(ctx, id) : insideGid(ctx, id)}`;
 }
 
 /**
