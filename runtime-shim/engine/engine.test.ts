@@ -240,6 +240,27 @@ describe('what the engine refuses to restore', () => {
     }
   });
 
+  it('random damage, with one clear error and never a crash', () => {
+    const whole = new MemoryImages(readCapture('credentials'));
+    const names = whole.list().filter((name) => name.endsWith('.img') && !name.startsWith('pages-'));
+    let seed = 1;
+    const random = (limit: number): number => (seed = (seed * 1103515245 + 12345) & 0x7fffffff) % limit;
+    for (let round = 0; round < 1500; round += 1) {
+      const name = names[random(names.length)]!;
+      const original = whole.read(name)!;
+      if (original.length < 9) continue;
+      const damaged = Uint8Array.from(original);
+      for (let count = 1 + random(4); count > 0; count -= 1) damaged[8 + random(damaged.length - 8)] = random(256);
+      whole.put({ name, bytes: damaged });
+      const code = codeOf(() => {
+        const compiled = compilePlan(decodeImages(whole), { ...compileOptions, shellJob: true });
+        if (compiled.objections.length === 0) verifyPlan(compiled.plan);
+      });
+      assert.match(code, /^(IMAGE_|KERNEL_|nothing)/, `round ${round}: ${name}`);
+      whole.put({ name, bytes: original });
+    }
+  });
+
   it('page data that are missing or cut short', () => {
     const found = compilePlan(
       decoded((images) => images.remove('pages-1.img')),

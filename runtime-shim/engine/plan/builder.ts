@@ -9,6 +9,7 @@ import {
   type Release,
   type Step,
 } from '../../../nativecore/schema/messages.js';
+import { StasisError } from '../../errors/index.js';
 
 export { Phase } from '../../../nativecore/schema/messages.js';
 export type PhaseValue = (typeof Phase)[keyof typeof Phase];
@@ -137,7 +138,13 @@ export class PlanBuilder {
   /** A NUL-terminated string; equal strings share a blob. */
   text(value: string | Uint8Array): BlobRef {
     const bytes = typeof value === 'string' ? Buffer.from(value, 'utf8') : Buffer.from(value);
-    if (bytes.includes(0)) throw new RangeError('a path or name in the images contains a NUL byte');
+    if (bytes.includes(0)) {
+      throw new StasisError({
+        code: 'IMAGE_CORRUPT',
+        message: 'cannot read the images: a path or name in them contains a NUL byte',
+        hint: 'use another copy of the checkpoint',
+      });
+    }
     const key = bytes.toString('latin1');
     let ref = this.#blobsByText.get(key);
     if (ref === undefined) {
