@@ -42,7 +42,8 @@ export function parseArguments(words: readonly string[], options: readonly Runti
     }
     const value = inline ?? words[(at += 1)];
     if (value === undefined) throw usage(`flag needs an argument: --${option.name}`);
-    given[option.name] = option.type === 'list' ? [...((given[option.name] as readonly string[] | undefined) ?? []), value] : value;
+    given[option.name] =
+      option.type === 'list' ? [...((given[option.name] as readonly string[] | undefined) ?? []), value] : value;
   }
   return { given, positionals };
 }
@@ -57,7 +58,9 @@ function booleanValue(name: string, value: string): boolean {
 export function refuseUnbuilt(given: Given, options: readonly RuntimeOption[]): void {
   for (const option of options) {
     const value = given[option.name];
-    const values = (Array.isArray(value) ? value : [value]).filter((one) => one !== undefined && one !== false && one !== '');
+    const values = (Array.isArray(value) ? value : [value]).filter(
+      (one) => one !== undefined && one !== false && one !== '',
+    );
     if (values.length === 0) continue;
     if (option.refused !== undefined) {
       throw new StasisError({ code: 'OPTION_NOT_BUILT', message: `cannot use --${option.name}: ${option.refused}` });
@@ -65,7 +68,11 @@ export function refuseUnbuilt(given: Given, options: readonly RuntimeOption[]): 
     for (const one of values) {
       if (option.values === undefined || option.values.includes(String(one))) continue;
       throw usage(
-        option.name === 'empty-ns' ? `namespace ${JSON.stringify(one)} is not supported` : option.name === 'log-format' ? `invalid log-format: ${one}` : `cannot use --${option.name} ${one}: only ${option.values.join(', ')} is built`,
+        option.name === 'empty-ns'
+          ? `namespace ${JSON.stringify(one)} is not supported`
+          : option.name === 'log-format'
+            ? `invalid log-format: ${one}`
+            : `cannot use --${option.name} ${one}: only ${option.values.join(', ')} is built`,
       );
     }
   }

@@ -57,7 +57,9 @@ export class CoreProcess {
     });
     this.#exited = new Promise((resolve) => {
       this.#child.once('error', (error) => resolve(`could not be started: ${error.message}`));
-      this.#child.once('exit', (code, signal) => resolve(signal === null ? `exited with status ${code}` : `was killed by ${signal}`));
+      this.#child.once('exit', (code, signal) =>
+        resolve(signal === null ? `exited with status ${code}` : `was killed by ${signal}`),
+      );
     });
     this.#socket = this.#child.stdio[3] as unknown as Duplex;
     const reader = new FrameReader();
@@ -116,7 +118,8 @@ export class CoreProcess {
 
   async #next(): Promise<FromCore> {
     while (this.#received.length === 0) {
-      if (this.#broken !== undefined) throw NativeError.ofProtocol(`the core sent what is no message: ${this.#broken.message}`);
+      if (this.#broken !== undefined)
+        throw NativeError.ofProtocol(`the core sent what is no message: ${this.#broken.message}`);
       if (this.#closed) throw NativeError.ofDeath(await this.#exited);
       await new Promise<void>((resolve) => (this.#wake = resolve));
     }

@@ -3,7 +3,13 @@ import { FrameReader, frame, kMaxFrameBytes } from './frames.js';
 
 describe('control frames', () => {
   it('gives back what was framed, however the bytes are cut', () => {
-    const bodies = [Buffer.alloc(0), Buffer.from('a'), Buffer.alloc(127, 1), Buffer.alloc(128, 2), Buffer.alloc(70000, 3)];
+    const bodies = [
+      Buffer.alloc(0),
+      Buffer.from('a'),
+      Buffer.alloc(127, 1),
+      Buffer.alloc(128, 2),
+      Buffer.alloc(70000, 3),
+    ];
     const stream = Buffer.concat(bodies.map((body) => frame(body)));
     for (const step of [1, 7, 4096, stream.length]) {
       const reader = new FrameReader();

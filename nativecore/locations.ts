@@ -13,7 +13,8 @@ export interface Locations {
 
 export function findLocations(environment: NodeJS.ProcessEnv = process.env): Locations {
   const named = environment['STASIS_LIB_DIR'];
-  const libraryDirectory = named !== undefined && named !== '' ? named : searchLibrary(dirname(fileURLToPath(import.meta.url)));
+  const libraryDirectory =
+    named !== undefined && named !== '' ? named : searchLibrary(dirname(fileURLToPath(import.meta.url)));
   return {
     libraryDirectory,
     addon: join(libraryDirectory, 'stasis.node'),

@@ -21,7 +21,8 @@ export function capabilityBits(granted: readonly string[]): bigint {
 export function capabilityNames(bits: bigint): string[] {
   const result: string[] = [];
   for (let index = 0; index < 64; index += 1) {
-    if (((bits >> BigInt(index)) & 1n) === 1n) result.push(names[index] === undefined ? `capability ${index}` : `CAP_${names[index]}`);
+    if (((bits >> BigInt(index)) & 1n) === 1n)
+      result.push(names[index] === undefined ? `capability ${index}` : `CAP_${names[index]}`);
   }
   return result;
 }

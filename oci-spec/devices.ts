@@ -37,7 +37,17 @@ export function containerDevices(spec: RuntimeConfig): ContainerDevice[] {
   const taken = new Set(own.map((device) => device.path));
   const defaults = defaultNodes
     .filter(([path]) => !taken.has(path))
-    .map(([path, major, minor]) => ({ path, type: 'c', major, minor, permissions: 'rwm', allow: true, fileMode: 0o666, uid: 0, gid: 0 }));
+    .map(([path, major, minor]) => ({
+      path,
+      type: 'c',
+      major,
+      minor,
+      permissions: 'rwm',
+      allow: true,
+      fileMode: 0o666,
+      uid: 0,
+      gid: 0,
+    }));
   const ownDevices = own.map((device) => ({
     path: device.path,
     type: device.type === 'u' ? 'c' : device.type,

@@ -37,7 +37,10 @@ export function stringifyJson(value: unknown): string {
     if (typeof item !== 'bigint') return item;
     return rawJson !== undefined ? rawJson(item.toString()) : Number(item);
   });
-  return text.replace(/[<>&\u2028\u2029]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
+  return text.replace(
+    /[<>&\u2028\u2029]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
 }
 
 /** Reads fields of an untrusted document, one type at a time, and remembers where it is. */
@@ -117,7 +120,12 @@ export class JsonReader {
     const result: Record<string, string> = {};
     if (this.absent) return result;
     for (const key of Object.keys(this.#object())) {
-      Object.defineProperty(result, key, { value: this.field(key).string(), enumerable: true, configurable: true, writable: true });
+      Object.defineProperty(result, key, {
+        value: this.field(key).string(),
+        enumerable: true,
+        configurable: true,
+        writable: true,
+      });
     }
     return result;
   }

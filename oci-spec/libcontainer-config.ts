@@ -5,7 +5,14 @@ import { containerDeviceRules, containerDevices } from './devices.js';
 import { FormatError } from './json.js';
 import { MS_RDONLY, parseMountOptions, propagationFlags, MS_BIND } from './mount-options.js';
 import { isAbsolute, join, normalize } from './paths.js';
-import { hookNames, type NamespaceKind, type RuntimeConfig, type SpecIdMap, type SpecResources, type SpecSeccomp } from './runtime-config.js';
+import {
+  hookNames,
+  type NamespaceKind,
+  type RuntimeConfig,
+  type SpecIdMap,
+  type SpecResources,
+  type SpecSeccomp,
+} from './runtime-config.js';
 
 /** runc 1.1 writes every key and knows fewer; 1.2 and later read both and know more. */
 export type RuncDialect = '1.1' | '1.2';
@@ -116,7 +123,10 @@ interface LibcontainerMount {
   readonly flags: number;
 }
 
-function convertMount(mount: RuntimeConfig['mounts'][number], bundle: string): LibcontainerMount & Record<string, unknown> {
+function convertMount(
+  mount: RuntimeConfig['mounts'][number],
+  bundle: string,
+): LibcontainerMount & Record<string, unknown> {
   const options = parseMountOptions(mount.options);
   const bind = (options.flags & MS_BIND) !== 0;
   return {
@@ -150,7 +160,9 @@ function hostIdOfRoot(maps: readonly SpecIdMap[]): number {
 }
 
 function convertIdMaps(maps: readonly SpecIdMap[]): unknown {
-  return maps.length === 0 ? null : maps.map((map) => ({ container_id: map.containerId, host_id: map.hostId, size: map.size }));
+  return maps.length === 0
+    ? null
+    : maps.map((map) => ({ container_id: map.containerId, host_id: map.hostId, size: map.size }));
 }
 
 function loopback(): Record<string, unknown> {
@@ -201,7 +213,8 @@ export function cgroupPlace(spec: RuntimeConfig, id: string, systemdCgroup: bool
   if (systemdCgroup) {
     if (given === '') return { name: id, parent: '', path: '', scopePrefix: 'runc' };
     const parts = given.split(':');
-    if (parts.length !== 3) throw new FormatError('linux.cgroupsPath', `must be "slice:prefix:name" for systemd cgroups, is "${given}"`);
+    if (parts.length !== 3)
+      throw new FormatError('linux.cgroupsPath', `must be "slice:prefix:name" for systemd cgroups, is "${given}"`);
     return { name: parts[2]!, parent: parts[0]!, path: '', scopePrefix: parts[1]! };
   }
   if (given === '') return { name: id, parent: '', path: '', scopePrefix: '' };
@@ -241,11 +254,14 @@ function convertCgroups(request: ConversionRequest, mounts: readonly Libcontaine
     hugetlb_limit: listOrNull(resources?.hugepageLimits.map(({ pageSize, limit }) => ({ page_size: pageSize, limit }))),
     oom_kill_disable: resources?.memory.disableOomKiller ?? false,
     memory_swappiness: resources?.memory.swappiness ?? null,
-    net_prio_ifpriomap: listOrNull(resources?.network.priorities.map(({ name, priority }) => ({ interface: name, priority }))),
+    net_prio_ifpriomap: listOrNull(
+      resources?.network.priorities.map(({ name, priority }) => ({ interface: name, priority })),
+    ),
     net_cls_classid_u: resources?.network.classId ?? 0,
     rdma: convertRdma(resources),
     cpu_weight: cpuSharesToWeight(resources?.cpu.shares ?? 0),
-    unified: resources === undefined || Object.keys(resources.unified).length === 0 ? null : sortedObject(resources.unified),
+    unified:
+      resources === undefined || Object.keys(resources.unified).length === 0 ? null : sortedObject(resources.unified),
     Systemd: request.systemdCgroup,
     Rootless: false,
   };
@@ -276,7 +292,12 @@ function convertBlockIo(resources: SpecResources | undefined): Record<string, un
     blkio_weight: blockIo?.weight ?? 0,
     blkio_leaf_weight: blockIo?.leafWeight ?? 0,
     blkio_weight_device: listOrNull(
-      blockIo?.weightDevice.map(({ major, minor, weight, leafWeight }) => ({ major, minor, weight: weight ?? 0, leafWeight: leafWeight ?? 0 })),
+      blockIo?.weightDevice.map(({ major, minor, weight, leafWeight }) => ({
+        major,
+        minor,
+        weight: weight ?? 0,
+        leafWeight: leafWeight ?? 0,
+      })),
     ),
     blkio_throttle_read_bps_device: throttle(blockIo?.throttleReadBps),
     blkio_throttle_write_bps_device: throttle(blockIo?.throttleWriteBps),
@@ -306,7 +327,8 @@ export function cpuSharesToWeight(shares: number): number {
 export function cgroupOwner(spec: RuntimeConfig, mounts: readonly LibcontainerMount[]): number | undefined {
   const own = spec.linux?.namespaces.some(({ type, path }) => type === 'cgroup' && path === '') ?? false;
   const writable = mounts.some(
-    ({ source, destination, flags }) => source === 'cgroup' && normalize(destination) === '/sys/fs/cgroup' && (flags & MS_RDONLY) === 0,
+    ({ source, destination, flags }) =>
+      source === 'cgroup' && normalize(destination) === '/sys/fs/cgroup' && (flags & MS_RDONLY) === 0,
   );
   if (!own || !writable) return undefined;
   const uid = spec.process?.uid ?? 0;
@@ -316,14 +338,18 @@ export function cgroupOwner(spec: RuntimeConfig, mounts: readonly LibcontainerMo
 }
 
 const seccompActions: ReadonlyMap<string, number> = new Map(
-  ['KILL', 'ERRNO', 'TRAP', 'ALLOW', 'TRACE', 'LOG', 'NOTIFY', 'KILL_THREAD', 'KILL_PROCESS'].map((name, index) => [`SCMP_ACT_${name}`, index + 1]),
+  ['KILL', 'ERRNO', 'TRAP', 'ALLOW', 'TRACE', 'LOG', 'NOTIFY', 'KILL_THREAD', 'KILL_PROCESS'].map((name, index) => [
+    `SCMP_ACT_${name}`,
+    index + 1,
+  ]),
 );
 const seccompOperators: ReadonlyMap<string, number> = new Map(
   ['EQ', 'NE', 'GT', 'GE', 'LT', 'LE', 'MASKED_EQ'].map((name, index) => [`SCMP_CMP_${name}`, index + 1]),
 );
 
 function seccompArchitecture(name: string): string {
-  if (!/^SCMP_ARCH_[A-Z0-9_]+$/.test(name)) throw new FormatError('linux.seccomp.architectures', `names no architecture: "${name}"`);
+  if (!/^SCMP_ARCH_[A-Z0-9_]+$/.test(name))
+    throw new FormatError('linux.seccomp.architectures', `names no architecture: "${name}"`);
   const short = name.slice('SCMP_ARCH_'.length);
   return short === 'X86_64' ? 'amd64' : short === 'AARCH64' ? 'arm64' : short.toLowerCase();
 }

@@ -49,7 +49,9 @@ export function parseRuncState(text: string): RuncState {
     else annotations[key] = label.slice(equals + 1);
   }
   const namespaces = new Map(
-    config.field('namespaces').listOr((namespace) => [namespace.field('type').string(), namespace.field('path').stringOr('')] as const),
+    config
+      .field('namespaces')
+      .listOr((namespace) => [namespace.field('type').string(), namespace.field('path').stringOr('')] as const),
   );
   const cgroups = config.field('cgroups');
   return {
@@ -103,15 +105,21 @@ const namespaceFiles: readonly (readonly [type: string, file: string])[] = [
 /** One line, no newline at its end, as runc writes it. */
 export function formatRuncState(state: NewRuncState): string {
   const configured = (state.config['namespaces'] as readonly { type: string; path: string }[] | null) ?? [];
-  const paths = new Map(namespaceFiles.filter(([, file]) => state.kernelNamespaces.has(file)).map(([type, file]) => [type, nsPath(state, file)]));
+  const paths = new Map(
+    namespaceFiles
+      .filter(([, file]) => state.kernelNamespaces.has(file))
+      .map(([type, file]) => [type, nsPath(state, file)]),
+  );
   for (const { type, path } of configured) {
-    const file = namespaceFiles.find(([name]) => name === type)?.[1] ?? (type === namespaceTypeNames.time ? 'time' : '');
+    const file =
+      namespaceFiles.find(([name]) => name === type)?.[1] ?? (type === namespaceTypeNames.time ? 'time' : '');
     paths.set(type, path !== '' ? path : nsPath(state, file));
   }
   return stringifyJson({
     id: state.id,
     init_process_pid: state.initHostPid,
-    init_process_start: state.initStartTicks <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(state.initStartTicks) : state.initStartTicks,
+    init_process_start:
+      state.initStartTicks <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(state.initStartTicks) : state.initStartTicks,
     created: state.created.toISOString().replace(/\.?0*Z$/, 'Z'),
     config: state.config,
     rootless: false,

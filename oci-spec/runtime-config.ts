@@ -15,7 +15,14 @@ export interface RuntimeConfig {
 }
 
 export type HookName = 'prestart' | 'createRuntime' | 'createContainer' | 'startContainer' | 'poststart' | 'poststop';
-export const hookNames: readonly HookName[] = ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart', 'poststop'];
+export const hookNames: readonly HookName[] = [
+  'prestart',
+  'createRuntime',
+  'createContainer',
+  'startContainer',
+  'poststart',
+  'poststop',
+];
 
 export interface SpecHook {
   readonly path: string;
@@ -99,7 +106,8 @@ export interface SpecLinux {
   readonly mountLabel: string;
   readonly sysctl: Readonly<Record<string, string>> | undefined;
   readonly seccomp: SpecSeccomp | undefined;
-  readonly intelRdt: { readonly closId: string; readonly l3CacheSchema: string; readonly memBwSchema: string } | undefined;
+  readonly intelRdt:
+    { readonly closId: string; readonly l3CacheSchema: string; readonly memBwSchema: string } | undefined;
 }
 
 export interface SpecDeviceRule {
@@ -112,12 +120,29 @@ export interface SpecDeviceRule {
 
 export interface SpecResources {
   readonly devices: readonly SpecDeviceRule[];
-  readonly memory: { readonly limit?: number; readonly reservation?: number; readonly swap?: number; readonly swappiness?: number; readonly disableOomKiller?: boolean };
-  readonly cpu: { readonly shares?: number; readonly quota?: number; readonly period?: number; readonly realtimeRuntime?: number; readonly realtimePeriod?: number; readonly cpus: string; readonly mems: string };
+  readonly memory: {
+    readonly limit?: number;
+    readonly reservation?: number;
+    readonly swap?: number;
+    readonly swappiness?: number;
+    readonly disableOomKiller?: boolean;
+  };
+  readonly cpu: {
+    readonly shares?: number;
+    readonly quota?: number;
+    readonly period?: number;
+    readonly realtimeRuntime?: number;
+    readonly realtimePeriod?: number;
+    readonly cpus: string;
+    readonly mems: string;
+  };
   readonly pidsLimit: number | undefined;
   readonly blockIo: SpecBlockIo;
   readonly hugepageLimits: readonly { readonly pageSize: string; readonly limit: number | bigint }[];
-  readonly network: { readonly classId?: number; readonly priorities: readonly { readonly name: string; readonly priority: number }[] };
+  readonly network: {
+    readonly classId?: number;
+    readonly priorities: readonly { readonly name: string; readonly priority: number }[];
+  };
   readonly rdma: ReadonlyMap<string, { readonly hcaHandles?: number; readonly hcaObjects?: number }>;
   readonly unified: Readonly<Record<string, string>>;
 }
@@ -125,7 +150,12 @@ export interface SpecResources {
 export interface SpecBlockIo {
   readonly weight?: number;
   readonly leafWeight?: number;
-  readonly weightDevice: readonly { readonly major: number; readonly minor: number; readonly weight?: number; readonly leafWeight?: number }[];
+  readonly weightDevice: readonly {
+    readonly major: number;
+    readonly minor: number;
+    readonly weight?: number;
+    readonly leafWeight?: number;
+  }[];
   readonly throttleReadBps: readonly SpecThrottle[];
   readonly throttleWriteBps: readonly SpecThrottle[];
   readonly throttleReadIops: readonly SpecThrottle[];
@@ -149,7 +179,12 @@ export interface SpecSeccomp {
     readonly names: readonly string[];
     readonly action: string;
     readonly errnoRet: number | undefined;
-    readonly args: readonly { readonly index: number; readonly value: number | bigint; readonly valueTwo: number | bigint; readonly op: string }[];
+    readonly args: readonly {
+      readonly index: number;
+      readonly value: number | bigint;
+      readonly valueTwo: number | bigint;
+      readonly op: string;
+    }[];
   }[];
 }
 
@@ -274,7 +309,8 @@ function readLinux(linux: JsonReader): SpecLinux {
 }
 
 function readResources(resources: JsonReader): SpecResources {
-  const group = (name: string): JsonReader => (resources.field(name).absent ? new JsonReader({}, name) : resources.field(name));
+  const group = (name: string): JsonReader =>
+    resources.field(name).absent ? new JsonReader({}, name) : resources.field(name);
   const memory = group('memory');
   const cpu = group('cpu');
   const blockIo = group('blockIO');
@@ -299,7 +335,13 @@ function readResources(resources: JsonReader): SpecResources {
       ...(disableOomKiller === undefined ? {} : { disableOomKiller }),
     },
     cpu: {
-      ...present(cpu, { shares: 'shares', quota: 'quota', period: 'period', realtimeRuntime: 'realtimeRuntime', realtimePeriod: 'realtimePeriod' }),
+      ...present(cpu, {
+        shares: 'shares',
+        quota: 'quota',
+        period: 'period',
+        realtimeRuntime: 'realtimeRuntime',
+        realtimePeriod: 'realtimePeriod',
+      }),
       cpus: cpu.field('cpus').stringOr(''),
       mems: cpu.field('mems').stringOr(''),
     },
@@ -327,7 +369,9 @@ function readResources(resources: JsonReader): SpecResources {
         priority: priority.field('priority').integer(),
       })),
     },
-    rdma: resources.field('rdma').map((limit) => present(limit, { hcaHandles: 'hcaHandles', hcaObjects: 'hcaObjects' })),
+    rdma: resources
+      .field('rdma')
+      .map((limit) => present(limit, { hcaHandles: 'hcaHandles', hcaObjects: 'hcaObjects' })),
     unified: resources.field('unified').stringMap(),
   };
 }

@@ -17,12 +17,12 @@ export const globalOptions: readonly RuntimeOption[] = [
   { name: 'root', type: 'string', describe: 'directory of container state (default "/run/runc")' },
   { name: 'log', type: 'string', describe: 'file that errors are appended to' },
   { name: 'log-format', type: 'string', describe: 'format of that file: text or json', values: ['text', 'json'] },
-  { name: 'log-level', type: 'string', describe: 'accepted for crun\'s sake; errors and warnings are always logged' },
+  { name: 'log-level', type: 'string', describe: "accepted for crun's sake; errors and warnings are always logged" },
   { name: 'debug', type: 'boolean', describe: 'say more about failures' },
   { name: 'systemd-cgroup', type: 'boolean', describe: 'cgroupsPath is "slice:prefix:name"' },
-  { name: 'rootless', type: 'string', describe: 'accepted for runc\'s sake; checkpoint and restore need root' },
-  { name: 'criu', type: 'string', describe: 'accepted for runc 1.1\'s sake; there is no criu program here' },
-  { name: 'cgroup-manager', type: 'string', describe: 'accepted for crun\'s sake' },
+  { name: 'rootless', type: 'string', describe: "accepted for runc's sake; checkpoint and restore need root" },
+  { name: 'criu', type: 'string', describe: "accepted for runc 1.1's sake; there is no criu program here" },
+  { name: 'cgroup-manager', type: 'string', describe: "accepted for crun's sake" },
 ];
 
 const incremental = 'incremental checkpoints are not built yet; make a full checkpoint';
@@ -37,8 +37,18 @@ const shared: readonly RuntimeOption[] = [
   { name: 'shell-job', type: 'boolean', describe: 'allow a session that belongs to a shell outside' },
   { name: 'lazy-pages', type: 'boolean', describe: 'copy memory on demand after the restore', refused: lazyPages },
   { name: 'file-locks', type: 'boolean', describe: 'allow file locks' },
-  { name: 'manage-cgroups-mode', type: 'string', describe: 'cgroup properties come from config.json: soft or ignore', values: ['soft', 'ignore'] },
-  { name: 'empty-ns', type: 'list', describe: 'namespace whose content is left out; "network" always is', values: ['network'] },
+  {
+    name: 'manage-cgroups-mode',
+    type: 'string',
+    describe: 'cgroup properties come from config.json: soft or ignore',
+    values: ['soft', 'ignore'],
+  },
+  {
+    name: 'empty-ns',
+    type: 'list',
+    describe: 'namespace whose content is left out; "network" always is',
+    values: ['network'],
+  },
   { name: 'auto-dedup', type: 'boolean', describe: 'drop duplicates in parent images', refused: incremental },
 ];
 
@@ -49,7 +59,11 @@ export const checkpointOptions: readonly RuntimeOption[] = [
   { name: 'leave-running', type: 'boolean', describe: 'let the container run on' },
   { name: 'tcp-skip-in-flight', type: 'boolean', describe: 'leave out TCP connections that are not established yet' },
   { name: 'link-remap', type: 'boolean', describe: 'allow open files without a name' },
-  { name: 'status-fd', type: 'string', describe: 'descriptor that is told when lazy pages can be served; unused without --lazy-pages' },
+  {
+    name: 'status-fd',
+    type: 'string',
+    describe: 'descriptor that is told when lazy pages can be served; unused without --lazy-pages',
+  },
   { name: 'page-server', type: 'string', describe: 'ADDRESS:PORT that memory is sent to', refused: remotePages },
   { name: 'no-fsync', type: 'boolean', describe: 'do not wait until the images are on the disk' },
 ];
@@ -59,12 +73,31 @@ export const restoreOptions: readonly RuntimeOption[] = [
   { name: 'bundle', alias: 'b', type: 'string', describe: 'directory of config.json (default: the working directory)' },
   { name: 'detach', alias: 'd', type: 'boolean', describe: 'return as soon as the container runs' },
   { name: 'pid-file', type: 'string', describe: 'file that the pid of init is written to' },
-  { name: 'console-socket', type: 'string', describe: 'socket that the console is sent to', refused: 'terminals are not restored yet; run the container without a terminal' },
+  {
+    name: 'console-socket',
+    type: 'string',
+    describe: 'socket that the console is sent to',
+    refused: 'terminals are not restored yet; run the container without a terminal',
+  },
   { name: 'no-subreaper', type: 'boolean', describe: 'do not become the parent of orphans' },
   { name: 'no-pivot', type: 'boolean', describe: 'noted in the state of the container' },
   { name: 'no-new-keyring', type: 'boolean', describe: 'noted in the state of the container' },
-  { name: 'preserve-fds', type: 'string', describe: 'accepted for conmon\'s sake: descriptors come from the images' },
-  { name: 'tcp-close', type: 'boolean', describe: 'accepted for conmon\'s sake: established connections are not carried' },
-  { name: 'lsm-profile', type: 'string', describe: 'security label of the processes', refused: 'changing security labels is not built yet' },
-  { name: 'lsm-mount-context', type: 'string', describe: 'security label of the mounts', refused: 'changing security labels is not built yet' },
+  { name: 'preserve-fds', type: 'string', describe: "accepted for conmon's sake: descriptors come from the images" },
+  {
+    name: 'tcp-close',
+    type: 'boolean',
+    describe: "accepted for conmon's sake: established connections are not carried",
+  },
+  {
+    name: 'lsm-profile',
+    type: 'string',
+    describe: 'security label of the processes',
+    refused: 'changing security labels is not built yet',
+  },
+  {
+    name: 'lsm-mount-context',
+    type: 'string',
+    describe: 'security label of the mounts',
+    refused: 'changing security labels is not built yet',
+  },
 ];

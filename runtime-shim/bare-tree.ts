@@ -10,7 +10,9 @@ import { CoreSession, LogFile } from './core-session.js';
 import { ImageInput } from './image-input.js';
 import { describePlanStep, kernelFacts, writeRestoreStats } from './restore-steps.js';
 
-export async function checkpointProcess(request: CheckpointOptions & { readonly hostPid: number }): Promise<CheckpointResult> {
+export async function checkpointProcess(
+  request: CheckpointOptions & { readonly hostPid: number },
+): Promise<CheckpointResult> {
   const facts = readProcess(request.hostPid);
   if (facts === undefined) {
     throw new StasisError({

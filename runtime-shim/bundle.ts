@@ -24,13 +24,21 @@ export function readBundle(directory: string): Bundle {
       throw invalid(`cannot read the bundle ${directory}: config.json: ${error.message}`, path, 'repair config.json');
     }
     if (errnoCode(error) === 'ENOENT') {
-      throw invalid(`cannot read the bundle ${directory}: there is no config.json`, path, 'give --bundle the directory that the container was made from');
+      throw invalid(
+        `cannot read the bundle ${directory}: there is no config.json`,
+        path,
+        'give --bundle the directory that the container was made from',
+      );
     }
     throw fileError(`cannot read the bundle ${directory}`, path, error, 'BUNDLE_INVALID');
   }
   const rootfs = isAbsolute(spec.root.path) ? spec.root.path : join(directory, spec.root.path);
   if (statSync(rootfs, { throwIfNoEntry: false })?.isDirectory() !== true) {
-    throw invalid(`cannot read the bundle ${directory}: root.path ${rootfs} is not a directory`, rootfs, 'mount or unpack the root file system there');
+    throw invalid(
+      `cannot read the bundle ${directory}: root.path ${rootfs} is not a directory`,
+      rootfs,
+      'mount or unpack the root file system there',
+    );
   }
   return { directory, spec, rootfs };
 }

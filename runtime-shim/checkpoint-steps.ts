@@ -32,7 +32,11 @@ export function unescapeMountPath(text: string): string {
 }
 
 /** The images are complete by then: a failure here is told in the log and does not make the checkpoint a failed one. */
-export function writeStats(directory: string, file: { readonly name: string; readonly bytes: Uint8Array }, log: LogFile): void {
+export function writeStats(
+  directory: string,
+  file: { readonly name: string; readonly bytes: Uint8Array },
+  log: LogFile,
+): void {
   const path = join(directory, file.name);
   try {
     rmSync(path, { force: true });

@@ -1,7 +1,13 @@
 // THE checkpoint sequence: freeze and capture, encode, commit the images, and
 // only then end the target. What a step does in detail is elsewhere.
 import { encodeImages, encodePageMaps, encodeStats, type EncodeOptions } from './engine/index.js';
-import { checkpointExternals, deleteContainer, findBaseRuntime, openContainer, readCgroupLayout } from './container/index.js';
+import {
+  checkpointExternals,
+  deleteContainer,
+  findBaseRuntime,
+  openContainer,
+  readCgroupLayout,
+} from './container/index.js';
 import { refuseObjections, type CheckpointOptions, type CheckpointResult } from './checkpoint-request.js';
 import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from './checkpoint-steps.js';
 import { CoreSession, LogFile } from './core-session.js';
@@ -51,8 +57,14 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
 
 export interface TreeCheckpoint {
   readonly goal: string;
-  readonly capture: Pick<CaptureRequest, 'rootHostPid' | 'rootStartTicks' | 'cgroupDirectories' | 'freezerFile' | 'foundPaused' | 'tmpfsMountPoints'>;
-  readonly encode: Pick<EncodeOptions, 'externalMounts' | 'externalFiles' | 'externalNamespaces' | 'emptyNetNamespace' | 'rootfs' | 'cgroupPaths'>;
+  readonly capture: Pick<
+    CaptureRequest,
+    'rootHostPid' | 'rootStartTicks' | 'cgroupDirectories' | 'freezerFile' | 'foundPaused' | 'tmpfsMountPoints'
+  >;
+  readonly encode: Pick<
+    EncodeOptions,
+    'externalMounts' | 'externalFiles' | 'externalNamespaces' | 'emptyNetNamespace' | 'rootfs' | 'cgroupPaths'
+  >;
   /** Files beside the images. */
   readonly files: readonly { readonly name: string; readonly bytes: Uint8Array }[];
 }
@@ -61,7 +73,13 @@ export interface TreeCheckpoint {
 export async function checkpointTree(request: CheckpointOptions, tree: TreeCheckpoint): Promise<CheckpointResult> {
   using log = new LogFile(request.workPath ?? request.imagePath, 'dump.log');
   using output = new ImageOutput(request.imagePath, request.sync);
-  await using core = new CoreSession({ subcommand: 'capture', goal: tree.goal, log, imagesFd: output.fd, ...(request.signal ? { signal: request.signal } : {}) });
+  await using core = new CoreSession({
+    subcommand: 'capture',
+    goal: tree.goal,
+    log,
+    imagesFd: output.fd,
+    ...(request.signal ? { signal: request.signal } : {}),
+  });
 
   core.send({
     capture: {
@@ -89,5 +107,11 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   const ended = thawed ?? (core.send({ kill: {} }), await core.receive('killed'));
   const stats = encodeStats({ dump: dumpTimings(capture, pageMap, ended.timings) });
   writeStats(request.workPath ?? request.imagePath, stats, log);
-  return { imagePath: output.directory, imageBytes: output.sizeBytes(), summary: encoded.summary, degradations: encoded.degradations, timings: [...capture.timings, ...pageMap.timings, ...ended.timings] };
+  return {
+    imagePath: output.directory,
+    imageBytes: output.sizeBytes(),
+    summary: encoded.summary,
+    degradations: encoded.degradations,
+    timings: [...capture.timings, ...pageMap.timings, ...ended.timings],
+  };
 }

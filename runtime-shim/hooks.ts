@@ -5,7 +5,12 @@ import { formatOciState } from '../oci-spec/runtime-state.js';
 import type { RuntimeConfig, SpecHook } from '../oci-spec/runtime-config.js';
 import { StasisError } from './errors/index.js';
 
-export async function runRestoreHooks(container: { readonly spec: RuntimeConfig; readonly id: string; readonly bundle: string; readonly initHostPid: number }): Promise<void> {
+export async function runRestoreHooks(container: {
+  readonly spec: RuntimeConfig;
+  readonly id: string;
+  readonly bundle: string;
+  readonly initHostPid: number;
+}): Promise<void> {
   const { spec } = container;
   const state = formatOciState({
     ociVersion: spec.ociVersion,
@@ -22,16 +27,29 @@ export async function runRestoreHooks(container: { readonly spec: RuntimeConfig;
 
 async function runHook(name: string, hook: SpecHook, state: string): Promise<void> {
   const [argv0, ...args] = hook.args ?? [];
-  const environment = Object.fromEntries((hook.env ?? []).map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]));
+  const environment = Object.fromEntries(
+    (hook.env ?? []).map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]),
+  );
   const failure = await new Promise<string | undefined>((resolve) => {
     // Our own streams are the container's: what a hook says must not end up there.
-    const child = spawn(hook.path, args, { argv0: argv0 ?? hook.path, env: environment, stdio: ['pipe', 'ignore', 'pipe'], ...(hook.timeoutSeconds === undefined ? {} : { timeout: hook.timeoutSeconds * 1000, killSignal: 'SIGKILL' }) });
+    const child = spawn(hook.path, args, {
+      argv0: argv0 ?? hook.path,
+      env: environment,
+      stdio: ['pipe', 'ignore', 'pipe'],
+      ...(hook.timeoutSeconds === undefined ? {} : { timeout: hook.timeoutSeconds * 1000, killSignal: 'SIGKILL' }),
+    });
     let said = '';
     child.stderr.on('data', (chunk: Buffer) => {
       if (said.length < 4096) said += chunk.toString('utf8');
     });
     child.once('error', (error) => resolve(error.message));
-    child.once('close', (code, signal) => resolve(code === 0 ? undefined : `${signal === null ? `exit status ${code}` : `killed by ${signal}`}${said === '' ? '' : `: ${said.trim()}`}`));
+    child.once('close', (code, signal) =>
+      resolve(
+        code === 0
+          ? undefined
+          : `${signal === null ? `exit status ${code}` : `killed by ${signal}`}${said === '' ? '' : `: ${said.trim()}`}`,
+      ),
+    );
     child.stdin.on('error', () => undefined);
     child.stdin.end(state);
   });

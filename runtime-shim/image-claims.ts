@@ -34,10 +34,16 @@ export function collectClaims(model: ImageModel): ImageClaims {
   const rootIds = model.tasks[0]?.ids;
   const hostIds = model.inventory.root_ids;
   const ownNamespaces = new Set(
-    namespaceFields.filter(([, field]) => rootIds?.[field] !== undefined && rootIds[field] !== hostIds?.[field]).map(([kind]) => kind),
+    namespaceFields
+      .filter(([, field]) => rootIds?.[field] !== undefined && rootIds[field] !== hostIds?.[field])
+      .map(([kind]) => kind),
   );
   const userNamespace = ownNamespaces.has('user') ? model.set.maybe('userns', rootIds?.user_ns_id) : undefined;
-  const extent = (map: { first: number; lower_first: number; count: number }): { inside: number; outside: number; count: number } => ({
+  const extent = (map: {
+    first: number;
+    lower_first: number;
+    count: number;
+  }): { inside: number; outside: number; count: number } => ({
     inside: map.first,
     outside: map.lower_first,
     count: map.count,
@@ -53,7 +59,9 @@ export function collectClaims(model: ImageModel): ImageClaims {
 
 /** Every thread has credentials of its own. */
 function claimsOfTask(task: ImageModel['tasks'][number]): ClaimedTask[] {
-  const hardLimits = new Map((task.core.tc?.rlimits?.rlimits ?? []).map((limit, resource) => [resource, limit.max] as const));
+  const hardLimits = new Map(
+    (task.core.tc?.rlimits?.rlimits ?? []).map((limit, resource) => [resource, limit.max] as const),
+  );
   return [...task.threads].flatMap(([tid, core]) => {
     const thread = core.thread_core;
     const creds = thread?.creds;

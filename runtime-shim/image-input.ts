@@ -23,7 +23,9 @@ export class ImageInput {
       this.fd = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY);
     } catch (error) {
       const missing = errnoCode(error) === 'ENOENT';
-      throw missing ? incomplete(directory, 'there is no such directory') : fileError(`cannot read images from ${directory}`, directory, error);
+      throw missing
+        ? incomplete(directory, 'there is no such directory')
+        : fileError(`cannot read images from ${directory}`, directory, error);
     }
     const bytes = this.#readWhole(kManifestName);
     this.#manifest = bytes === undefined ? undefined : this.#parse(bytes);
@@ -147,7 +149,11 @@ export class ImageInput {
     }
     if (fstatSync(fd).isFile()) return fd;
     closeSync(fd);
-    throw new StasisError({ code: 'IMAGE_CORRUPT', message: `cannot read the images: "${name}" is not a plain file`, subject: { image: name, path } });
+    throw new StasisError({
+      code: 'IMAGE_CORRUPT',
+      message: `cannot read the images: "${name}" is not a plain file`,
+      subject: { image: name, path },
+    });
   }
 }
 

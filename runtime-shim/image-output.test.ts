@@ -1,5 +1,14 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ImageInput } from './image-input.js';
@@ -17,14 +26,26 @@ describe('images in a directory', () => {
   async function writeCheckpoint(pages: string): Promise<void> {
     using output = new ImageOutput(directory, true);
     output.write({ name: 'core-1.img', bytes: Buffer.from('core') });
-    writeFileSync(join(directory, readdirSync(directory).find((name) => name.startsWith('.stasis-'))!, 'pages-1.img'), pages);
+    writeFileSync(
+      join(
+        directory,
+        readdirSync(directory).find((name) => name.startsWith('.stasis-'))!,
+        'pages-1.img',
+      ),
+      pages,
+    );
     await output.commit(inventory);
   }
 
   it('are secret, flat and complete after commit', async () => {
     await writeCheckpoint('pages');
     assert.equal(statSync(directory).mode & 0o777, 0o700);
-    assert.deepEqual(readdirSync(directory).sort(), ['core-1.img', 'inventory.img', 'pages-1.img', 'stasis-manifest.json']);
+    assert.deepEqual(readdirSync(directory).sort(), [
+      'core-1.img',
+      'inventory.img',
+      'pages-1.img',
+      'stasis-manifest.json',
+    ]);
     assert.equal(statSync(join(directory, 'core-1.img')).mode & 0o777, 0o600);
     using input = new ImageInput(directory);
     assert.equal(Buffer.from(input.read('core-1.img')!).toString(), 'core');

@@ -3,7 +3,18 @@
 // an older checkpoint in the same place stays whole, and after a failure or a
 // kill nothing there can be taken for a new one.
 import { createHash } from 'node:crypto';
-import { closeSync, createReadStream, fsyncSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  createReadStream,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { formatManifest, kManifestName, manifestEntry, type ManifestEntry } from './archive/manifest.js';
@@ -37,7 +48,8 @@ export class ImageOutput {
       // Images hold memory contents, so secrets; the mode of a directory that exists is its owner's business.
       makeDirectory(directory, 0o700);
       for (const name of readdirSync(directory)) {
-        if (name.startsWith(kStagingPrefix) && !isRunning(name)) rmSync(join(directory, name), { recursive: true, force: true });
+        if (name.startsWith(kStagingPrefix) && !isRunning(name))
+          rmSync(join(directory, name), { recursive: true, force: true });
       }
       mkdirSync(this.#staging, { mode: 0o700 });
       this.fd = openSync(this.#staging, 'r');

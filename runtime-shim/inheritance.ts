@@ -18,7 +18,10 @@ import type { Bundle } from './bundle.js';
 import type { ImageInput } from './image-input.js';
 
 export interface Inheritance {
-  readonly compileOptions: Pick<CompileOptions, 'externalMounts' | 'externalFileMounts' | 'inherited' | 'joinNamespaces' | 'newNamespaces'>;
+  readonly compileOptions: Pick<
+    CompileOptions,
+    'externalMounts' | 'externalFileMounts' | 'inherited' | 'joinNamespaces' | 'newNamespaces'
+  >;
   /** In the order of the core's numbers, from kFirstExternalDescriptor. */
   readonly ownFds: readonly number[];
   readonly uidMap: IdMap[];
@@ -26,7 +29,12 @@ export interface Inheritance {
   [Symbol.dispose](): void;
 }
 
-export function inheritFromBundle(request: { readonly bundle: Bundle; readonly images: ImageInput; readonly layout: CgroupLayout; readonly id: string }): Inheritance {
+export function inheritFromBundle(request: {
+  readonly bundle: Bundle;
+  readonly images: ImageInput;
+  readonly layout: CgroupLayout;
+  readonly id: string;
+}): Inheritance {
   const { bundle, images, layout } = request;
   const cgroupPaths = cgroupDirectories(layout, cgroupPlace(bundle.spec, request.id, false));
   const externals = restoreExternals(bundle.spec, bundle.directory, bundle.rootfs, layout, cgroupPaths);
@@ -45,7 +53,13 @@ export function inheritFromBundle(request: { readonly bundle: Bundle; readonly i
     if (descriptor !== undefined) inherited.set(key, descriptor);
   }
   return {
-    compileOptions: { externalMounts: externals.mounts, externalFileMounts: externals.fileMounts, inherited, joinNamespaces, newNamespaces: externals.newNamespaces },
+    compileOptions: {
+      externalMounts: externals.mounts,
+      externalFileMounts: externals.fileMounts,
+      inherited,
+      joinNamespaces,
+      newNamespaces: externals.newNamespaces,
+    },
     ownFds,
     uidMap: (bundle.spec.linux?.uidMappings ?? []).map(toIdMap),
     gidMap: (bundle.spec.linux?.gidMappings ?? []).map(toIdMap),

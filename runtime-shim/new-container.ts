@@ -1,7 +1,17 @@
 // A container in the making: its state directory (which is also the claim to
 // the id), its cgroup, its files for the world outside. The core hears of them
 // before they are made, and takes them back unless the tree is released.
-import { closeSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, rmdirSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  rmdirSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { UndoAction_Kind, type ExecuteRequest, type Parked, type UndoAction } from '../nativecore/index.js';
 import { cgroupPlace, toLibcontainerConfig } from '../oci-spec/libcontainer-config.js';
@@ -80,7 +90,11 @@ export class NewContainer {
     }
     try {
       mkdirSync(NewContainer.yardOf(request), { mode: 0o755 });
-      return new NewContainer(from, stateDirectory, createCgroup({ layout, place, spec: from.bundle.spec, dialect: '1.1' }));
+      return new NewContainer(
+        from,
+        stateDirectory,
+        createCgroup({ layout, place, spec: from.bundle.spec, dialect: '1.1' }),
+      );
     } catch (error) {
       await core.rollBack();
       throw error;
@@ -88,14 +102,23 @@ export class NewContainer {
   }
 
   executeRequest(): Pick<ExecuteRequest, 'cgroupProcsFiles' | 'cgroup2Directory' | 'undo'> {
-    return { cgroupProcsFiles: [...this.#cgroup.procsFiles], cgroup2Directory: this.#cgroup.cgroup2Directory, undo: undoActions(this.#request, this.#cgroup.created, this.#cgroup.paths) };
+    return {
+      cgroupProcsFiles: [...this.#cgroup.procsFiles],
+      cgroup2Directory: this.#cgroup.cgroup2Directory,
+      undo: undoActions(this.#request, this.#cgroup.created, this.#cgroup.paths),
+    };
   }
 
   /** The tree is there and waits: state file, hooks, pid file, in the order in which runc's callers may look for them. */
   async publish(parked: Parked): Promise<void> {
     const version = await this.#version;
     const { spec } = this.#bundle;
-    await runRestoreHooks({ spec, id: this.#request.id, bundle: this.#bundle.directory, initHostPid: parked.rootHostPid });
+    await runRestoreHooks({
+      spec,
+      id: this.#request.id,
+      bundle: this.#bundle.directory,
+      initHostPid: parked.rootHostPid,
+    });
     const text = formatRuncState({
       id: this.#request.id,
       initHostPid: parked.rootHostPid,
@@ -135,7 +158,11 @@ export class NewContainer {
   }
 }
 
-function undoActions(request: ContainerRestore, cgroups: readonly string[], paths: ReadonlyMap<string, string>): UndoAction[] {
+function undoActions(
+  request: ContainerRestore,
+  cgroups: readonly string[],
+  paths: ReadonlyMap<string, string>,
+): UndoAction[] {
   const { pidFile } = request;
   const own = new Set(paths.values());
   return [
@@ -143,7 +170,10 @@ function undoActions(request: ContainerRestore, cgroups: readonly string[], path
     { kind: UndoAction_Kind.REMOVE_DIRECTORY, path: NewContainer.yardOf(request) },
     { kind: UndoAction_Kind.REMOVE_TREE, path: join(request.root, request.id) },
     // A parent that we made may hold somebody else's cgroup by then: it goes only if it is empty.
-    ...[...cgroups].reverse().map((path) => ({ kind: own.has(path) ? UndoAction_Kind.REMOVE_CGROUP : UndoAction_Kind.REMOVE_DIRECTORY, path })),
+    ...[...cgroups].reverse().map((path) => ({
+      kind: own.has(path) ? UndoAction_Kind.REMOVE_CGROUP : UndoAction_Kind.REMOVE_DIRECTORY,
+      path,
+    })),
   ];
 }
 

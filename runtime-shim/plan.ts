@@ -20,20 +20,25 @@ export interface PlannedRestore extends Omit<CompiledPlan, 'plan'> {
 }
 
 /** With a bundle, as restoreContainer would compile it; without, as for a bare process tree in an empty place. */
-export function planContainer(request: { readonly imagePath: string; readonly bundle: string | undefined }): PlannedRestore {
+export function planContainer(request: {
+  readonly imagePath: string;
+  readonly bundle: string | undefined;
+}): PlannedRestore {
   return readImages(request.imagePath, (images, model): PlannedRestore => {
     const kernel = kernelFacts();
     if (request.bundle === undefined) {
-      return complete(compilePlan(model, {
-        rootfs: '/rootfs',
-        yardDirectory: '/yard',
-        externalMounts: new EveryKey(),
-        inherited: new EveryDescriptor(),
-        joinNamespaces: new Map(),
-        emptyNetNamespace: true,
-        shellJob: true,
-        kernel,
-      }));
+      return complete(
+        compilePlan(model, {
+          rootfs: '/rootfs',
+          yardDirectory: '/yard',
+          externalMounts: new EveryKey(),
+          inherited: new EveryDescriptor(),
+          joinNamespaces: new Map(),
+          emptyNetNamespace: true,
+          shellJob: true,
+          kernel,
+        }),
+      );
     }
     const bundle = readBundle(request.bundle);
     const refused: readonly StasisError[] = checkPolicy(collectClaims(model), bundle.spec);

@@ -24,7 +24,10 @@ export function kernelFacts(): KernelFacts {
 }
 
 /** "pid 17: openat2 (file[9])": what a position in the plan is about. */
-export function describePlanStep(plan: PartialMessage<Plan>, position: NonNullable<NativeFailure['position']>): string | undefined {
+export function describePlanStep(
+  plan: PartialMessage<Plan>,
+  position: NonNullable<NativeFailure['position']>,
+): string | undefined {
   const task = plan.tasks?.[position.task];
   const steps = task?.phases?.find(({ phase }) => phase === position.phase)?.steps;
   const step = steps?.[position.step];
@@ -35,9 +38,17 @@ export function describePlanStep(plan: PartialMessage<Plan>, position: NonNullab
 }
 
 /** The container runs by then: a failure here is told in the log only. */
-export function writeRestoreStats(directory: string, plan: PartialMessage<Plan>, parked: Parked, released: Released, log: LogFile): void {
+export function writeRestoreStats(
+  directory: string,
+  plan: PartialMessage<Plan>,
+  parked: Parked,
+  released: Released,
+  log: LogFile,
+): void {
   const timings = [...parked.timings, ...released.timings];
-  const pages = (plan.tasks ?? []).flatMap((task) => task.fills ?? []).reduce((sum, fill) => sum + (fill.pageCount ?? 0n), 0n);
+  const pages = (plan.tasks ?? [])
+    .flatMap((task) => task.fills ?? [])
+    .reduce((sum, fill) => sum + (fill.pageCount ?? 0n), 0n);
   const file = encodeStats({
     restore: {
       forkingUs: timingUs(timings, 'clone'),

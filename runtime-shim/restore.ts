@@ -74,5 +74,10 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
   const released = await core.receive('released');
   container.finish();
   writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, parked, released, log);
-  return { initHostPid: parked.rootHostPid, base, degradations: compiled.degradations, timings: [...parked.timings, ...released.timings] };
+  return {
+    initHostPid: parked.rootHostPid,
+    base,
+    degradations: compiled.degradations,
+    timings: [...parked.timings, ...released.timings],
+  };
 }

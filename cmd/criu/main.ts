@@ -1,10 +1,10 @@
 // CRIU's command line on our engine, for a bare process tree: version, check,
 // dump and restore. Every option that is not built is refused by name.
 import { resolve } from 'node:path';
-import { nativeBinding } from '../../nativecore/index.js';
 import type { RuntimeOption } from '../../oci-spec/runtime-options.js';
 import { checkpointProcess, restoreProcess } from '../../runtime-shim/bare-tree.js';
 import { checkpointDefaults } from '../../runtime-shim/checkpoint-request.js';
+import { becomeSubreaper, stayWith } from '../../runtime-shim/foreground.js';
 import { checkHost } from '../../runtime-shim/host-check.js';
 import { restoreDefaults } from '../../runtime-shim/restore-request.js';
 import { refuseUnbuilt, usage } from '../arguments.js';
@@ -67,7 +67,8 @@ async function main(words: readonly string[]): Promise<number> {
 async function dump(given: Given, signal: AbortSignal): Promise<number> {
   const tree = given['tree'];
   const hostPid = Number(tree);
-  if (typeof tree !== 'string' || !Number.isInteger(hostPid) || hostPid <= 0) throw usage('cannot dump: --tree must name a pid', 'give -t PID');
+  if (typeof tree !== 'string' || !Number.isInteger(hostPid) || hostPid <= 0)
+    throw usage('cannot dump: --tree must name a pid', 'give -t PID');
   requireRoot(`dump pid ${hostPid}`);
   await checkpointProcess({
     ...checkpointDefaults,
@@ -88,21 +89,27 @@ async function dump(given: Given, signal: AbortSignal): Promise<number> {
 async function restore(given: Given, signal: AbortSignal): Promise<number> {
   requireRoot('restore');
   const detached = given['restore-detached'] === true;
-  if (!detached) nativeBinding().setChildSubreaper(true);
-  const hostPid = await restoreProcess({ ...restoreDefaults, ...directories(given), shellJob: given['shell-job'] === true, signal });
-  if (detached) return 0;
-  const ended = await nativeBinding().waitForExit(hostPid);
-  return ended.signal === 0 ? ended.code : 128 + ended.signal;
+  if (!detached) becomeSubreaper();
+  const hostPid = await restoreProcess({
+    ...restoreDefaults,
+    ...directories(given),
+    shellJob: given['shell-job'] === true,
+    signal,
+  });
+  return detached ? 0 : await stayWith(hostPid);
 }
 
 function check(): number {
-  const missing = checkHost().filter(({ available, required, name }) => required && !available && name !== 'base runtime');
+  const missing = checkHost().filter(
+    ({ available, required, name }) => required && !available && name !== 'base runtime',
+  );
   for (const { name, detail } of missing) process.stderr.write(`${name}: ${detail}\n`);
   return missing.length === 0 ? print('Looks good.\n') : 1;
 }
 
 function directories(given: Given): { readonly imagePath: string; readonly workPath: string | undefined } {
-  const named = (name: string): string | undefined => (typeof given[name] === 'string' ? resolve(given[name]) : undefined);
+  const named = (name: string): string | undefined =>
+    typeof given[name] === 'string' ? resolve(given[name]) : undefined;
   return { imagePath: named('images-dir') ?? process.cwd(), workPath: named('work-dir') };
 }
 
@@ -118,9 +125,12 @@ function parse(words: readonly string[]): { readonly given: Given; readonly posi
       continue;
     }
     const long = word.startsWith('--');
-    const [name, inline] = long ? splitOnce(word.slice(2), '=') : [word[1]!, word.length > 2 ? word.slice(2) : undefined];
+    const [name, inline] = long
+      ? splitOnce(word.slice(2), '=')
+      : [word[1]!, word.length > 2 ? word.slice(2) : undefined];
     const option = options.find((one) => (long ? one.name === name : one.alias === name));
-    if (option === undefined) throw usage(`cannot use ${long ? `--${name}` : `-${name}`}: this option is not built yet`);
+    if (option === undefined)
+      throw usage(`cannot use ${long ? `--${name}` : `-${name}`}: this option is not built yet`);
     if (option.type === 'boolean') {
       if (long && inline !== undefined) throw usage(`cannot use --${name}=${inline}: the option takes no value`);
       given[option.name] = true;
@@ -140,8 +150,17 @@ function splitOnce(text: string, separator: string): [string, string | undefined
 }
 
 function helpText(): string {
-  const lines = options.map(({ name, alias, describe }) => `  ${alias === undefined ? '    ' : `-${alias}, `}--${name.padEnd(20)}${describe}`);
-  return ['criu dump -t PID -D DIR [options]', 'criu restore -D DIR [-d] [options]', 'criu check', '', ...lines, ''].join('\n');
+  const lines = options.map(
+    ({ name, alias, describe }) => `  ${alias === undefined ? '    ' : `-${alias}, `}--${name.padEnd(20)}${describe}`,
+  );
+  return [
+    'criu dump -t PID -D DIR [options]',
+    'criu restore -D DIR [-d] [options]',
+    'criu check',
+    '',
+    ...lines,
+    '',
+  ].join('\n');
 }
 
 function print(text: string): number {

@@ -6,7 +6,10 @@ export function renderDescription(description: ImageDescription): string {
   const { processes, memory, files, mounts, namespaces, images } = description;
   const sections = [
     `checkpoint ${description.digest}: ${processes.length} process(es), ${bytesText(description.pages.bytes)} of memory, ${bytesText(description.totalBytes)} in ${images.length} images`,
-    section('processes', [['PID', 'PPID', 'UID', 'THREADS', 'STATE', 'SAVED', 'FDS', 'COMMAND'], ...processTree(processes)]),
+    section('processes', [
+      ['PID', 'PPID', 'UID', 'THREADS', 'STATE', 'SAVED', 'FDS', 'COMMAND'],
+      ...processTree(processes),
+    ]),
     section(
       'memory',
       memory.map((kind) => [kind.kind, `${kind.mappings} mapping(s)`, bytesText(kind.bytes)]),
@@ -17,9 +20,15 @@ export function renderDescription(description: ImageDescription): string {
     ),
     section(
       'mounts',
-      mounts.map((mount) => [mount.mountPoint, mount.external === undefined ? mount.source : `external ${mount.external}`]),
+      mounts.map((mount) => [
+        mount.mountPoint,
+        mount.external === undefined ? mount.source : `external ${mount.external}`,
+      ]),
     ),
-    section('namespaces', Object.entries(namespaces).map(([kind, whose]) => [kind, whose])),
+    section(
+      'namespaces',
+      Object.entries(namespaces).map(([kind, whose]) => [kind, whose]),
+    ),
   ];
   return sections.filter((text) => text !== '').join('\n\n');
 }

@@ -42,9 +42,15 @@ describe('rendered errors', () => {
 describe('log records', () => {
   const time = new Date('2026-01-02T03:04:05.678Z');
   it('are one JSON object per line, as runc writes them', () => {
-    assert.equal(logRecord('json', 'error', 'a "b"', time), '{"level":"error","msg":"a \\"b\\"","time":"2026-01-02T03:04:05Z"}\n');
+    assert.equal(
+      logRecord('json', 'error', 'a "b"', time),
+      '{"level":"error","msg":"a \\"b\\"","time":"2026-01-02T03:04:05Z"}\n',
+    );
   });
   it('are key=value in the text format', () => {
-    assert.equal(logRecord('text', 'error', 'a "b"', time), 'time="2026-01-02T03:04:05Z" level=error msg="a \\"b\\""\n');
+    assert.equal(
+      logRecord('text', 'error', 'a "b"', time),
+      'time="2026-01-02T03:04:05Z" level=error msg="a \\"b\\""\n',
+    );
   });
 });

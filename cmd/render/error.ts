@@ -11,7 +11,8 @@ export function errorSentence(error: unknown): string {
 
 /** Where, why and code, one line each, indented; other blockers of the same kind before it. Without the sentence itself. */
 export function errorDetails(error: unknown, debug: boolean): string[] {
-  if (!(error instanceof StasisError)) return debug && error instanceof Error && error.stack !== undefined ? error.stack.split('\n') : [];
+  if (!(error instanceof StasisError))
+    return debug && error instanceof Error && error.stack !== undefined ? error.stack.split('\n') : [];
   const lines: string[] = [];
   for (const objection of error.objections) lines.push(`- ${errorSentence(objection)}`, ...indented(objection));
   lines.push(...indented(error));
@@ -34,7 +35,8 @@ function whereText(subject: Subject): string {
   const parts: string[] = [];
   if (subject.container !== undefined) parts.push(`container ${JSON.stringify(subject.container)}`);
   if (subject.hostPid !== undefined) {
-    const inside = subject.nsPid === undefined || subject.nsPid === subject.hostPid ? '' : ` (container pid ${subject.nsPid})`;
+    const inside =
+      subject.nsPid === undefined || subject.nsPid === subject.hostPid ? '' : ` (container pid ${subject.nsPid})`;
     parts.push(`pid ${subject.hostPid}${inside}`);
   } else if (subject.nsPid !== undefined) parts.push(`container pid ${subject.nsPid}`);
   if (subject.comm !== undefined) parts.push(subject.comm);

@@ -45,7 +45,8 @@ async function main(words: readonly string[]): Promise<number> {
       environment: process.env,
       signal: abort.signal,
       globals: { root: stateRoot(text(given, 'root'), process.env), systemdCgroup: flag(given, 'systemd-cgroup') },
-      warn: (message) => void (log.path !== undefined && appendLog(log.path, logRecord(log.format, 'warning', message, new Date()))),
+      warn: (message) =>
+        void (log.path !== undefined && appendLog(log.path, logRecord(log.format, 'warning', message, new Date()))),
       print,
     });
   } catch (error) {
@@ -90,7 +91,11 @@ async function helpText(command: Command | undefined, options: readonly RuntimeO
   const { default: yargs } = await import('yargs');
   const program = yargs([])
     .scriptName('stasis')
-    .usage(command === undefined ? usageText() : `stasis ${command.verb} [options]${command.positional === undefined ? '' : ` <${command.positional}>`}\n\n${command.describe}`)
+    .usage(
+      command === undefined
+        ? usageText()
+        : `stasis ${command.verb} [options]${command.positional === undefined ? '' : ` <${command.positional}>`}\n\n${command.describe}`,
+    )
     .help(false)
     .version(false)
     .exitProcess(false);
@@ -111,14 +116,17 @@ function usageText(): string {
     ...commands.map(({ verb, describe }) => `  ${verb.padEnd(12)}${describe}`),
     '',
     'Every other verb (create, start, run, state, kill, delete, exec, list, ...) is the base',
-    'runtime\'s (runc or crun) and is passed on to it unchanged.',
+    "runtime's (runc or crun) and is passed on to it unchanged.",
   ].join('\n');
 }
 
 function refuseWrongCount(command: Command, positionals: readonly string[]): void {
   const wanted = command.positional === undefined ? 0 : 1;
   if (positionals.length === wanted) return;
-  throw usage(`stasis: "${command.verb}" requires exactly ${wanted} argument(s)`, `see "stasis ${command.verb} --help"`);
+  throw usage(
+    `stasis: "${command.verb}" requires exactly ${wanted} argument(s)`,
+    `see "stasis ${command.verb} --help"`,
+  );
 }
 
 /** runc's default; an empty XDG_RUNTIME_DIR is an unset one, and real root does not use it. */

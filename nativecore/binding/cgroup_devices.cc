@@ -29,7 +29,8 @@ Napi::Value attach_cgroup_device_program(const Napi::CallbackInfo& info) {
   attributes.attach_bpf_fd = static_cast<uint32_t>(info[1].As<Napi::Number>().Int32Value());
   attributes.attach_type = BPF_CGROUP_DEVICE;
   attributes.attach_flags = BPF_F_ALLOW_MULTI;
-  if (::syscall(SYS_bpf, BPF_PROG_ATTACH, &attributes, sizeof attributes) != 0) throw_errno(info.Env(), "bpf(BPF_PROG_ATTACH)", errno);
+  if (::syscall(SYS_bpf, BPF_PROG_ATTACH, &attributes, sizeof attributes) != 0)
+    throw_errno(info.Env(), "bpf(BPF_PROG_ATTACH)", errno);
   return info.Env().Undefined();
 }
 

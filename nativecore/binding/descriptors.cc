@@ -15,7 +15,8 @@ namespace stasis::binding {
 
 // tryLock(fd) -> boolean. The lock belongs to the open file description and goes with it, however we die.
 Napi::Value try_lock(const Napi::CallbackInfo& info) {
-  if (::flock(info[0].As<Napi::Number>().Int32Value(), LOCK_EX | LOCK_NB) == 0) return Napi::Boolean::New(info.Env(), true);
+  if (::flock(info[0].As<Napi::Number>().Int32Value(), LOCK_EX | LOCK_NB) == 0)
+    return Napi::Boolean::New(info.Env(), true);
   if (errno != EWOULDBLOCK) throw_errno(info.Env(), "flock", errno);
   return Napi::Boolean::New(info.Env(), false);
 }
@@ -32,7 +33,8 @@ Napi::Value send_descriptor(const Napi::CallbackInfo& info) {
   std::memcpy(address.sun_path, path.data(), path.size());
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (socket.borrow() < 0) throw_errno(info.Env(), "socket", errno);
-  if (::connect(socket.borrow(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) throw_errno(info.Env(), "connect", errno);
+  if (::connect(socket.borrow(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+    throw_errno(info.Env(), "connect", errno);
 
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   iovec data{name.data(), name.size()};
@@ -50,7 +52,8 @@ Napi::Value send_descriptor(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// openInRoot(root, path) -> fd. O_PATH; symbolic links and ".." cannot leave the root (Linux 5.6: openat2 RESOLVE_IN_ROOT).
+// openInRoot(root, path) -> fd. O_PATH; symbolic links and ".." cannot leave the root (Linux 5.6: openat2
+// RESOLVE_IN_ROOT).
 Napi::Value open_in_root(const Napi::CallbackInfo& info) {
   std::string root = info[0].As<Napi::String>();
   std::string path = info[1].As<Napi::String>();

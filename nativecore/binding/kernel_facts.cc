@@ -79,14 +79,16 @@ bool has_call(long number) { return ::syscall(number, -1, 0, 0) >= 0 || errno !=
 
 }  // namespace
 
-// getKernelFacts() -> { vdsoSpanBytes, vdsoOffsetBytes, vdso: Buffer, userfaultfd, xsaveSizeBytes, pageSize, pagemapScan, kcmp, pidfdGetfd, clone3 }
+// getKernelFacts() -> { vdsoSpanBytes, vdsoOffsetBytes, vdso: Buffer, userfaultfd, xsaveSizeBytes, pageSize,
+// pagemapScan, kcmp, pidfdGetfd, clone3 }
 Napi::Value get_kernel_facts(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   VdsoArea area = find_vdso();
   Napi::Object facts = Napi::Object::New(env);
   facts.Set("vdsoSpanBytes", Napi::Number::New(env, static_cast<double>(area.end - area.start)));
   facts.Set("vdsoOffsetBytes", Napi::Number::New(env, static_cast<double>(area.vdso - area.start)));
-  facts.Set("vdso", Napi::Buffer<uint8_t>::Copy(env, reinterpret_cast<const uint8_t*>(area.vdso), area.vdso_end - area.vdso));
+  facts.Set("vdso",
+            Napi::Buffer<uint8_t>::Copy(env, reinterpret_cast<const uint8_t*>(area.vdso), area.vdso_end - area.vdso));
   facts.Set("userfaultfd", Napi::Boolean::New(env, has_userfaultfd()));
   facts.Set("xsaveSizeBytes", Napi::Number::New(env, xsave_size_bytes()));
   facts.Set("pagemapScan", Napi::Boolean::New(env, has_pagemap_scan()));

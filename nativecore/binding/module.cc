@@ -19,8 +19,10 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("tryLock", Napi::Function::New(env, try_lock, "tryLock"));
   exports.Set("sendDescriptor", Napi::Function::New(env, send_descriptor, "sendDescriptor"));
   exports.Set("openInRoot", Napi::Function::New(env, open_in_root, "openInRoot"));
-  exports.Set("loadCgroupDeviceProgram", Napi::Function::New(env, load_cgroup_device_program, "loadCgroupDeviceProgram"));
-  exports.Set("attachCgroupDeviceProgram", Napi::Function::New(env, attach_cgroup_device_program, "attachCgroupDeviceProgram"));
+  exports.Set("loadCgroupDeviceProgram",
+              Napi::Function::New(env, load_cgroup_device_program, "loadCgroupDeviceProgram"));
+  exports.Set("attachCgroupDeviceProgram",
+              Napi::Function::New(env, attach_cgroup_device_program, "attachCgroupDeviceProgram"));
   exports.Set("getKernelFacts", Napi::Function::New(env, get_kernel_facts, "getKernelFacts"));
   return exports;
 }
@@ -28,6 +30,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
 }  // namespace
 }  // namespace stasis::binding
 
-static Napi::Object init_addon(Napi::Env env, Napi::Object exports) { return stasis::binding::initialise(env, exports); }
+static Napi::Object init_addon(Napi::Env env, Napi::Object exports) {
+  return stasis::binding::initialise(env, exports);
+}
 
 NODE_API_MODULE(stasis, init_addon)

@@ -1,9 +1,9 @@
 // What the files of this folder export to module.cc.
 #pragma once
 
+#include <napi.h>
 #include <cerrno>
 #include <cstring>
-#include <napi.h>
 #include <string>
 
 namespace stasis::binding {

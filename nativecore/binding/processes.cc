@@ -19,7 +19,8 @@ namespace {
 // nothing but the end of the child is awaited.
 class ExitWorker : public Napi::AsyncWorker {
  public:
-  ExitWorker(Napi::Env env, pid_t pid) : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), pid_(pid) {}
+  ExitWorker(Napi::Env env, pid_t pid)
+      : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), pid_(pid) {}
   Napi::Promise promise() { return deferred_.Promise(); }
 
   void Execute() override {

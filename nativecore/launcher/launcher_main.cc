@@ -25,7 +25,8 @@ namespace {
 constexpr std::string_view kOurVerbs[] = {"checkpoint", "restore", "check", "plan", "inspect", "version"};
 
 // Global flags of runc and crun that take a value as the next word.
-constexpr std::string_view kFlagsWithValue[] = {"root", "log", "log-format", "log-level", "criu", "rootless", "cgroup-manager"};
+constexpr std::string_view kFlagsWithValue[] = {"root", "log",      "log-format",    "log-level",
+                                                "criu", "rootless", "cgroup-manager"};
 
 constexpr std::string_view kBaseNames[] = {"runc", "crun"};
 constexpr std::string_view kSystemPath = "/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin";
@@ -165,7 +166,8 @@ std::string base_runtime(const struct stat& self) {
       if (found.empty()) found = search(kSystemPath, configured, self);
     }
     if (!found.empty() && same_file(self, found.c_str())) {
-      fail("cannot start the base runtime: " + where + " names stasis itself (" + configured + "); name runc or crun there");
+      fail("cannot start the base runtime: " + where + " names stasis itself (" + configured +
+           "); name runc or crun there");
     }
     if (found.empty() || !is_program(found, self)) {
       fail("cannot start the base runtime: " + where + " names \"" + configured +
@@ -178,8 +180,10 @@ std::string base_runtime(const struct stat& self) {
     if (found.empty()) found = search(kSystemPath, name, self);
     if (!found.empty()) return found;
   }
-  fail("cannot start the base runtime: neither runc nor crun is installed; install one (apt-get install runc), or name it "
-       "in /etc/stasis/config.json as {\"runtime\": \"/path/to/runc\"}");
+  fail(
+      "cannot start the base runtime: neither runc nor crun is installed; install one (apt-get install runc), or name "
+      "it "
+      "in /etc/stasis/config.json as {\"runtime\": \"/path/to/runc\"}");
 }
 
 // Our verbs: node with the bundle that launcher.conf names. The interpreter is
@@ -190,7 +194,8 @@ std::string base_runtime(const struct stat& self) {
   std::string node = resolved(library, conf_value(conf, "node"));
   std::string bundle = resolved(library, conf_value(conf, "bundle"));
   if (node.empty()) {
-    fail("cannot start node: " + library + "/launcher.conf is missing or names no node; run hack/install (or hack/quickstart) again");
+    fail("cannot start node: " + library +
+         "/launcher.conf is missing or names no node; run hack/install (or hack/quickstart) again");
   }
   if (bundle.empty()) bundle = library;
   if (bundle.size() > 4 && bundle.compare(bundle.size() - 4, 4, ".mjs") == 0) bundle = directory_of(bundle);
@@ -217,12 +222,14 @@ std::string base_runtime(const struct stat& self) {
 int main(int argc, char** argv) {
   std::string own = own_path();
   struct stat self;
-  if (own.empty() || ::stat("/proc/self/exe", &self) != 0) fail("cannot find stasis's own files: /proc is not mounted; mount it");
+  if (own.empty() || ::stat("/proc/self/exe", &self) != 0)
+    fail("cannot find stasis's own files: /proc is not mounted; mount it");
 
   // Installed under CRIU's name, it is CRIU's command line on our engine. The name that counts is the one that was
   // called: distributions link criu to stasis-criu.
   std::string_view called = argc > 0 ? base_name(argv[0]) : std::string_view();
-  if (called == "criu" || called == "stasis-criu" || base_name(own) == "stasis-criu") run_bundle(own, "criu.mjs", argc, argv);
+  if (called == "criu" || called == "stasis-criu" || base_name(own) == "stasis-criu")
+    run_bundle(own, "criu.mjs", argc, argv);
 
   bool asks_version = false;
   bool asks_help = false;

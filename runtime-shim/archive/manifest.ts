@@ -19,7 +19,10 @@ export interface Manifest {
 
 export function formatManifest(manifest: Manifest): Uint8Array {
   const files = [...manifest.files].sort(([one], [other]) => (one < other ? -1 : 1));
-  const document = { version: kVersion, files: Object.fromEntries(files.map(([name, entry]) => [name, { size: entry.sizeBytes, sha256: entry.sha256 }])) };
+  const document = {
+    version: kVersion,
+    files: Object.fromEntries(files.map(([name, entry]) => [name, { size: entry.sizeBytes, sha256: entry.sha256 }])),
+  };
   return Buffer.from(`${JSON.stringify(document, undefined, 1)}\n`);
 }
 
@@ -34,7 +37,8 @@ export function parseManifest(text: string): Manifest {
     return { sizeBytes: entry.field('size').integer(), sha256 };
   });
   for (const name of files.keys()) {
-    if (name === '' || name.includes('/') || name === '.' || name === '..') throw new FormatError('files', `has an impossible name: ${JSON.stringify(name)}`);
+    if (name === '' || name.includes('/') || name === '.' || name === '..')
+      throw new FormatError('files', `has an impossible name: ${JSON.stringify(name)}`);
   }
   return { files };
 }

@@ -26,10 +26,13 @@ export interface BaseRuntimeVersion {
 
 export function findBaseRuntime(environment: NodeJS.ProcessEnv = process.env): BaseRuntime {
   const named = environment['STASIS_RUNTIME'];
-  const [configured, where] = named !== undefined && named !== '' ? [named, 'STASIS_RUNTIME'] : [configuredRuntime(), configFile];
+  const [configured, where] =
+    named !== undefined && named !== '' ? [named, 'STASIS_RUNTIME'] : [configuredRuntime(), configFile];
   const directories = [...(environment['PATH'] ?? '').split(':').filter(isAbsolute), ...systemDirectories];
   if (configured !== undefined) {
-    const candidates = configured.includes('/') ? [configured] : directories.map((directory) => join(directory, configured));
+    const candidates = configured.includes('/')
+      ? [configured]
+      : directories.map((directory) => join(directory, configured));
     const found = candidates.find(isUsable);
     if (found !== undefined) return { path: found };
     throw new StasisError({
@@ -61,7 +64,10 @@ export async function baseRuntimeVersion(runtime: BaseRuntime): Promise<BaseRunt
 }
 
 /** Removes state, cgroups and runs poststop hooks of a container whose processes have ended. */
-export async function deleteContainer(runtime: BaseRuntime, request: { readonly root: string; readonly id: string; readonly systemdCgroup: boolean }): Promise<void> {
+export async function deleteContainer(
+  runtime: BaseRuntime,
+  request: { readonly root: string; readonly id: string; readonly systemdCgroup: boolean },
+): Promise<void> {
   const flags = ['--root', request.root, ...(request.systemdCgroup ? ['--systemd-cgroup'] : [])];
   try {
     await runFile(runtime.path, [...flags, 'delete', '--force', request.id], { timeout: 60_000 });

@@ -27,7 +27,9 @@ describe('limits of a cgroup', () => {
   });
 
   it('become the files of v2, where swap is counted alone', () => {
-    const writes = new Map(v2Writes(some, ['memory', 'cpu', 'cpuset', 'pids', 'io']).map(({ file, text }) => [file, text]));
+    const writes = new Map(
+      v2Writes(some, ['memory', 'cpu', 'cpuset', 'pids', 'io']).map(({ file, text }) => [file, text]),
+    );
     assert.equal(writes.get('memory.swap.max'), '2000');
     assert.equal(writes.get('cpu.weight'), '39');
     assert.equal(writes.get('cpu.max'), '50000 100000');

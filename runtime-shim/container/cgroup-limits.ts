@@ -34,8 +34,10 @@ export function v1Writes(resources: SpecResources | undefined): Map<string, Limi
   add('blkio', 'blkio.weight', blockIo.weight);
   add('blkio', 'blkio.leaf_weight', blockIo.leafWeight);
   for (const device of blockIo.weightDevice) {
-    if (device.weight !== undefined) add('blkio', 'blkio.weight_device', `${device.major}:${device.minor} ${device.weight}`);
-    if (device.leafWeight !== undefined) add('blkio', 'blkio.leaf_weight_device', `${device.major}:${device.minor} ${device.leafWeight}`);
+    if (device.weight !== undefined)
+      add('blkio', 'blkio.weight_device', `${device.major}:${device.minor} ${device.weight}`);
+    if (device.leafWeight !== undefined)
+      add('blkio', 'blkio.leaf_weight_device', `${device.major}:${device.minor} ${device.leafWeight}`);
   }
   const throttles = [
     ['read_bps', blockIo.throttleReadBps],
@@ -44,11 +46,14 @@ export function v1Writes(resources: SpecResources | undefined): Map<string, Limi
     ['write_iops', blockIo.throttleWriteIops],
   ] as const;
   for (const [name, devices] of throttles) {
-    for (const { major, minor, rate } of devices) add('blkio', `blkio.throttle.${name}_device`, `${major}:${minor} ${rate}`);
+    for (const { major, minor, rate } of devices)
+      add('blkio', `blkio.throttle.${name}_device`, `${major}:${minor} ${rate}`);
   }
-  for (const { pageSize, limit } of resources.hugepageLimits) add('hugetlb', `hugetlb.${pageSize}.limit_in_bytes`, String(limit));
+  for (const { pageSize, limit } of resources.hugepageLimits)
+    add('hugetlb', `hugetlb.${pageSize}.limit_in_bytes`, String(limit));
   add('net_cls', 'net_cls.classid', resources.network.classId);
-  for (const { name, priority } of resources.network.priorities) add('net_prio', 'net_prio.ifpriomap', `${name} ${priority}`);
+  for (const { name, priority } of resources.network.priorities)
+    add('net_prio', 'net_prio.ifpriomap', `${name} ${priority}`);
   for (const [device, limit] of resources.rdma) add('rdma', 'rdma.max', rdmaText(device, limit));
   return result;
 }
@@ -98,7 +103,10 @@ export function v2Writes(resources: SpecResources | undefined, controllers: read
   for (const [device, limit] of resources.rdma) add('rdma.max', rdmaText(device, limit));
   for (const [file, text] of Object.entries(resources.unified)) {
     if (file.includes('/')) {
-      throw new StasisError({ code: 'BUNDLE_INVALID', message: `cannot set linux.resources.unified ${JSON.stringify(file)}: it must be a file name` });
+      throw new StasisError({
+        code: 'BUNDLE_INVALID',
+        message: `cannot set linux.resources.unified ${JSON.stringify(file)}: it must be a file name`,
+      });
     }
     add(file, text);
   }

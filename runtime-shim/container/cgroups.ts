@@ -1,7 +1,16 @@
 // The cgroup of a container that is being restored: made where runc's cgroupfs
 // driver would make it, limits set before anything runs in it, removed again
 // if the restore fails. v1, v2 and hybrid hierarchies.
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmdirSync, statfsSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmdirSync,
+  statfsSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { nativeBinding } from '../../nativecore/index.js';
 import { containerDeviceRules } from '../../oci-spec/devices.js';
@@ -91,7 +100,12 @@ export function cgroupDirectories(layout: CgroupLayout, place: CgroupPlace): Map
   for (const controller of v1Controllers) {
     const mount = layout.mounts.get(controller);
     if (mount === undefined) continue;
-    result.set(controller, inner.startsWith('/') ? join(mount.mountPoint, inner) : join(mount.mountPoint, relative(mount.root, mount.own), inner));
+    result.set(
+      controller,
+      inner.startsWith('/')
+        ? join(mount.mountPoint, inner)
+        : join(mount.mountPoint, relative(mount.root, mount.own), inner),
+    );
   }
   return result;
 }
@@ -139,8 +153,17 @@ export function createCgroup(request: CgroupRequest): ContainerCgroup {
       else apply(directory, writes);
     }
     const devices = paths.get('devices');
-    if (devices !== undefined) apply(devices, deviceFileWrites(policy).map(({ file, text }) => ({ file, text })));
-    return { paths, procsFiles: [...paths.values()].map((path) => join(path, 'cgroup.procs')), cgroup2Directory: '', created };
+    if (devices !== undefined)
+      apply(
+        devices,
+        deviceFileWrites(policy).map(({ file, text }) => ({ file, text })),
+      );
+    return {
+      paths,
+      procsFiles: [...paths.values()].map((path) => join(path, 'cgroup.procs')),
+      cgroup2Directory: '',
+      created,
+    };
   } catch (error) {
     removeCgroups(created);
     throw error;
@@ -152,7 +175,8 @@ export function missingCgroups(paths: ReadonlyMap<string, string>): string[] {
   const missing = new Set<string>();
   for (const path of paths.values()) {
     const levels: string[] = [];
-    for (let level = path; dirname(level) !== level && !existsSync(level); level = dirname(level)) levels.unshift(level);
+    for (let level = path; dirname(level) !== level && !existsSync(level); level = dirname(level))
+      levels.unshift(level);
     for (const level of levels) missing.add(level);
   }
   return [...missing].sort((one, other) => one.length - other.length);
@@ -172,7 +196,9 @@ export function removeCgroups(created: readonly string[]): void {
 function refuseOccupied(paths: ReadonlyMap<string, string>): void {
   const directory = paths.get('devices') ?? paths.get('') ?? [...paths.values()][0];
   if (directory === undefined) return;
-  const pids = readText(join(directory, 'cgroup.procs')).split('\n').filter((line) => line !== '');
+  const pids = readText(join(directory, 'cgroup.procs'))
+    .split('\n')
+    .filter((line) => line !== '');
   if (pids.length === 0) return;
   throw new StasisError({
     code: 'CONTAINER_EXISTS',
@@ -223,11 +249,15 @@ function makeCpuset(directory: string, created: string[], resources: SpecResourc
   makeDirectories(directory, created);
   const levels = [...new Set([...created.slice(before), directory])];
   for (const level of levels) {
-    const given = level === directory ? { cpus: resources?.cpu.cpus ?? '', mems: resources?.cpu.mems ?? '' } : { cpus: '', mems: '' };
+    const given =
+      level === directory
+        ? { cpus: resources?.cpu.cpus ?? '', mems: resources?.cpu.mems ?? '' }
+        : { cpus: '', mems: '' };
     for (const kind of ['cpus', 'mems'] as const) {
       const file = `cpuset.${kind}`;
       if (given[kind] !== '') apply(level, [{ file, text: given[kind] }]);
-      else if (readText(join(level, file)).trim() === '') apply(level, [{ file, text: readText(join(dirname(level), file)).trim() }]);
+      else if (readText(join(level, file)).trim() === '')
+        apply(level, [{ file, text: readText(join(dirname(level), file)).trim() }]);
     }
   }
 }
@@ -247,7 +277,8 @@ function makeV2(directory: string, created: string[]): void {
     }
     current = join(current, level);
     makeDirectories(current, created);
-    if (readText(join(current, 'cgroup.type')).trim() === 'domain invalid') tryWrite(join(current, 'cgroup.type'), 'threaded');
+    if (readText(join(current, 'cgroup.type')).trim() === 'domain invalid')
+      tryWrite(join(current, 'cgroup.type'), 'threaded');
   }
 }
 

@@ -41,7 +41,8 @@ export function openContainer(request: { readonly root: string; readonly id: str
     const freezer = freezerOf(state.cgroupPaths);
     const status = statusOf(stateDirectory, state, freezer);
     refuseUnlessAllowed(id, status, verb);
-    if (status === 'paused' && !isAlive(state.initHostPid, state.initStartTicks)) refuseUnlessAllowed(id, 'stopped', verb);
+    if (status === 'paused' && !isAlive(state.initHostPid, state.initStartTicks))
+      refuseUnlessAllowed(id, 'stopped', verb);
     return { id, stateDirectory, state, status, freezer, [Symbol.dispose]: () => closeSync(lock) };
   } catch (error) {
     closeSync(lock);

@@ -2,7 +2,13 @@ import assert from 'node:assert/strict';
 import type { DeviceRule } from '../../oci-spec/devices.js';
 import { deviceFileWrites, deviceProgram, reduceDeviceRules } from './device-program.js';
 
-const rule = (allow: boolean, type: string, major: number, minor: number, permissions: string): DeviceRule => ({ allow, type, major, minor, permissions });
+const rule = (allow: boolean, type: string, major: number, minor: number, permissions: string): DeviceRule => ({
+  allow,
+  type,
+  major,
+  minor,
+  permissions,
+});
 
 /** Runs the program as the kernel would, for the handful of instructions that it uses. */
 function ask(program: Buffer, type: 'b' | 'c', major: number, minor: number, access: string): boolean {
@@ -29,7 +35,14 @@ function ask(program: Buffer, type: 'b' | 'c', major: number, minor: number, acc
 }
 
 describe('device rules', () => {
-  const containerRules = [rule(false, 'a', -1, -1, 'rwm'), rule(true, 'c', -1, -1, 'm'), rule(true, 'c', 1, 3, 'rw'), rule(true, 'c', 1, 3, 'm'), rule(true, 'c', 136, -1, 'rwm'), rule(true, 'c', 10, 5, 'r')];
+  const containerRules = [
+    rule(false, 'a', -1, -1, 'rwm'),
+    rule(true, 'c', -1, -1, 'm'),
+    rule(true, 'c', 1, 3, 'rw'),
+    rule(true, 'c', 1, 3, 'm'),
+    rule(true, 'c', 136, -1, 'rwm'),
+    rule(true, 'c', 10, 5, 'r'),
+  ];
 
   it('add up per device and start from "deny all"', () => {
     const policy = reduceDeviceRules(containerRules);

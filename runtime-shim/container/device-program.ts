@@ -29,10 +29,13 @@ export function reduceDeviceRules(rules: readonly DeviceRule[]): DevicePolicy {
     const key = `${rule.type} ${rule.major}:${rule.minor}`;
     const now = exceptions.get(key)?.permissions ?? '';
     const permissions = [...'rwm'].filter((letter) =>
-      rule.allow === allowByDefault ? now.includes(letter) && !rule.permissions.includes(letter) : now.includes(letter) || rule.permissions.includes(letter),
+      rule.allow === allowByDefault
+        ? now.includes(letter) && !rule.permissions.includes(letter)
+        : now.includes(letter) || rule.permissions.includes(letter),
     );
     if (permissions.length === 0) exceptions.delete(key);
-    else exceptions.set(key, { type: rule.type, major: rule.major, minor: rule.minor, permissions: permissions.join('') });
+    else
+      exceptions.set(key, { type: rule.type, major: rule.major, minor: rule.minor, permissions: permissions.join('') });
   }
   return { allowByDefault, exceptions: [...exceptions.values()] };
 }

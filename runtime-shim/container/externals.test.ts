@@ -9,6 +9,7 @@ describe('descriptors.json', () => {
   });
 
   it('is refused when it is something else', () => {
-    for (const text of ['', '{}', '[1]', '["a","b","c","d"]', '"x"']) assert.throws(() => parseDescriptors(text), /not a list of three strings/);
+    for (const text of ['', '{}', '[1]', '["a","b","c","d"]', '"x"'])
+      assert.throws(() => parseDescriptors(text), /not a list of three strings/);
   });
 });

@@ -76,12 +76,21 @@ export interface RestoreExternals {
 }
 
 /** From the spec of the restoring side, which alone says what the container gets from outside. */
-export function restoreExternals(spec: RuntimeConfig, bundle: string, rootfs: string, layout: CgroupLayout, cgroupPaths: ReadonlyMap<string, string>): RestoreExternals {
+export function restoreExternals(
+  spec: RuntimeConfig,
+  bundle: string,
+  rootfs: string,
+  layout: CgroupLayout,
+  cgroupPaths: ReadonlyMap<string, string>,
+): RestoreExternals {
   const mounts = new Map<string, string>();
   const ownCgroups = spec.linux?.namespaces.some(({ type, path }) => type === 'cgroup' && path === '') ?? false;
   for (const mount of spec.mounts) {
     if (isBindMount(mount.options)) {
-      mounts.set(resolveInRoot(rootfs, mount.destination), isAbsolute(mount.source) ? mount.source : join(bundle, mount.source));
+      mounts.set(
+        resolveInRoot(rootfs, mount.destination),
+        isAbsolute(mount.source) ? mount.source : join(bundle, mount.source),
+      );
     } else if (mount.type === 'cgroup' && layout.version === 1 && !ownCgroups) {
       for (const [controller, inside] of cgroupMountsByController(layout, mount.destination)) {
         const path = cgroupPaths.get(controller);

@@ -18,7 +18,8 @@ export function freezerOf(cgroupPaths: ReadonlyMap<string, string>): Freezer | u
     const file = join(v1, 'freezer.state');
     return {
       file,
-      isFrozen: () => /^(FROZEN|FREEZING)/.test(readText(file)) && readText(join(v1, 'freezer.self_freezing')).trim() !== '0',
+      isFrozen: () =>
+        /^(FROZEN|FREEZING)/.test(readText(file)) && readText(join(v1, 'freezer.self_freezing')).trim() !== '0',
       thaw: () => writeIfThere(file, 'THAWED'),
     };
   }

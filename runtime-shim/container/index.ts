@@ -1,5 +1,18 @@
-export { baseRuntimeVersion, deleteContainer, findBaseRuntime, type BaseRuntime, type BaseRuntimeVersion } from './base-runtime.js';
-export { cgroupDirectories, createCgroup, missingCgroups, readCgroupLayout, type CgroupLayout, type ContainerCgroup } from './cgroups.js';
+export {
+  baseRuntimeVersion,
+  deleteContainer,
+  findBaseRuntime,
+  type BaseRuntime,
+  type BaseRuntimeVersion,
+} from './base-runtime.js';
+export {
+  cgroupDirectories,
+  createCgroup,
+  missingCgroups,
+  readCgroupLayout,
+  type CgroupLayout,
+  type ContainerCgroup,
+} from './cgroups.js';
 export { checkContainerId, openContainer, refuseUnlessAllowed, type Container } from './container.js';
 export {
   checkpointExternals,

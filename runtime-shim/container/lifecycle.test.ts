@@ -15,7 +15,11 @@ describe('lifecycle', () => {
       const may = allowed[verb].includes(status);
       it(`${may ? 'allows' : 'refuses'} ${verb} of a container that is ${status}`, () => {
         if (may) refuseUnlessAllowed('web', status, verb);
-        else assert.throws(() => refuseUnlessAllowed('web', status, verb), (error) => error instanceof StasisError && error.kind === 'conflict' && error.hint !== undefined);
+        else
+          assert.throws(
+            () => refuseUnlessAllowed('web', status, verb),
+            (error) => error instanceof StasisError && error.kind === 'conflict' && error.hint !== undefined,
+          );
       });
     }
   }

@@ -16,8 +16,14 @@ const exists = {
 
 export const TRANSITIONS: Readonly<Record<Status, Readonly<Record<Verb, Transition>>>> = {
   absent: {
-    checkpoint: { refused: 'container does not exist', hint: 'see "list" for the containers that there are; --root must be the one it was made with' },
-    'checkpoint --leave-running': { refused: 'container does not exist', hint: 'see "list" for the containers that there are; --root must be the one it was made with' },
+    checkpoint: {
+      refused: 'container does not exist',
+      hint: 'see "list" for the containers that there are; --root must be the one it was made with',
+    },
+    'checkpoint --leave-running': {
+      refused: 'container does not exist',
+      hint: 'see "list" for the containers that there are; --root must be the one it was made with',
+    },
     restore: { next: 'running' },
   },
   creating: {
@@ -42,7 +48,10 @@ export const TRANSITIONS: Readonly<Record<Status, Readonly<Record<Verb, Transiti
   },
   stopped: {
     checkpoint: { refused: 'its processes have ended', hint: 'there is nothing left to checkpoint; delete it' },
-    'checkpoint --leave-running': { refused: 'its processes have ended', hint: 'there is nothing left to checkpoint; delete it' },
+    'checkpoint --leave-running': {
+      refused: 'its processes have ended',
+      hint: 'there is nothing left to checkpoint; delete it',
+    },
     restore: exists,
   },
 };

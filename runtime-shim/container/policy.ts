@@ -65,36 +65,57 @@ function checkTask(task: ClaimedTask, spec: RuntimeConfig): StasisError[] {
   const problems: StasisError[] = [];
   const who = `pid ${task.nsPid} (${task.comm})`;
   const subject: Subject = { nsPid: task.nsPid, comm: task.comm };
-  const widened = (what: string, grant: string, hint: string): void => void problems.push(policyError(`${who} ${what}`, grant, hint, subject));
+  const widened = (what: string, grant: string, hint: string): void =>
+    void problems.push(policyError(`${who} ${what}`, grant, hint, subject));
 
   const granted = process.capabilities;
-  const allowed = capabilityBits([granted?.bounding, granted?.effective, granted?.inheritable, granted?.permitted, granted?.ambient].flatMap((set) => set ?? []));
+  const allowed = capabilityBits(
+    [granted?.bounding, granted?.effective, granted?.inheritable, granted?.permitted, granted?.ambient].flatMap(
+      (set) => set ?? [],
+    ),
+  );
   for (const [set, bits] of Object.entries(task.capabilities)) {
     const more = bits & ~allowed;
     if (more === 0n) continue;
     const names = capabilityNames(more).join(', ');
-    widened(`has ${names} in its ${set} set`, `process.capabilities do not grant ${names}`, 'grant them there if the container is meant to have them');
+    widened(
+      `has ${names} in its ${set} set`,
+      `process.capabilities do not grant ${names}`,
+      'grant them there if the container is meant to have them',
+    );
   }
   if (process.noNewPrivileges && !task.noNewPrivileges) {
     widened('may gain privileges', 'process.noNewPrivileges is true', 'set it to false if the container is meant to');
   }
   const seccomp = spec.linux?.seccomp;
   if (seccomp !== undefined && (seccomp.defaultAction !== '' || seccomp.syscalls.length > 0) && !task.seccomp) {
-    widened('has no seccomp filter', 'linux.seccomp demands one', 'remove linux.seccomp if the container is meant to run without');
+    widened(
+      'has no seccomp filter',
+      'linux.seccomp demands one',
+      'remove linux.seccomp if the container is meant to run without',
+    );
   }
   for (const limit of process.rlimits) {
     const resource = resourceNumbers.get(limit.type);
     const hard = resource === undefined ? undefined : task.hardLimits.get(resource);
     const grant = BigInt.asUintN(64, BigInt(limit.hard));
     if (hard !== undefined && hard > grant) {
-      widened(`has a hard ${limit.type} of ${hard}`, `process.rlimits grants ${grant}`, 'raise it there if the container is meant to have it');
+      widened(
+        `has a hard ${limit.type} of ${hard}`,
+        `process.rlimits grants ${grant}`,
+        'raise it there if the container is meant to have it',
+      );
     }
   }
   // Without set-uid programs and CAP_SETUID there is no way to another user: such a task did not come from this spec.
   const fixedUser = process.noNewPrivileges && (allowed & capabilityBits(['CAP_SETUID'])) === 0n;
   const stranger = task.uids.find((uid) => uid !== process.uid);
   if (fixedUser && stranger !== undefined) {
-    widened(`runs as user ${stranger}`, `process.user.uid is ${process.uid}, without any way to change it`, 'give process.user the uid that the container had');
+    widened(
+      `runs as user ${stranger}`,
+      `process.user.uid is ${process.uid}, without any way to change it`,
+      'give process.user the uid that the container had',
+    );
   }
   return problems;
 }
@@ -106,18 +127,31 @@ function checkNamespaces(claims: ImageClaims, spec: RuntimeConfig): StasisError[
     // An own time namespace can be added around any tree; a cgroup namespace is made by the executor when the spec has one.
     if (path !== '' || kind === 'time' || kind === 'cgroup' || claims.ownNamespaces.has(kind)) continue;
     problems.push(
-      policyError(`the container shared the ${kind} namespace of its host`, `linux.namespaces demands an own one`, `remove "${type}" from linux.namespaces if the container is meant to share it`, {}),
+      policyError(
+        `the container shared the ${kind} namespace of its host`,
+        `linux.namespaces demands an own one`,
+        `remove "${type}" from linux.namespaces if the container is meant to share it`,
+        {},
+      ),
     );
   }
   const ownUser = spec.linux?.namespaces.some(({ type, path }) => type === 'user' && path === '') ?? false;
   if (ownUser) {
-    problems.push(...checkIdMap('uid', claims.uidMap, spec.linux?.uidMappings ?? []), ...checkIdMap('gid', claims.gidMap, spec.linux?.gidMappings ?? []));
+    problems.push(
+      ...checkIdMap('uid', claims.uidMap, spec.linux?.uidMappings ?? []),
+      ...checkIdMap('gid', claims.gidMap, spec.linux?.gidMappings ?? []),
+    );
   }
   return problems;
 }
 
-function checkIdMap(which: 'uid' | 'gid', claimed: readonly ClaimedIdMap[], granted: readonly SpecIdMap[]): StasisError[] {
-  const text = (maps: readonly ClaimedIdMap[]): string => maps.map((map) => `${map.inside} ${map.outside} ${map.count}`).join(', ');
+function checkIdMap(
+  which: 'uid' | 'gid',
+  claimed: readonly ClaimedIdMap[],
+  granted: readonly SpecIdMap[],
+): StasisError[] {
+  const text = (maps: readonly ClaimedIdMap[]): string =>
+    maps.map((map) => `${map.inside} ${map.outside} ${map.count}`).join(', ');
   const wanted = granted.map((map) => ({ inside: map.containerId, outside: map.hostId, count: map.size }));
   if (text(claimed) === text(wanted)) return [];
   return [
@@ -137,19 +171,38 @@ function checkMounts(claims: ImageClaims, spec: RuntimeConfig): StasisError[] {
   for (const mount of claims.mounts) {
     if (mount.isRoot || mount.external || mount.isBindInside || selfContained.has(mount.fsType)) continue;
     problems.push(
-      policyError(`the images mount ${mount.fsType} at ${mount.mountPoint}`, 'the spec has no such mount', 'add it to mounts as a bind mount', { mount: mount.mountPoint }),
+      policyError(
+        `the images mount ${mount.fsType} at ${mount.mountPoint}`,
+        'the spec has no such mount',
+        'add it to mounts as a bind mount',
+        { mount: mount.mountPoint },
+      ),
     );
   }
   const demand = (path: string, where: string): void => {
     const mount = visible.get(normalize(path));
     if (mount !== undefined && !mount.readonly) {
-      problems.push(policyError(`the mount at ${path} is writable`, `${where} demands read-only`, 'make it writable there if the container is meant to write to it', { mount: path }));
+      problems.push(
+        policyError(
+          `the mount at ${path} is writable`,
+          `${where} demands read-only`,
+          'make it writable there if the container is meant to write to it',
+          { mount: path },
+        ),
+      );
     }
   };
   if (spec.root.readonly) {
     const root = claims.mounts.find((mount) => mount.isRoot);
     if (root !== undefined && !root.readonly) {
-      problems.push(policyError('the root file system is writable', 'root.readonly is true', 'set it to false if the container is meant to write to it', { mount: '/' }));
+      problems.push(
+        policyError(
+          'the root file system is writable',
+          'root.readonly is true',
+          'set it to false if the container is meant to write to it',
+          { mount: '/' },
+        ),
+      );
     }
   }
   for (const mount of spec.mounts) {

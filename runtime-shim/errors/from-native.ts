@@ -14,7 +14,15 @@ export interface NativeFailure {
   readonly targetFd: number;
   readonly path: string;
   readonly address: bigint;
-  readonly position?: { readonly task: number; readonly phase: number; readonly step: number; readonly op: string; readonly result: bigint } | undefined;
+  readonly position?:
+    | {
+        readonly task: number;
+        readonly phase: number;
+        readonly step: number;
+        readonly op: string;
+        readonly result: bigint;
+      }
+    | undefined;
   readonly context: readonly string[];
   readonly suppressed: readonly NativeFailure[];
   readonly phase: string;
@@ -25,8 +33,13 @@ const EDQUOT = 122;
 const ENOENT = 2;
 
 /** `goal`: what failed as a whole, "checkpoint container \"web\"". `describeStep`: the printed line of a plan step. */
-export function fromNative(failure: NativeFailure, goal: string, describeStep?: (position: NonNullable<NativeFailure['position']>) => string | undefined): StasisError {
-  const step = failure.position === undefined ? undefined : (describeStep?.(failure.position) ?? defaultStep(failure.position));
+export function fromNative(
+  failure: NativeFailure,
+  goal: string,
+  describeStep?: (position: NonNullable<NativeFailure['position']>) => string | undefined,
+): StasisError {
+  const step =
+    failure.position === undefined ? undefined : (describeStep?.(failure.position) ?? defaultStep(failure.position));
   const subject: Subject = {
     ...(failure.hostPid > 0 ? { hostPid: failure.hostPid } : {}),
     ...(failure.targetFd >= 0 && failure.hostPid > 0 ? { targetFd: failure.targetFd } : {}),
@@ -51,7 +64,8 @@ function sentence(failure: NativeFailure, step: string | undefined): string {
   const parts = [failure.what === '' ? failure.reason.replaceAll('_', ' ') : failure.what];
   if (failure.hostPid > 0 && !parts[0]!.includes(String(failure.hostPid))) parts[0] += ` (pid ${failure.hostPid})`;
   if (step !== undefined) parts.push(step);
-  if (failure.errorNumber !== 0) parts.push(`${failure.call === '' ? '' : `${failure.call}: `}${errnoText(failure.errorNumber)}`);
+  if (failure.errorNumber !== 0)
+    parts.push(`${failure.call === '' ? '' : `${failure.call}: `}${errnoText(failure.errorNumber)}`);
   return parts.join(': ');
 }
 
@@ -60,7 +74,8 @@ function defaultStep(position: NonNullable<NativeFailure['position']>): string {
 }
 
 function codeOf(failure: NativeFailure): ErrorCode {
-  if (failure.errorNumber === ENOSPC || failure.errorNumber === EDQUOT || failure.reason === 'no_space') return 'NO_SPACE';
+  if (failure.errorNumber === ENOSPC || failure.errorNumber === EDQUOT || failure.reason === 'no_space')
+    return 'NO_SPACE';
   switch (failure.reason) {
     case 'task_gone':
       return 'TASK_GONE';

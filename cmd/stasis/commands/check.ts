@@ -17,7 +17,15 @@ export const checkCommand: Command = {
     const usable = features.every(({ available, required }) => available || !required);
     if (flag(given, 'json')) context.print(jsonText({ usable, features }));
     else {
-      context.print(table(features.map(({ name, available, required, detail }) => [available ? 'ok' : required ? 'MISSING' : 'missing', name, detail])));
+      context.print(
+        table(
+          features.map(({ name, available, required, detail }) => [
+            available ? 'ok' : required ? 'MISSING' : 'missing',
+            name,
+            detail,
+          ]),
+        ),
+      );
       context.print(usable ? 'checkpoint and restore work here' : 'checkpoint and restore do not work here');
     }
     return usable ? 0 : kEnvironmentStatus;

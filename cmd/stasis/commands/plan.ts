@@ -25,7 +25,13 @@ export const planCommand: Command = {
       bundle: bundle === undefined ? undefined : resolve(context.cwd, bundle),
     });
     if (flag(given, 'json')) {
-      context.print(jsonText({ plan, objections: objections.map(errorSentence), degradations: degradations.map(({ message }) => message) }));
+      context.print(
+        jsonText({
+          plan,
+          objections: objections.map(errorSentence),
+          degradations: degradations.map(({ message }) => message),
+        }),
+      );
     } else {
       context.print(printPlan(plan));
       for (const objection of objections) context.print(`objection: ${errorSentence(objection)}`);

@@ -1,10 +1,9 @@
 // restore <container-id>: bring a container back from its images.
-import { constants } from 'node:os';
 import { resolve } from 'node:path';
-import { nativeBinding } from '../../../nativecore/index.js';
 import { restoreOptions } from '../../../oci-spec/runtime-options.js';
 import { deleteContainer } from '../../../runtime-shim/container/index.js';
 import { StasisError } from '../../../runtime-shim/errors/index.js';
+import { becomeSubreaper, stayWith } from '../../../runtime-shim/foreground.js';
 import { restoreContainer } from '../../../runtime-shim/restore.js';
 import { restoreDefaults } from '../../../runtime-shim/restore-request.js';
 import { requireRoot } from '../../require-root.js';
@@ -31,7 +30,7 @@ export const restoreCommand: Command = {
     };
     const detach = flag(given, 'detach');
     // In the foreground the container becomes our child when the core goes, whatever the caller says.
-    if (!detach || !flag(given, 'no-subreaper')) nativeBinding().setChildSubreaper(true);
+    if (!detach || !flag(given, 'no-subreaper')) becomeSubreaper();
     const restored = await restoreContainer({
       ...restoreDefaults,
       root: context.globals.root,
@@ -52,25 +51,3 @@ export const restoreCommand: Command = {
     return status;
   },
 };
-
-/** Passes signals on and waits for init's end; its status is ours. */
-async function stayWith(initHostPid: number): Promise<number> {
-  for (const signal of Object.keys(constants.signals) as NodeJS.Signals[]) {
-    // These are about ourselves, or cannot be caught.
-    if (['SIGKILL', 'SIGSTOP', 'SIGCHLD', 'SIGPIPE', 'SIGURG', 'SIGPROF', 'SIGSEGV', 'SIGBUS', 'SIGFPE', 'SIGILL'].includes(signal)) continue;
-    try {
-      process.removeAllListeners(signal);
-      process.on(signal, () => {
-        try {
-          process.kill(initHostPid, signal);
-        } catch {
-          // It has just ended; waitForExit says so.
-        }
-      });
-    } catch {
-      // libuv keeps a few for itself.
-    }
-  }
-  const { code, signal } = await nativeBinding().waitForExit(initHostPid);
-  return signal === 0 ? code : 128 + signal;
-}
