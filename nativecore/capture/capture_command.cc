@@ -12,6 +12,7 @@
 #include "base/log_ring.h"
 #include "base/native_error.h"
 #include "base/timing.h"
+#include "capture/capture_from_inside.h"
 #include "capture/capture_host.h"
 #include "capture/capture_pages.h"
 #include "capture/capture_steps.h"
@@ -61,13 +62,15 @@ class CaptureCommand {
     CaptureData data;
     capture_host_before_freeze(data.host);
     prepare_infection();
+    ReturnPathFinder return_paths;
+    find_return_paths_before_freeze(request.root_host_pid, return_paths);
     FreezePriority priority;
     const uint64_t frozen_from_ns = monotonic_now_ns();
     FrozenTree tree = freeze(request, paused);
 
     data.was_paused = request.found_paused;
     CaptureContext context{tree, request, data, Deadline::in_ms(request.deadline_ms), [this] { check_abort(); }};
-    capture_tree(context, phases_);
+    capture_tree(context, return_paths, phases_);
     phases_.enter("scan pages");
     const PageMapData pages = scan_pages(context);
     // Who holds the tree anyway can work on the metadata while pages are

@@ -16,7 +16,7 @@ std::string bytes_of(const Structure& structure) {
 
 uint32_t value_or_zero(int32_t value) { return value < 0 ? 0 : static_cast<uint32_t>(value); }
 
-std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, TracedProcess& process) {
+std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, TracedProcess& process, ReturnPathFinder& return_paths) {
   std::vector<InfectedThread> threads;
   for (size_t i = 0; i < task.threads.size(); ++i) {
     const CapturedThread& thread = task.threads[i];
@@ -29,7 +29,7 @@ std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, T
                        in_critical_section ? thread.rseq.abort_ip : 0,
                        status_number(thread.status, "Seccomp", 0) != 0});
   }
-  return std::make_unique<Infection>(context.tree, process, find_syscall_instruction(process, task.vmas), std::move(threads),
+  return std::make_unique<Infection>(context.tree, process, task.vmas, return_paths, std::move(threads),
                                      parse_timer_ids(task.timers), context.deadline);
 }
 
@@ -67,7 +67,13 @@ void collect(CaptureContext& context, CapturedTask& task, const Infection& infec
 
 }  // namespace
 
-void capture_from_inside(CaptureContext& context) {
+void find_return_paths_before_freeze(pid_t root_host_pid, ReturnPathFinder& return_paths) {
+  const std::optional<ProcDir> proc = ProcDir::try_open(root_host_pid);
+  if (!proc) return;  // the freeze will say so
+  return_paths.find(*proc, parse_maps(proc->read_or_empty("maps")));
+}
+
+void capture_from_inside(CaptureContext& context, ReturnPathFinder& return_paths) {
   struct Visited {
     CapturedTask* task;
     std::unique_ptr<Infection> infection;
@@ -81,7 +87,7 @@ void capture_from_inside(CaptureContext& context) {
       continue;
     }
     context.check_abort();
-    visited.push_back({&task, infect(context, task, *context.tree.processes()[i])});
+    visited.push_back({&task, infect(context, task, *context.tree.processes()[i], return_paths)});
     // Started as soon as it can be: it answers while the next one is prepared.
     visited.back().infection->start(context.deadline);
   }

@@ -5,10 +5,14 @@
 #pragma once
 
 #include "capture/capture_context.h"
+#include "trace/return_path.h"
 
 namespace stasis {
 
 // Preconditions: capture_threads() has filled the threads.
-void capture_from_inside(CaptureContext& context);
+void capture_from_inside(CaptureContext& context, ReturnPathFinder& return_paths);
+
+// Searches the root's libraries before the freeze, where it costs nobody time.
+void find_return_paths_before_freeze(pid_t root_host_pid, ReturnPathFinder& return_paths);
 
 }  // namespace stasis

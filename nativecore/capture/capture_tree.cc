@@ -11,7 +11,7 @@
 
 namespace stasis {
 
-void capture_tree(CaptureContext& context, PhaseRecorder& phases) {
+void capture_tree(CaptureContext& context, ReturnPathFinder& return_paths, PhaseRecorder& phases) {
   // Beside the tracer, because it needs no ptrace: namespaces, mounts, tmpfs.
   NamespaceCapture namespaces(context.tree, context.request);
 
@@ -21,7 +21,7 @@ void capture_tree(CaptureContext& context, PhaseRecorder& phases) {
   phases.enter("threads");
   capture_threads(context);           // registers, before the parasite borrows them
   phases.enter("inside");
-  capture_from_inside(context);
+  capture_from_inside(context, return_paths);
   phases.enter("files");
   capture_files(context);
   phases.enter("strangers");

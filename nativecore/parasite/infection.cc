@@ -42,9 +42,9 @@ constexpr uint64_t align(uint64_t value, uint64_t alignment) { return (value + a
 
 void prepare_infection() { prepare_self_return_frames(); }
 
-Infection::Infection(FrozenTree& tree, TracedProcess& process, uint64_t syscall_instruction, std::vector<InfectedThread> threads,
-                     const std::vector<int32_t>& timer_ids, const Deadline& deadline)
-    : tree_(tree), process_(process), syscall_instruction_(syscall_instruction), threads_(std::move(threads)) {
+Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
+                     std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids, const Deadline& deadline)
+    : tree_(tree), process_(process), threads_(std::move(threads)) {
   STASIS_CONTEXT("mapping the parasite", process_.host_pid);
   STASIS_ASSERT(!threads_.empty());
   records_.resize(threads_.size());
@@ -62,8 +62,9 @@ Infection::Infection(FrozenTree& tree, TracedProcess& process, uint64_t syscall_
   set_seccomp_suspended(true);
   try {
     InfectedThread& leader = threads_.front();
+    prepare_call_site(vmas, return_paths);
     fault_point("parasite_map");
-    const int64_t mapped = run_remote_syscall(tree_, *leader.thread, leader.context, syscall_instruction_, SYS_mmap,
+    const int64_t mapped = run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_mmap,
                                               {0, region_bytes_, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS,
                                                static_cast<uint64_t>(-1), 0},
                                               deadline);
@@ -80,6 +81,7 @@ Infection::Infection(FrozenTree& tree, TracedProcess& process, uint64_t syscall_
         log_line("taking the parasite out: %s", error.what());
       }
     }
+    leave_call_site();
     set_seccomp_suspended(false);
     throw;
   }
@@ -109,6 +111,44 @@ void Infection::set_seccomp_suspended(bool suspended) {
   seccomp_suspended_ = suspended;
 }
 
+// Writes a frame below the leader's stack, from which it comes home if we die
+// during a remote call. That memory is free for signal frames at any moment, as
+// long as it belongs to the stack that the kernel made: a coroutine's stack may
+// end right there.
+void Infection::prepare_call_site(const std::vector<Vma>& vmas, ReturnPathFinder& return_paths) {
+  constexpr uint64_t kRedZoneBytes = 128;  // System V ABI: below the stack pointer, in use
+  const InfectedThread& leader = threads_.front();
+  call_site_.syscall_instruction = find_syscall_instruction(process_, vmas);
+  const uint64_t stack_pointer = leader.context.registers.rsp;
+  const auto stack = std::find_if(vmas.begin(), vmas.end(), [](const Vma& vma) { return vma.name == "[stack]"; });
+  if (stack == vmas.end() || stack_pointer < stack->start || stack_pointer >= stack->end) return;
+  const uint64_t length = self_return_frame_bytes(leader.xstate->size());
+  const uint64_t below = stack->start + length + kRedZoneBytes + kPageBytes;
+  if (stack_pointer < below) return;
+  const std::optional<ReturnPath> path = return_paths.find(process_.proc, vmas);
+  if (!path) return;
+
+  const uint64_t address = (stack_pointer - kRedZoneBytes - length) / 64 * 64;
+  below_stack_.resize(length);
+  const sys::Try<size_t> read = sys::try_process_vm_read(process_.host_pid, below_stack_.data(), address, length);
+  if (!read.ok() || read.value != length) return;
+  std::vector<unsigned char> frame(length);
+  write_self_return_frame(frame.data(), address, leader.context, *leader.xstate, leader.rseq_abort_ip, path->sigreturn_address);
+  const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
+  if (!memory.ok()) return;
+  frame_address_ = address;
+  const sys::Try<size_t> written = sys::try_pwrite(memory.value.borrow(), frame.data(), length, address);
+  if (!written.ok() || written.value != length) return leave_call_site();
+  call_site_ = {path->syscall_instruction, address - path->popped_words * sizeof(uint64_t)};
+}
+
+void Infection::leave_call_site() noexcept {
+  const uint64_t address = std::exchange(frame_address_, 0);
+  if (!address) return;
+  const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
+  if (memory.ok()) sys::try_pwrite(memory.value.borrow(), below_stack_.data(), below_stack_.size(), address);
+}
+
 // Fills the region through a mapping of the same pages; where map_files is not
 // allowed, through the target's memory.
 void Infection::write_region() {
@@ -133,11 +173,9 @@ void Infection::write_region() {
   for (size_t i = 0; i < threads_.size(); ++i) {
     const InfectedThread& thread = threads_[i];
     const uint64_t frame_offset = slot_offset(i) + align(sizeof(ThreadRecord), 64);
-    const SelfReturnFrame frame = write_self_return_frame(own + frame_offset, region_address_ + frame_offset, thread.context,
-                                                          *thread.xstate, thread.rseq_abort_ip);
     ThreadRecord record{};
-    record.frame = frame.stack_pointer;
-    record.frame_altstack = frame.altstack_address;
+    record.frame = write_self_return_frame(own + frame_offset, region_address_ + frame_offset, thread.context, *thread.xstate,
+                                           thread.rseq_abort_ip);
     record.process_record = i == 0 ? region_address_ + code_bytes_ : 0;
     record.state = parasite::kPrepared;
     std::memcpy(own + slot_offset(i), &record, sizeof record);
@@ -265,6 +303,8 @@ void Infection::put_back(const Deadline& deadline) {
         // We were away for longer than the parasite's patience.
         if (records_[i].state == parasite::kLeaving) {
           left_by_itself = true;
+          // The frame below the stack tells of an old context now.
+          if (i == 0) call_site_.stack_pointer = 0;
           thread.context = read_interrupted_context(thread.thread->host_tid);
         }
         continue;
@@ -284,9 +324,10 @@ void Infection::put_back(const Deadline& deadline) {
   fault_point("parasite_unmap");
   const uint64_t address = std::exchange(region_address_, 0);
   InfectedThread& leader = threads_.front();
-  const int64_t unmapped = run_remote_syscall(tree_, *leader.thread, leader.context, syscall_instruction_, SYS_munmap,
+  const int64_t unmapped = run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_munmap,
                                               {address, region_bytes_, 0, 0, 0, 0}, deadline);
   shared_ = sys::Mapping();
+  leave_call_site();
   if (unmapped < 0) throw NativeError::from_errno("munmap in the target", static_cast<int>(-unmapped)).with_pid(process_.host_pid);
   fault_point("parasite_unmapped");
   if (left_by_itself) throw NativeError("conflict", "the core was held up for so long that the parasite went home").with_pid(process_.host_pid);

@@ -3,7 +3,8 @@
 // Undo: take_out(), or the destructor.
 // If we die here: while the parasite runs or waits, each thread returns to its
 // interrupted context by itself after at most kWaitNanoseconds; the mapping
-// stays behind, unused. Mapping and unmapping are the hazards of remote_syscall.h.
+// stays behind, unused. While it is mapped and unmapped, a frame below the
+// leader's stack brings the leader home (remote_syscall.h).
 // A thread under a seccomp filter that kills on what the parasite calls is not
 // safe in the few microseconds in which it runs.
 #pragma once
@@ -16,6 +17,7 @@
 #include "parasite/parasite_abi.h"
 #include "trace/frozen_tree.h"
 #include "trace/remote_syscall.h"
+#include "trace/return_path.h"
 #include "trace/thread_state.h"
 
 namespace stasis {
@@ -37,8 +39,8 @@ void prepare_infection();
 class Infection {
  public:
   // Maps and prepares; no thread runs yet. `threads` leader first.
-  Infection(FrozenTree& tree, TracedProcess& process, uint64_t syscall_instruction, std::vector<InfectedThread> threads,
-            const std::vector<int32_t>& timer_ids, const Deadline& deadline);
+  Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
+            std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids, const Deadline& deadline);
   Infection(const Infection&) = delete;
   Infection& operator=(const Infection&) = delete;
   ~Infection();
@@ -56,6 +58,8 @@ class Infection {
  private:
   uint64_t slot_offset(size_t index) const { return first_slot_offset_ + index * slot_bytes_; }
   void write_region();
+  void prepare_call_site(const std::vector<Vma>& vmas, ReturnPathFinder& return_paths);
+  void leave_call_site() noexcept;
   void await_answers(const Deadline& deadline);
   bool has_answered(size_t index);
   void attend_stops(size_t index);
@@ -65,7 +69,9 @@ class Infection {
 
   FrozenTree& tree_;
   TracedProcess& process_;
-  uint64_t syscall_instruction_;
+  CallSite call_site_;
+  uint64_t frame_address_ = 0;   // below the leader's stack; 0 if there is no frame
+  std::string below_stack_;      // what was there before
   std::vector<InfectedThread> threads_;
   uint64_t code_bytes_ = 0;
   uint64_t first_slot_offset_ = 0;

@@ -77,7 +77,6 @@ struct ProcessRecord {
 
 struct ThreadRecord {
   uint64_t frame;            // in: stack pointer for rt_sigreturn
-  uint64_t frame_altstack;   // in: where the frame keeps the alternate stack, which sigreturn installs
   uint64_t process_record;   // in: address, 0 unless this thread fills it
   uint32_t state;            // ThreadState; a futex word that is woken on kDone
   uint32_t padding;
@@ -103,7 +102,7 @@ static_assert(offsetof(ProcessRecord, itimers) == 2320);
 static_assert(offsetof(ProcessRecord, rlimits) == 2416);
 static_assert(offsetof(ProcessRecord, dumpable) == 2736);
 static_assert(sizeof(ProcessRecord) == 2760);
-static_assert(offsetof(ThreadRecord, state) == 24 && offsetof(ThreadRecord, altstack) == 56);
-static_assert(sizeof(ThreadRecord) == 88);
+static_assert(offsetof(ThreadRecord, state) == 16 && offsetof(ThreadRecord, altstack) == 48);
+static_assert(sizeof(ThreadRecord) == 80);
 
 }  // namespace stasis::parasite

@@ -70,7 +70,6 @@ void fill_process(ProcessRecord* record) {
 
 void fill_thread(ThreadRecord* record) {
   record->altstack_error = static_cast<int32_t>(call(kSysSigaltstack, 0, address_of(&record->altstack)));
-  if (record->altstack_error == 0) *reinterpret_cast<KernelStack*>(record->frame_altstack) = record->altstack;
   record->tid_address_error = static_cast<int32_t>(call(kSysPrctl, kPrGetTidAddress, address_of(&record->tid_address)));
   int32_t signal = 0;
   const long signal_error = call(kSysPrctl, kPrGetPdeathsig, address_of(&signal));

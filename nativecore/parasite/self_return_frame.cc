@@ -50,6 +50,9 @@ static_assert(sizeof(SoftwareBytes) == 48);
 
 constexpr uint64_t kUcFpXstate = 1, kUcSigcontextSs = 2, kUcStrictRestoreSs = 4;
 constexpr uint32_t kFpXstateMagic1 = 0x46505853, kFpXstateMagic2 = 0x46505845;
+// sigreturn also installs an alternate stack, which we do not know yet; it
+// ignores an impossible one and leaves the thread's as it is.
+constexpr int32_t kInvalidStackFlags = 7;
 constexpr size_t kSoftwareBytesOffset = 464;
 constexpr size_t kXstateHeaderOffset = 512;
 constexpr size_t kLegacyXstateBytes = 576;  // FXSAVE area and header
@@ -96,8 +99,8 @@ size_t self_return_frame_bytes(size_t xstate_length_bytes) {
          kXstateAlignment;
 }
 
-SelfReturnFrame write_self_return_frame(unsigned char* own, uint64_t target_address, const InterruptedContext& context,
-                                        const std::string& xstate, uint64_t rseq_abort_ip) {
+uint64_t write_self_return_frame(unsigned char* own, uint64_t target_address, const InterruptedContext& context,
+                                 const std::string& xstate, uint64_t rseq_abort_ip, uint64_t return_address) {
   STASIS_ASSERT(target_address % kXstateAlignment == 0);
   STASIS_ASSERT(xstate.size() >= kLegacyXstateBytes);
   const user_regs_struct& registers = context.registers;
@@ -105,7 +108,8 @@ SelfReturnFrame write_self_return_frame(unsigned char* own, uint64_t target_addr
 
   SignalFrame frame{};
   frame.context.flags = kUcFpXstate | kUcSigcontextSs | kUcStrictRestoreSs;
-  frame.context.stack_flags = 2;  // SS_DISABLE, until the parasite has asked
+  frame.return_address = return_address;
+  frame.context.stack_flags = kInvalidStackFlags;
   frame.context.signal_mask = context.signal_mask;
   SignalContext& saved = frame.context.context;
   saved.r8 = registers.r8;
@@ -151,7 +155,7 @@ SelfReturnFrame write_self_return_frame(unsigned char* own, uint64_t target_addr
   software.extended_size = software.xstate_size + static_cast<uint32_t>(sizeof kFpXstateMagic2);
   std::memcpy(own + xstate_offset + kSoftwareBytesOffset, &software, sizeof software);
   std::memcpy(own + xstate_offset + software.xstate_size, &kFpXstateMagic2, sizeof kFpXstateMagic2);
-  return {target_address + offsetof(SignalFrame, context), target_address + offsetof(SignalFrame, context.stack_address)};
+  return target_address + offsetof(SignalFrame, context);
 }
 
 }  // namespace stasis

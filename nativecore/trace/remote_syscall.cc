@@ -64,12 +64,13 @@ void restore_interrupted_context(pid_t host_tid, const InterruptedContext& conte
 }
 
 int64_t run_remote_syscall(FrozenTree& tree, TracedThread& thread, const InterruptedContext& context,
-                           uint64_t syscall_instruction, uint64_t number, const std::array<uint64_t, 6>& arguments,
+                           const CallSite& site, uint64_t number, const std::array<uint64_t, 6>& arguments,
                            const Deadline& deadline) {
   STASIS_CONTEXT("running a system call in the target", thread.host_tid);
   const pid_t host_tid = thread.host_tid;
   user_regs_struct registers = context.registers;
-  registers.rip = syscall_instruction;
+  registers.rip = site.syscall_instruction;
+  if (site.stack_pointer) registers.rsp = site.stack_pointer;
   registers.rax = number;
   registers.orig_rax = UINT64_MAX;  // not in a system call: nothing to restart
   registers.rdi = arguments[0];

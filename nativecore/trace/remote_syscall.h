@@ -1,11 +1,12 @@
 // One system call in a stopped thread, from a `syscall` instruction that is
-// already mapped there (vdso): the target's code is never written to.
+// already mapped there: the target's code is never written to.
 //
-// Undo: the thread's registers and signal mask are put back before run() returns or throws.
-// If we die here: between the first SETREGS and the last, the thread would run
-// on in the vdso with foreign registers. That is one fixed pair of ptrace stops,
-// some ten microseconds; it happens twice per process (mapping and unmapping the
-// parasite) and its points are marked `hazard` in capture/capture_steps.cc.
+// Undo: the thread's registers and signal mask are put back before the call returns or throws.
+// If we die here: with a CallSite that has a way home, the thread finishes the
+// system call and goes on, by itself, where it was interrupted. Without one
+// (no C library mapped, a shadow stack, no room on the stack) it would run on
+// with foreign registers between the first SETREGS and the last; these points
+// are marked `hazard` in capture/capture_steps.cc.
 #pragma once
 
 #include <sys/types.h>
@@ -36,11 +37,18 @@ void restore_interrupted_context(pid_t host_tid, const InterruptedContext& conte
 
 constexpr uint64_t kAllSignals = ~uint64_t{0};
 
+struct CallSite {
+  uint64_t syscall_instruction = 0;
+  // Where a frame waits from which rt_sigreturn restores the thread; 0: there
+  // is none, and the thread's own stack pointer stays.
+  uint64_t stack_pointer = 0;
+};
+
 // The call's result: a value, or a negative errno.
 // Preconditions: the thread is in ptrace stop, in 64-bit code; `context` is what to leave it with.
 // Postconditions: it is in a ptrace stop again, with `context`.
 int64_t run_remote_syscall(FrozenTree& tree, TracedThread& thread, const InterruptedContext& context,
-                           uint64_t syscall_instruction, uint64_t number, const std::array<uint64_t, 6>& arguments,
+                           const CallSite& site, uint64_t number, const std::array<uint64_t, 6>& arguments,
                            const Deadline& deadline);
 
 }  // namespace stasis

@@ -71,7 +71,7 @@ void a_remote_system_call_leaves_the_thread_as_it_was() {
     FrozenTree tree = freeze(sleeper.pid());
     TracedThread& thread = tree.root().leader();
     const std::string maps = tree.root().proc.read("maps");
-    const uint64_t instruction = find_syscall_instruction(tree.root(), parse_maps(maps));
+    const CallSite instruction{find_syscall_instruction(tree.root(), parse_maps(maps)), 0};
     const InterruptedContext before = read_interrupted_context(thread.host_tid);
     // Waits behind our mask while the calls run, and is there afterwards.
     ::kill(sleeper.pid(), SIGCHLD);
