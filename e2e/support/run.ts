@@ -39,12 +39,13 @@ export async function run(
     ...(options.env === undefined ? {} : { env: options.env, extendEnv: false }),
   };
   const result = await execa(program, [...args], execaOptions);
-  const exitCode = result.exitCode ?? (result.signal === undefined ? 127 : 128);
+  // No exit status and no signal: it could not be started, and only execa knows why.
+  const started = result.exitCode !== undefined || result.signal !== undefined;
   return {
     command: result.command,
-    exitCode,
+    exitCode: result.exitCode ?? (started ? 128 : 127),
     stdout: typeof result.stdout === 'string' ? result.stdout : '',
-    stderr: typeof result.stderr === 'string' ? result.stderr : (result.shortMessage ?? ''),
+    stderr: started ? (typeof result.stderr === 'string' ? result.stderr : '') : (result.shortMessage ?? ''),
     elapsedMs: performance.now() - startedAt,
   };
 }
