@@ -320,6 +320,45 @@ describe('open files', () => {
     ]);
   });
 
+  it('binds although old connections linger, and carries options that the format has no place for', () => {
+    const fixture = new FileFixture();
+    const socket = tcpSocket(fixture, 10, inet4(80));
+    const file = fixture.openFiles[socket];
+    assert.ok(file?.socket);
+    file.socket.options = [
+      { level: 1, name: 2, value: u32(0) },
+      { level: 6, name: 18, value: u32(5000) },
+      { level: 6, name: 9, value: u32(0) },
+    ];
+    assert.deepEqual(stepsFor(fixture, socket).slice(1, 5), [
+      'setsockopt s3 6 18 <88130000> 4',
+      'setsockopt s3 1 2 <01000000> 4',
+      'bind s3 <020000507f0000010000000000000000> 16',
+      'setsockopt s3 1 2 <00000000> 4',
+    ]);
+  });
+
+  it('refuses images that set socket options which nobody captures', () => {
+    const fixture = new FileFixture();
+    fixture.task({ nsPid: 1, fds: { 5: tcpSocket(fixture, 10, inet4(80)) } });
+    const model = withFile(fixture, (entry) =>
+      entry.isk === undefined
+        ? entry
+        : { ...entry, isk: { ...entry.isk, stasis: { options: [{ level: 1, name: 50, value: u32(1) }] } } },
+    );
+    assert.throws(() => fixture.compile({}, model), /sets socket option 50 of level 1/);
+  });
+
+  it('refuses a socket of another network namespace', () => {
+    const fixture = new FileFixture();
+    const socket = tcpSocket(fixture, 10, inet4(80));
+    const file = fixture.openFiles[socket];
+    assert.ok(file?.socket);
+    file.socket.netNamespace = 999n;
+    fixture.task({ nsPid: 1, fds: { 5: socket } });
+    assert.match(objectionsOf(fixture.encode())[0] ?? '', /a socket of another network namespace/);
+  });
+
   it('refuses a TCP connection by both addresses', () => {
     const fixture = new FileFixture();
     fixture.task({ nsPid: 1, comm: 'redis', fds: { 9: tcpSocket(fixture, 1, inet4(6379), inet4(40000)) } });

@@ -8,12 +8,17 @@ import type { EncodeContext } from '../encode-context.js';
 import { Phase, type SlotRef } from '../plan/builder.js';
 import type { FileRoom } from '../room.js';
 import { corrupt, descriptorPhrase, encodeOwner, hold, kOCloexec, setStatusFlags, u32 } from './file-common.js';
+import { namespaceOf } from './namespaces.js';
 import {
   compileOptionsBeforeBind,
+  compilePlainOptions,
   compileSocketOptions,
+  encodePlainOptions,
   encodeSocketOptions,
+  kReuseAddr,
   kSolIp,
   kSolIpv6,
+  kSolSocket,
   kSolTcp,
   optionFlag,
   optionNumber,
@@ -117,6 +122,7 @@ export const inetSocketRoom: FileRoom = {
               keepintvl: optionNumber(socket, kSolTcp, kTcpKeepInterval),
             }
           : undefined,
+      stasis: encodePlainOptions(socket),
     };
     return { type: fd_types.INETSK, id: fileId, isk };
   },
@@ -141,6 +147,7 @@ export const inetSocketRoom: FileRoom = {
     // Before listen: accepted sockets inherit them, and the window follows the buffer.
     compileSocketOptions(ctx, low, socket.opts, from);
     compileIpOptions(ctx, low, socket, from);
+    compilePlainOptions(ctx, low, socket.stasis, from);
     if (socket.src_port !== 0) bindTo(ctx, low, socket, from);
     if (socket.state === kListen) {
       task.step(Phase.FILES, 'listen', [low, socket.backlog], { from, note: `backlog ${socket.backlog}` });
@@ -175,6 +182,10 @@ function isCarried(file: OpenFile, socket: Socket, ctx: EncodeContext): boolean 
       `${descriptorPhrase(file, ctx)} has unread datagrams, which are lost as the network may lose them`,
       ctx.subjectOfFile(file),
     );
+  if (isElsewhere(socket, ctx)) {
+    object(file, ctx, 'is a socket of another network namespace than that of its task');
+    return false;
+  }
   if (!tcp) return true;
   const state = stateOf(socket);
   if (state === kListen || state === kClose) return true;
@@ -186,6 +197,11 @@ function isCarried(file: OpenFile, socket: Socket, ctx: EncodeContext): boolean 
     'close the connection, or stop the client, before the checkpoint',
   );
   return false;
+}
+
+export function isElsewhere(socket: Socket, ctx: EncodeContext): boolean {
+  const own = namespaceOf(ctx, 'net')?.inode;
+  return own !== undefined && socket.netNamespace !== 0n && socket.netNamespace !== own;
 }
 
 /** struct tcp_info starts with the state; without it, a peer address tells. */
@@ -241,12 +257,16 @@ function socketAddress(family: number, port: number, words: readonly number[]): 
   return address;
 }
 
+/** TCP: connections of the old socket may linger (TIME_WAIT) on its port; they must not keep the new one away. */
 function bindTo(ctx: CompileContext, low: SlotRef, socket: inet_sk_entry, from: string): void {
   const address = socketAddress(socket.family, socket.src_port, socket.src_addr);
+  const lenient = socket.type === kStream && socket.opts.reuseaddr !== true;
+  if (lenient) setOption(ctx, low, kSolSocket, kReuseAddr, u32(1), from, 'SO_REUSEADDR while binding');
   ctx.root.builder.step(Phase.FILES, 'bind', [low, ctx.plan.blob(address), address.length], {
     from,
     note: describe(socket),
   });
+  if (lenient) setOption(ctx, low, kSolSocket, kReuseAddr, u32(0), from, 'SO_REUSEADDR as it was');
 }
 
 function compileIpOptions(ctx: CompileContext, low: SlotRef, socket: inet_sk_entry, from: string): void {

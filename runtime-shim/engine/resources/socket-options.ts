@@ -1,17 +1,17 @@
 // Options that all sockets have: values as getsockopt gave them, and the
 // setsockopt calls that bring them back.
 import type { Socket } from '../../../nativecore/schema/messages.js';
-import type { sk_opts_entry } from '../../../oci-spec/images/messages.js';
+import type { sk_opts_entry, stasis_socket_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext } from '../compile-context.js';
 import { Phase, type SlotRef } from '../plan/builder.js';
-import { u32, u64s } from './file-common.js';
+import { corrupt, u32, u64s } from './file-common.js';
 
 export const kSolSocket = 1;
 export const kSolIp = 0;
 export const kSolTcp = 6;
 export const kSolIpv6 = 41;
 
-const kReuseAddr = 2;
+export const kReuseAddr = 2;
 const kDontRoute = 5;
 const kBroadcast = 6;
 const kSendBuffer = 7;
@@ -90,6 +90,66 @@ export function encodeSocketOptions(socket: Socket): sk_opts_entry {
       linger !== undefined && linger.length >= 8 && linger.readInt32LE(0) !== 0 ? linger.readUInt32LE(4) : undefined,
     so_buf_lock: number(kBufferLock),
   };
+}
+
+interface PlainOption {
+  readonly level: number;
+  readonly name: number;
+  /** What a fresh socket has. */
+  readonly fresh: number;
+  readonly label: string;
+}
+
+const plain = (level: number, name: number, fresh: number, label: string): PlainOption => ({
+  level,
+  name,
+  fresh,
+  label,
+});
+
+/** Options that the format has no place for; all may be set before bind. Numbers: linux/in.h, in6.h, tcp.h, asm/socket.h. */
+const plainOptions: readonly PlainOption[] = [
+  plain(kSolSocket, 29, 0, 'SO_TIMESTAMP'),
+  plain(kSolSocket, 35, 0, 'SO_TIMESTAMPNS'),
+  plain(kSolSocket, 40, 0, 'SO_RXQ_OVFL'),
+  plain(kSolIp, 10, 1, 'IP_MTU_DISCOVER'),
+  plain(kSolIp, 11, 0, 'IP_RECVERR'),
+  plain(kSolIp, 12, 0, 'IP_RECVTTL'),
+  plain(kSolIp, 13, 0, 'IP_RECVTOS'),
+  plain(kSolIp, 19, 0, 'IP_TRANSPARENT'),
+  plain(kSolIp, 24, 0, 'IP_BIND_ADDRESS_NO_PORT'),
+  plain(kSolIpv6, 16, 64, 'IPV6_UNICAST_HOPS'),
+  plain(kSolIpv6, 25, 0, 'IPV6_RECVERR'),
+  plain(kSolIpv6, 67, 0, 'IPV6_TCLASS'),
+  plain(kSolIpv6, 75, 0, 'IPV6_TRANSPARENT'),
+  plain(kSolIpv6, 78, 0, 'IPV6_FREEBIND'),
+  plain(kSolTcp, 9, 0, 'TCP_DEFER_ACCEPT'),
+  plain(kSolTcp, 18, 0, 'TCP_USER_TIMEOUT'),
+  plain(kSolTcp, 23, 0, 'TCP_FASTOPEN'),
+];
+
+/** Those that differ from a fresh socket. */
+export function encodePlainOptions(socket: Socket): stasis_socket_entry | undefined {
+  const options = plainOptions.flatMap(({ level, name, fresh }) => {
+    const value = optionNumber(socket, level, name);
+    return value === undefined || value === fresh ? [] : [{ level, name, value: u32(value) }];
+  });
+  return options.length === 0 ? undefined : { options };
+}
+
+export function compilePlainOptions(
+  ctx: CompileContext,
+  socket: SlotRef,
+  entry: stasis_socket_entry | undefined,
+  from: string,
+): void {
+  for (const { level, name, value } of entry?.options ?? []) {
+    const known = plainOptions.find((option) => option.level === level && option.name === name);
+    // Images name no option that we do not know to be harmless.
+    if (known === undefined || value.length !== 4)
+      throw corrupt('files.img', `sets socket option ${name} of level ${level}`);
+    setOption(ctx, socket, level, name, value, from, known.label);
+  }
 }
 
 /** struct sock_filter[]: code u16, jt u8, jf u8, k u32. */

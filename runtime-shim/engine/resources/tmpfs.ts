@@ -93,6 +93,15 @@ function tarEntryOf(entry: TmpfsEntry, ctx: EncodeContext): NewTarEntry[] {
 
 /** The entries of a tmpfs image, checked; parents before children, nothing twice, no way out. */
 export function readTmpfsImage(ctx: CompileContext, device: number): readonly TarEntry[] {
+  let known = read.get(ctx);
+  if (known === undefined) read.set(ctx, (known = new Map()));
+  let entries = known.get(device);
+  if (entries === undefined) known.set(device, (entries = readAndCheck(ctx, device)));
+  return entries;
+}
+const read = new WeakMap<CompileContext, Map<number, readonly TarEntry[]>>();
+
+function readAndCheck(ctx: CompileContext, device: number): readonly TarEntry[] {
   const image = tmpfsImageName(device);
   const bytes = ctx.images.set.raw(image);
   if (bytes === undefined) return [];

@@ -20,6 +20,7 @@ import {
   linkText,
   setStatusFlags,
 } from './file-common.js';
+import { isElsewhere } from './inet-socket.js';
 import {
   compileOptionsBeforeBind,
   compileSocketOptions,
@@ -153,6 +154,7 @@ function object(file: OpenFile, ctx: EncodeContext, what: string, hint?: string)
 
 function isCarried(file: OpenFile, socket: Socket, diag: UnixDiag, ctx: EncodeContext): boolean {
   const before = ctx.objections.length;
+  if (isElsewhere(socket, ctx)) object(file, ctx, 'is a socket of another network namespace than that of its task');
   if (socket.queueHasRights)
     object(
       file,
