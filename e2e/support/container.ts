@@ -126,6 +126,7 @@ export class Container {
               stderr: errors,
               env: {
                 ...environment(),
+                ...variables,
                 STATUS: join(this.directory, `status-${nextNumber()}`),
                 OUTPUT: this.outputFile,
               },
@@ -137,8 +138,12 @@ export class Container {
     }
   }
 
-  async mustRunDetached(args: readonly string[], program: string = stasisProgram): Promise<CommandResult> {
-    const result = await this.runDetached(args, program);
+  async mustRunDetached(
+    args: readonly string[],
+    program: string = stasisProgram,
+    variables: Readonly<Record<string, string>> = {},
+  ): Promise<CommandResult> {
+    const result = await this.runDetached(args, program, variables);
     if (result.exitCode !== 0) throw new Error(describeFailure(result));
     return result;
   }
