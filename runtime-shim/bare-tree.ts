@@ -86,6 +86,6 @@ export async function restoreProcess(request: ProcessRestore): Promise<number> {
     throw error;
   }
   const released = await core.receive('released');
-  writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, parked, released, log);
+  writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, released.timings, log);
   return parked.rootHostPid;
 }

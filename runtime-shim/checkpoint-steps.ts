@@ -1,7 +1,7 @@
 // Details of the checkpoint sequence.
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Capture, PageMap, Timing } from '../nativecore/index.js';
+import type { PageMap, Timing } from '../nativecore/index.js';
 import { readText } from './container/index.js';
 import { timingUs, type DumpTimings } from './engine/index.js';
 import { fileError } from './errors/index.js';
@@ -46,16 +46,18 @@ export function writeStats(
   }
 }
 
-/** Frozen is from the first seize to the thaw, or to the kill. */
-export function dumpTimings(capture: Capture, pageMap: PageMap, ended: readonly Timing[]): DumpTimings {
-  const all = [...capture.timings, ...pageMap.timings, ...ended];
-  const start = all.reduce((least, { startNs }) => (startNs < least ? startNs : least), all[0]?.startNs ?? 0n);
-  const end = all.reduce((most, { endNs }) => (endNs > most ? endNs : most), start);
+/**
+ * Frozen is from the first seize to the thaw; a tree that is to end is frozen for good once its pages are written.
+ * `all`: the timings of the core's last answer, which has those of the earlier ones too.
+ */
+export function dumpTimings(pageMap: PageMap, all: readonly Timing[]): DumpTimings {
+  const start = all.find(({ phase }) => phase === 'freeze')?.startNs ?? 0n;
+  const last = all.find(({ phase }) => phase === 'thaw') ?? all.findLast(({ phase }) => phase === 'write pages');
   return {
     freezingUs: timingUs(all, 'freeze'),
-    frozenUs: Number((end - start) / 1000n),
-    memoryReadUs: timingUs(all, 'scan'),
-    memoryWriteUs: timingUs(all, 'pages'),
+    frozenUs: Number(((last?.endNs ?? start) - start) / 1000n),
+    memoryReadUs: timingUs(all, 'scan pages'),
+    memoryWriteUs: timingUs(all, 'write pages'),
     pagesScanned: pageMap.scannedPages,
     pagesWritten: pageMap.tasks.reduce((sum, task) => task.runs.reduce((pages, run) => pages + run.pageCount, sum), 0n),
   };

@@ -10,7 +10,7 @@ import {
 } from './container/index.js';
 import { refuseObjections, type CheckpointOptions, type CheckpointResult } from './checkpoint-request.js';
 import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from './checkpoint-steps.js';
-import { CoreSession, LogFile } from './core-session.js';
+import { CoreSession, LogFile, timingLine } from './core-session.js';
 import { ImageOutput } from './image-output.js';
 import type { Capture, CaptureRequest } from '../nativecore/index.js';
 
@@ -105,13 +105,14 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
 
   // Not before the commit: until here the target can go on as if nothing had happened.
   const ended = thawed ?? (core.send({ kill: {} }), await core.receive('killed'));
-  const stats = encodeStats({ dump: dumpTimings(capture, pageMap, ended.timings) });
+  log.write([timingLine(tree.goal, ended.timings)]);
+  const stats = encodeStats({ dump: dumpTimings(pageMap, ended.timings) });
   writeStats(request.workPath ?? request.imagePath, stats, log);
   return {
     imagePath: output.directory,
     imageBytes: output.sizeBytes(),
     summary: encoded.summary,
     degradations: encoded.degradations,
-    timings: [...capture.timings, ...pageMap.timings, ...ended.timings],
+    timings: ended.timings,
   };
 }

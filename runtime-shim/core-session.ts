@@ -2,7 +2,14 @@
 // closed however the sequence ends; its failures as errors with a goal.
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { CoreProcess, NativeError, type CoreOptions, type FromCore, type ToCore } from '../nativecore/index.js';
+import {
+  CoreProcess,
+  NativeError,
+  type CoreOptions,
+  type FromCore,
+  type Timing,
+  type ToCore,
+} from '../nativecore/index.js';
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
 import { makeDirectory } from './directories.js';
 import { fileError, fromNative, type NativeFailure } from './errors/index.js';
@@ -63,6 +70,12 @@ export class CoreSession {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#core.close();
   }
+}
+
+/** "freeze 0.412 ms, tasks 1.204 ms": where the time of the native part went. */
+export function timingLine(what: string, timings: readonly Timing[]): string {
+  const parts = timings.map(({ phase, startNs, endNs }) => `${phase} ${(Number(endNs - startNs) / 1e6).toFixed(3)} ms`);
+  return `${what}: ${parts.join(', ')}`;
 }
 
 /** dump.log, restore.log: appended to, never replaced, because managers make it beforehand with a label of its own. */

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { nativeBinding, type Parked, type Plan, type Released } from '../nativecore/index.js';
+import { nativeBinding, type Plan, type Timing } from '../nativecore/index.js';
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
 import { readText } from './container/index.js';
 import { encodeStats, timingUs, type KernelFacts } from './engine/index.js';
@@ -41,11 +41,9 @@ export function describePlanStep(
 export function writeRestoreStats(
   directory: string,
   plan: PartialMessage<Plan>,
-  parked: Parked,
-  released: Released,
+  timings: readonly Timing[],
   log: LogFile,
 ): void {
-  const timings = [...parked.timings, ...released.timings];
   const pages = (plan.tasks ?? [])
     .flatMap((task) => task.fills ?? [])
     .reduce((sum, fill) => sum + (fill.pageCount ?? 0n), 0n);

@@ -3,7 +3,7 @@
 // released; release is the last act, when all the world already knows of it.
 import { compilePlan, decodeImages, type CompileOptions } from './engine/index.js';
 import { checkContainerId, checkPolicy, findBaseRuntime, readCgroupLayout } from './container/index.js';
-import { CoreSession, LogFile } from './core-session.js';
+import { CoreSession, LogFile, timingLine } from './core-session.js';
 import { collectClaims } from './image-claims.js';
 import { ImageInput } from './image-input.js';
 import { refuseObjections } from './checkpoint-request.js';
@@ -73,11 +73,12 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
   }
   const released = await core.receive('released');
   container.finish();
-  writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, parked, released, log);
+  log.write([timingLine(goal, released.timings)]);
+  writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, released.timings, log);
   return {
     initHostPid: parked.rootHostPid,
     base,
     degradations: compiled.degradations,
-    timings: [...parked.timings, ...released.timings],
+    timings: released.timings,
   };
 }
