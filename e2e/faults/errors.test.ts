@@ -103,6 +103,7 @@ describe('what goes wrong', () => {
   describe('around a restore', () => {
     it('refuses images that are truncated, missing or altered, whichever it is', async () => {
       const { container, images } = await checkpointed();
+      const accepted: string[] = [];
       for (const file of readdirSync(images)) {
         for (const [harm, doHarm] of Object.entries(harms)) {
           const copy = join(container.directory, 'harmed');
@@ -115,11 +116,16 @@ describe('what goes wrong', () => {
             if (result.exitCode === 0) await container.must(['delete', '--force', container.id]);
             continue;
           }
-          assert.notEqual(result.exitCode, 0, `${label}: restored all the same`);
+          if (result.exitCode === 0) {
+            accepted.push(label);
+            await container.must(['delete', '--force', container.id]);
+            continue;
+          }
           assert.match(lastLine(result.stderr), /^cannot (restore|read)/, `${label}: "${lastLine(result.stderr)}"`);
           assertNothingLeft(container);
         }
       }
+      assert.deepEqual(accepted, [], 'restored all the same');
       await container.restore();
     }).timeout(300_000);
 

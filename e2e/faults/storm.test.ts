@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { cgroupDirectories, processesIn } from '../support/cgroups.js';
 import type { Container } from '../support/container.js';
-import { stasisProgram } from '../support/paths.js';
-import { childrenOf, isAlive } from '../support/processes.js';
+import { coreProgram, stasisProgram } from '../support/paths.js';
+import { childrenOf, isAlive, programOf } from '../support/processes.js';
 import { startPipeline } from '../support/pipeline.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
@@ -96,15 +96,12 @@ async function runAndKill(
   // A timer is too coarse for a window of milliseconds: the last stretch is a busy wait.
   if (delayMs > 5) await pause(delayMs - 5);
   while (performance.now() - started < delayMs);
-  const cores = childrenOf(pid);
+  // Not its other children: a restored container's first process is one of them.
+  const cores = childrenOf(pid).filter((child) => programOf(child) === coreProgram);
   if (victim !== 'the TypeScript process') cores.forEach(killHard);
   if (victim !== 'the core') killHard(pid);
   await exited;
-  await waitFor('the core to go', () => (cores.some((core) => isAlive(core) && isCore(core)) ? undefined : true));
-}
-
-function isCore(hostPid: number): boolean {
-  return childrenOf(hostPid).length === 0;
+  await waitFor('the core to go', () => (cores.some(isAlive) ? undefined : true));
 }
 
 function killHard(hostPid: number): void {

@@ -33,13 +33,16 @@ export function processesInCgroup(fragment: string): number[] {
 }
 
 export function processesOfProgram(program: string): number[] {
-  return processesWhere((pid) => {
-    try {
-      return readlinkSync(`/proc/${pid}/exe`) === program;
-    } catch {
-      return false; // gone, or a kernel thread
-    }
-  });
+  return processesWhere((pid) => programOf(pid) === program);
+}
+
+/** Path of the executable; undefined for kernel threads and processes that have gone. */
+export function programOf(hostPid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${hostPid}/exe`);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Who traces the process, 0 if nobody. */
