@@ -50,6 +50,16 @@ let binding: NativeBinding | undefined;
 
 /** Loads the addon on first use: half of the verbs never need it. */
 export function nativeBinding(): NativeBinding {
-  binding ??= createRequire(import.meta.url)(findLocations().addon) as NativeBinding;
+  binding ??= loadBinding(findLocations().addon);
   return binding;
+}
+
+function loadBinding(path: string): NativeBinding {
+  try {
+    return createRequire(import.meta.url)(path) as NativeBinding;
+  } catch (error) {
+    throw new Error(
+      `the addon ${path} cannot be loaded (${(error as Error).message.split('\n')[0]}); install stasis again`,
+    );
+  }
 }
