@@ -115,6 +115,7 @@ void target_survives_the_death_of_the_core_at_every_step() {
     const std::string name = description.name;
     if (name == "killed" || name == "kill" || name == "hold") continue;
     Target target;
+    const Outside before = look_at(target.pid());
     Core core(images.path(), std::to_string(step).c_str());
     core.request_capture(target.pid(), true);
     const int status = core.wait();
@@ -125,6 +126,15 @@ void target_survives_the_death_of_the_core_at_every_step() {
       throw Failed("after death at " + name + ": " + failed.what());
     }
     EXPECT_EQ(status_number(ProcDir::open(target.pid()).read("status"), "TracerPid", -1), 0);
+    // The next capture works, and takes away what the dead core has left.
+    Core second(images.path());
+    second.request_capture(target.pid(), true);
+    second.expect(FromCoreKind::captured);
+    second.expect(FromCoreKind::pages_written);
+    second.expect(FromCoreKind::thawed);
+    second.wait();
+    target.expect_alive();
+    if (before.maps != look_at(target.pid()).maps) throw Failed("after death at " + name + " and another capture, maps differ");
   }
 }
 

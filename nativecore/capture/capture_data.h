@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/timing.h"
+#include "parasite/stale_parasite.h"
 #include "proc/proc_dir.h"
 #include "trace/thread_state.h"
 
@@ -126,7 +127,9 @@ struct CapturedTask {
   bool compat = false;
   std::string uid_map, gid_map, setgroups, timens_offsets;
 
-  std::vector<Vma> vmas;  // parsed from smaps; not part of the message
+  // Not part of the message:
+  std::vector<Vma> vmas;  // parsed from smaps
+  std::vector<StaleParasite> stale_parasites;
 };
 
 struct CapturedSocketOption {

@@ -4,6 +4,7 @@
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
+#include "capture/capture_tasks.h"
 #include "parasite/infection.h"
 
 namespace stasis {
@@ -30,7 +31,7 @@ std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, T
                        status_number(thread.status, "Seccomp", 0) != 0});
   }
   return std::make_unique<Infection>(context.tree, process, task.vmas, return_paths, std::move(threads),
-                                     parse_timer_ids(task.timers), context.deadline);
+                                     parse_timer_ids(task.timers), task.stale_parasites, context.deadline);
 }
 
 void collect_thread(CapturedThread& thread, const parasite::ThreadRecord& record) {
@@ -76,6 +77,7 @@ void find_return_paths_before_freeze(pid_t root_host_pid, ReturnPathFinder& retu
 void capture_from_inside(CaptureContext& context, ReturnPathFinder& return_paths) {
   struct Visited {
     CapturedTask* task;
+    const ProcDir* proc;
     std::unique_ptr<Infection> infection;
   };
   std::vector<Visited> visited;
@@ -87,13 +89,17 @@ void capture_from_inside(CaptureContext& context, ReturnPathFinder& return_paths
       continue;
     }
     context.check_abort();
-    visited.push_back({&task, infect(context, task, *context.tree.processes()[i], return_paths)});
+    visited.push_back({&task, &context.tree.processes()[i]->proc, infect(context, task, *context.tree.processes()[i], return_paths)});
     // Started as soon as it can be: it answers while the next one is prepared.
     visited.back().infection->start(context.deadline);
   }
   for (Visited& visit : visited) {
     visit.infection->take_out(context.deadline);
     collect(context, *visit.task, *visit.infection);
+    if (!visit.task->stale_parasites.empty()) {
+      context.data.notes.push_back("removed what an interrupted checkpoint had left in pid " + std::to_string(visit.task->host_pid));
+      capture_mappings(*visit.task, *visit.proc);
+    }
   }
 }
 

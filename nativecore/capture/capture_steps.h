@@ -11,7 +11,7 @@ namespace stasis {
 
 struct CaptureStep {
   const char* name;
-  bool hazard;       // the death of the tracer just here would hurt the target; microseconds long
+  bool hazard;       // the death of the tracer just here hurts a target that has no way home from a remote call
   bool conditional;  // not reached by every capture
   const char* meaning;
 };

@@ -61,14 +61,11 @@ void capture_process(CapturedTask& task, const TracedProcess& process, const Cap
   task.limits = proc.read("limits");
   task.cgroup = proc.read("cgroup");
   task.timers = proc.read_or_empty("timers");  // needs CONFIG_CHECKPOINT_RESTORE
-  task.smaps = proc.read("smaps");
   task.oom_score_adj = proc.read_or_empty("oom_score_adj");
   task.loginuid = proc.read_or_empty("loginuid");
   task.personality = proc.read_or_empty("personality");
-  task.vmas = parse_maps(task.smaps);
-  for (const Vma& vma : task.vmas) {
-    if (vma.name == "[vdso]") task.vdso_start = vma.start;
-  }
+  capture_mappings(task, proc);
+  task.stale_parasites = find_stale_parasites(task.host_pid, task.vmas);
   PathChecker paths(proc);
   task.exe = paths.facts_of("exe");
   task.cwd = paths.facts_of("cwd");
@@ -82,7 +79,6 @@ void capture_process(CapturedTask& task, const TracedProcess& process, const Cap
   if (!root || namespace_inode(*root, "time") != namespace_inode(task, "time")) {
     task.timens_offsets = proc.read_or_empty("timens_offsets");
   }
-  capture_mapped_files(task, proc, paths);
   const TracedThread& leader = process.threads.front();
   task.stopped = leader.group_stop_signal != 0;
   task.stop_signal = static_cast<uint32_t>(leader.group_stop_signal);
@@ -103,6 +99,17 @@ void find_shared(std::vector<CapturedTask>& tasks) {
 
 }  // namespace
 
+void capture_mappings(CapturedTask& task, const ProcDir& proc) {
+  task.smaps = proc.read("smaps");
+  task.vmas = parse_maps(task.smaps);
+  for (const Vma& vma : task.vmas) {
+    if (vma.name == "[vdso]") task.vdso_start = vma.start;
+  }
+  PathChecker paths(proc);
+  task.mapped_files.clear();
+  capture_mapped_files(task, proc, paths);
+}
+
 void capture_tasks(CaptureContext& context) {
   fault_point("capture_tasks");
   std::vector<CapturedTask>& tasks = context.data.tasks;
@@ -114,6 +121,10 @@ void capture_tasks(CaptureContext& context) {
     capture_process(tasks[index + 1], *context.tree.processes()[index + 1], &tasks[0]);
   });
   find_shared(tasks);
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    if (tasks[i].stale_parasites.empty()) continue;
+    let_threads_go_home(context.tree, *context.tree.processes()[i], tasks[i].stale_parasites, context.deadline);
+  }
 }
 
 }  // namespace stasis

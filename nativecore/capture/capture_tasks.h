@@ -10,4 +10,7 @@ namespace stasis {
 // One CapturedTask per process of the tree, in its order.
 void capture_tasks(CaptureContext& context);
 
+// smaps and what stands behind the mappings.
+void capture_mappings(CapturedTask& task, const ProcDir& proc);
+
 }  // namespace stasis

@@ -38,13 +38,25 @@ constexpr long kAttendNanoseconds = 1'000'000;
 
 constexpr uint64_t align(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
 
+// Nothing else is mapped there. Steps, not gaps: two processes that share their
+// memory are infected at the same time, so each looks from its own step on.
+uint64_t free_home(pid_t host_pid, const std::vector<Vma>& vmas, uint64_t length_bytes) {
+  const uint64_t stride = align(length_bytes, parasite::kHomeStepBytes);
+  uint64_t address = parasite::kHomeAddress + static_cast<uint64_t>(host_pid) % 1024 * stride;
+  for (const Vma& vma : vmas) {
+    if (vma.end > address && vma.start < address + length_bytes) address = align(vma.end, parasite::kHomeStepBytes);
+  }
+  return address;
+}
+
 }  // namespace
 
 void prepare_infection() { prepare_self_return_frames(); }
 
 Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
-                     std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids, const Deadline& deadline)
-    : tree_(tree), process_(process), threads_(std::move(threads)) {
+                     std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale,
+                     const Deadline& deadline)
+    : tree_(tree), process_(process), threads_(std::move(threads)), stale_(std::move(stale)) {
   STASIS_CONTEXT("mapping the parasite", process_.host_pid);
   STASIS_ASSERT(!threads_.empty());
   records_.resize(threads_.size());
@@ -65,8 +77,8 @@ Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector
     prepare_call_site(vmas, return_paths);
     fault_point("parasite_map");
     const int64_t mapped = run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_mmap,
-                                              {0, region_bytes_, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS,
-                                               static_cast<uint64_t>(-1), 0},
+                                              {free_home(process_.host_pid, vmas, region_bytes_), region_bytes_, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                               MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, static_cast<uint64_t>(-1), 0},
                                               deadline);
     if (mapped < 0) throw NativeError::from_errno("mmap in the target", static_cast<int>(-mapped)).with_pid(process_.host_pid);
     region_address_ = static_cast<uint64_t>(mapped);
@@ -327,6 +339,9 @@ void Infection::put_back(const Deadline& deadline) {
   const int64_t unmapped = run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_munmap,
                                               {address, region_bytes_, 0, 0, 0, 0}, deadline);
   shared_ = sys::Mapping();
+  for (const StaleParasite& stale : std::exchange(stale_, {})) {
+    run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_munmap, {stale.address, stale.length_bytes, 0, 0, 0, 0}, deadline);
+  }
   leave_call_site();
   if (unmapped < 0) throw NativeError::from_errno("munmap in the target", static_cast<int>(-unmapped)).with_pid(process_.host_pid);
   fault_point("parasite_unmapped");

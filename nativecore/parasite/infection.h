@@ -15,6 +15,7 @@
 #include "base/deadline.h"
 #include "base/sys.h"
 #include "parasite/parasite_abi.h"
+#include "parasite/stale_parasite.h"
 #include "trace/frozen_tree.h"
 #include "trace/remote_syscall.h"
 #include "trace/return_path.h"
@@ -40,7 +41,8 @@ class Infection {
  public:
   // Maps and prepares; no thread runs yet. `threads` leader first.
   Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
-            std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids, const Deadline& deadline);
+            std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale,
+            const Deadline& deadline);
   Infection(const Infection&) = delete;
   Infection& operator=(const Infection&) = delete;
   ~Infection();
@@ -73,6 +75,7 @@ class Infection {
   uint64_t frame_address_ = 0;   // below the leader's stack; 0 if there is no frame
   std::string below_stack_;      // what was there before
   std::vector<InfectedThread> threads_;
+  std::vector<StaleParasite> stale_;  // unmapped on the way out
   uint64_t code_bytes_ = 0;
   uint64_t first_slot_offset_ = 0;
   uint64_t slot_bytes_ = 0;

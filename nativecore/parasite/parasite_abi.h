@@ -12,11 +12,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// In the first bytes of the code.
+#define STASIS_PARASITE_SIGNATURE "stasis-parasite"
+
 namespace stasis::parasite {
 
 constexpr uint32_t kAbiVersion = 1;
 constexpr uint64_t kSignals = 64;
 constexpr uint64_t kResources = 16;
+
+// The parasite is mapped at the first free place from here, so that what a dead
+// host leaves is known even if it died before the code was copied.
+constexpr uint64_t kHomeAddress = 0x57a515000000;
+constexpr uint64_t kHomeStepBytes = 1 << 20;
+constexpr uint64_t kHomeBytes = uint64_t{1} << 34;
 
 // How long the parasite waits for its host before it goes home by itself. When
 // the host lives, it is back in microseconds; when it was killed, this is how

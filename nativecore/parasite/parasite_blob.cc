@@ -80,7 +80,15 @@ void fill_thread(ThreadRecord* record) {
 
 }  // namespace
 
-extern "C" [[gnu::section(".text.entry"), gnu::used, noreturn]] void stasis_parasite_entry(ThreadRecord* record) {
+// The signature tells a later host what a dead one has left behind.
+__asm__(
+    ".pushsection .text.entry,\"ax\",@progbits\n\t"
+    "jmp stasis_parasite_main\n\t"
+    ".ascii \"" STASIS_PARASITE_SIGNATURE "\"\n\t"
+    ".balign 16\n\t"
+    ".popsection");
+
+extern "C" [[gnu::used, noreturn]] void stasis_parasite_main(ThreadRecord* record) {
   fill_thread(record);
   if (record->process_record) fill_process(reinterpret_cast<ProcessRecord*>(record->process_record));
   __atomic_store_n(&record->state, kDone, __ATOMIC_RELEASE);
