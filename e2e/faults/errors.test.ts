@@ -110,6 +110,8 @@ describe('what goes wrong', () => {
           rmSync(copy, { recursive: true, force: true });
           cpSync(images, copy, { recursive: true });
           if (!doHarm(join(copy, file))) continue;
+          // Without a manifest they look like CRIU's images, which have none and are restored as well.
+          if (file === 'stasis-manifest.json' && harm === 'missing') continue;
           const result = await container.runDetached(container.restoreArgs(copy));
           const label = `${file} ${harm}`;
           if (isMerelyInformation(file)) {
