@@ -98,7 +98,10 @@ async function measure(workload: Workload, pairs: number): Promise<Record<Tool, 
       }
     }
   } finally {
-    for (const container of Object.values(containers)) await container.destroy();
+    for (const container of Object.values(containers)) {
+      await container.destroy();
+      rmSync(container.bundle, { recursive: true, force: true });
+    }
     removeCgroups(cgroupParent);
   }
   return samples;

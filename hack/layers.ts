@@ -17,7 +17,7 @@ export const mayImport: LayerTable = {
   // The codec and nothing else: docs/design/0007.
   'oci-spec/protobuf-codec.ts': [],
   nativecore: ['oci-spec/protobuf-codec.ts', 'nativecore/schema'],
-  'nativecore/schema': [],
+  'nativecore/schema': ['oci-spec/protobuf-codec.ts'],
   'runtime-shim/errors': [],
   // Pure functions: of the native side the engine knows only the generated types.
   'runtime-shim/engine': ['oci-spec', 'oci-spec/protobuf-codec.ts', 'nativecore/schema', 'runtime-shim/errors'],
@@ -46,7 +46,7 @@ export const mayInclude: LayerTable = {
   'nativecore/schema': [],
   'nativecore/proc': ['nativecore/base'],
   'nativecore/trace': ['nativecore/proc', 'nativecore/base'],
-  'nativecore/parasite': ['nativecore/trace', 'nativecore/base', 'nativecore/abi'],
+  'nativecore/parasite': ['nativecore/trace', 'nativecore/proc', 'nativecore/base', 'nativecore/abi'],
   'nativecore/capture': [
     'nativecore/parasite',
     'nativecore/trace',
@@ -70,7 +70,5 @@ export const rawSystemCallPlaces = [
   'nativecore/trace/',
   'nativecore/launcher/',
   'nativecore/binding/',
-  'nativecore/executor/hole.cc',
-  'nativecore/executor/janitor.cc',
-  'nativecore/executor/restored_tree.cc',
+  'nativecore/capture/paused_container.cc',
 ];

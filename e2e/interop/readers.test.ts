@@ -61,7 +61,9 @@ describe('images', () => {
     // checkpointctl looks for the members by these names.
     await mustRun('tar', ['-cf', file, '-C', archive, 'checkpoint', 'stats-dump', 'spec.dump', 'config.dump']);
     assert.match((await mustRun(peers.checkpointctl, ['show', file])).stdout, /stasis/);
-    const inspected = (await mustRun(peers.checkpointctl, ['inspect', '--all', file])).stdout;
+    const inspected = (
+      await mustRun(peers.checkpointctl, ['inspect', '--stats', '--ps-tree', '--files', '--mounts', file])
+    ).stdout;
     assert.match(inspected, /Process tree/i);
     assert.match(inspected, /\bsh\b/);
     assert.match(inspected, /Frozen time/i);

@@ -21,7 +21,7 @@ export interface ContainerOptions {
   readonly adjust?: (spec: Spec) => void;
   /** Files to put into the root file system, path to content. */
   readonly files?: Readonly<Record<string, string>>;
-  /** Where standard output goes: a plain file outside the container, or a pipe whose reader writes that file. */
+  /** Where output goes: to plain files outside the container, or into pipes whose readers write those files. */
   readonly streams?: 'file' | 'pipe';
 }
 
@@ -31,11 +31,14 @@ export interface ContainerState {
 }
 
 /**
- * Runs its arguments with a pipe as standard output (Node would make a socket
- * pair) and returns when they have ended; the reader lives on with the container.
+ * Runs its arguments with pipes as standard output and error (Node would make
+ * socket pairs) and returns when they have ended; the readers live on with the
+ * container.
  */
-const behindPipe = `
-  { "$@" 3>&-; echo $? >&3; } 3>"$STATUS" | cat >>"$OUTPUT" &
+const behindPipes = `
+  {
+    { "$@" 3>&-; echo $? >&3; } 2>&1 >&4 4>&- | cat >>"$ERRORS" 3>&- 4>&-
+  } 3>"$STATUS" 4>&1 | cat >>"$OUTPUT" &
   until [ -s "$STATUS" ]; do sleep 0.01; done
   exit "$(cat "$STATUS")"
 `;
@@ -121,7 +124,7 @@ export class Container {
               stderr: errors,
               env: { ...environment(), ...variables },
             })
-          : await run('sh', ['-c', behindPipe, 'sh', ...full], {
+          : await run('sh', ['-c', behindPipes, 'sh', ...full], {
               stdout: errors,
               stderr: errors,
               env: {
@@ -129,6 +132,7 @@ export class Container {
                 ...variables,
                 STATUS: join(this.directory, `status-${nextNumber()}`),
                 OUTPUT: this.outputFile,
+                ERRORS: errorFile,
               },
             });
       return { ...result, stderr: readFileSync(errorFile, 'utf8').slice(before) + result.stderr };
