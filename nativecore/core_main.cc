@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
     stasis::print_capture_steps();
     return 0;
   }
-  std::fprintf(stderr, "usage: stasis-core capture|execute (started by stasis, with its control socket as descriptor 3)\n");
+  std::fprintf(stderr,
+               "usage: stasis-core capture|execute (started by stasis, with its control socket as descriptor 3)\n");
   return 2;
 }

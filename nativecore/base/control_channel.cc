@@ -59,7 +59,8 @@ void ControlChannel::send(FromCoreKind kind, std::string_view body) {
 }
 
 std::optional<std::string> ControlChannel::take_frame() {
-  if (received_.empty()) return std::nullopt;  // not by an exception: the first one costs milliseconds in a static program
+  if (received_.empty())
+    return std::nullopt;  // not by an exception: the first one costs milliseconds in a static program
   const char* position = received_.data();
   const char* const end = position + received_.size();
   uint64_t length = 0;

@@ -17,7 +17,8 @@ extern bool fault_points_armed;
 void reach_fault_point(const char* name);
 
 inline void fault_point(const char* name) {
-  if (fault_points_armed) [[unlikely]] reach_fault_point(name);
+  if (fault_points_armed) [[unlikely]]
+    reach_fault_point(name);
 }
 
 }  // namespace stasis

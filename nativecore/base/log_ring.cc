@@ -23,7 +23,8 @@ void log_line(const char* format, ...) {
   char text[1024];
   timespec now;
   ::clock_gettime(CLOCK_MONOTONIC, &now);
-  const int prefix = std::snprintf(text, sizeof text, "%lld.%06ld ", static_cast<long long>(now.tv_sec), now.tv_nsec / 1000);
+  const int prefix =
+      std::snprintf(text, sizeof text, "%lld.%06ld ", static_cast<long long>(now.tv_sec), now.tv_nsec / 1000);
   va_list arguments;
   va_start(arguments, format);
   std::vsnprintf(text + prefix, sizeof text - static_cast<size_t>(prefix), format, arguments);

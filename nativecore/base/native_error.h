@@ -87,9 +87,9 @@ class ContextFrame {
 #define STASIS_CONTEXT(...) ::stasis::ContextFrame STASIS_CONTEXT_JOIN(stasis_context_, __LINE__)(__VA_ARGS__)
 
 // States an invariant; stays on in release builds.
-#define STASIS_ASSERT(condition)                                                                          \
-  do {                                                                                                    \
-    if (!(condition)) throw ::stasis::NativeError("bug", std::string(__FILE__ ": ") + #condition);        \
+#define STASIS_ASSERT(condition)                                                                   \
+  do {                                                                                             \
+    if (!(condition)) throw ::stasis::NativeError("bug", std::string(__FILE__ ": ") + #condition); \
   } while (false)
 
 }  // namespace stasis

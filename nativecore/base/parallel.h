@@ -17,8 +17,8 @@ namespace stasis {
 // the workers. After an exception no more work is started; the first is rethrown.
 template <typename Work>
 void parallel_for(size_t count, unsigned maximal_workers, Work work) {
-  const unsigned workers =
-      static_cast<unsigned>(std::min<size_t>({count, maximal_workers, std::max(std::thread::hardware_concurrency(), 1u)}));
+  const unsigned workers = static_cast<unsigned>(
+      std::min<size_t>({count, maximal_workers, std::max(std::thread::hardware_concurrency(), 1u)}));
   std::atomic<size_t> next = 0;
   std::mutex failure_mutex;
   std::exception_ptr failure;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -10,7 +11,6 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
-#include <sched.h>
 
 #include <cerrno>
 #include <vector>
@@ -211,7 +211,8 @@ void setns(int fd, int namespace_type) {
   if (::setns(fd, namespace_type) < 0) throw NativeError::from_errno("setns", errno);
 }
 
-Try<size_t> try_process_vm_readv(pid_t host_pid, const iovec* local, size_t local_count, const iovec* remote, size_t remote_count) {
+Try<size_t> try_process_vm_readv(pid_t host_pid, const iovec* local, size_t local_count, const iovec* remote,
+                                 size_t remote_count) {
   const ssize_t count = ::process_vm_readv(host_pid, local, local_count, remote, remote_count, 0);
   if (count < 0) return failed_try<size_t>();
   return {static_cast<size_t>(count), 0};
@@ -253,7 +254,8 @@ Mapping::~Mapping() {
 }
 
 Try<Mapping> try_mmap(uint64_t address, size_t length_bytes, int protection, int flags, int fd, uint64_t offset) {
-  void* mapped = ::mmap(reinterpret_cast<void*>(address), length_bytes, protection, flags, fd, static_cast<off_t>(offset));
+  void* mapped =
+      ::mmap(reinterpret_cast<void*>(address), length_bytes, protection, flags, fd, static_cast<off_t>(offset));
   if (mapped == MAP_FAILED) return failed_try<Mapping>();
   return {Mapping(mapped, length_bytes), 0};
 }

@@ -75,7 +75,8 @@ void setns(int fd, int namespace_type);
 
 // Memory of another process. Short results are handed back: the first address
 // that could not be read is remote + value. error is set only if nothing was read.
-Try<size_t> try_process_vm_readv(pid_t host_pid, const iovec* local, size_t local_count, const iovec* remote, size_t remote_count);
+Try<size_t> try_process_vm_readv(pid_t host_pid, const iovec* local, size_t local_count, const iovec* remote,
+                                 size_t remote_count);
 Try<size_t> try_process_vm_read(pid_t host_pid, void* local, uint64_t remote, size_t length_bytes);
 Try<size_t> try_pread(int fd, void* buffer, size_t length_bytes, uint64_t offset);
 Try<size_t> try_pwrite(int fd, const void* data, size_t length_bytes, uint64_t offset);
@@ -102,7 +103,8 @@ class Mapping {
 };
 
 Mapping mmap(uint64_t address, size_t length_bytes, int protection, int flags, int fd = -1, uint64_t offset = 0);
-Try<Mapping> try_mmap(uint64_t address, size_t length_bytes, int protection, int flags, int fd = -1, uint64_t offset = 0);
+Try<Mapping> try_mmap(uint64_t address, size_t length_bytes, int protection, int flags, int fd = -1,
+                      uint64_t offset = 0);
 
 // --- sockets
 
@@ -111,6 +113,7 @@ UniqueFd socket(int family, int type, int protocol);  // always SOCK_CLOEXEC
 Try<std::string> try_getsockopt(int fd, int level, int name);
 
 // The raw call, for those that libc lacks and that one file needs; the errno is in the result.
-Try<int64_t> try_syscall(long number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0, uint64_t f = 0);
+Try<int64_t> try_syscall(long number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0,
+                         uint64_t f = 0);
 
 }  // namespace stasis::sys

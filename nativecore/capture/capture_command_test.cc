@@ -44,7 +44,8 @@ Outside look_at(pid_t pid) {
   for (const int32_t tid : proc.numbers("task")) {
     const std::string status = proc.read(("task/" + std::to_string(tid) + "/status").c_str());
     outside.masks += std::to_string(tid) + " caught " + std::string(status_field(status, "SigCgt")) + " ignored " +
-                     std::string(status_field(status, "SigIgn")) + " traced " + std::string(status_field(status, "TracerPid")) + "\n";
+                     std::string(status_field(status, "SigIgn")) + " traced " +
+                     std::string(status_field(status, "TracerPid")) + "\n";
   }
   return outside;
 }
@@ -134,7 +135,8 @@ void target_survives_the_death_of_the_core_at_every_step() {
     second.expect(FromCoreKind::thawed);
     second.wait();
     target.expect_alive();
-    if (before.maps != look_at(target.pid()).maps) throw Failed("after death at " + name + " and another capture, maps differ");
+    if (before.maps != look_at(target.pid()).maps)
+      throw Failed("after death at " + name + " and another capture, maps differ");
   }
 }
 
@@ -170,7 +172,8 @@ std::atomic<int>* disorder = nullptr;
 
 void loses_no_signal() {
   const ImagesDirectory images;
-  auto* counters = static_cast<std::atomic<int>*>(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  auto* counters =
+      static_cast<std::atomic<int>*>(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   handled = &counters[0];
   disorder = &counters[1];
   std::atomic<int>& ready = counters[2];
@@ -243,7 +246,8 @@ int main(int argc, char** argv) {
           {"rolls back when the other side hangs up", rolls_back_when_the_other_side_hangs_up},
           {"loses no signal", loses_no_signal},
           {"leaves a stopped process stopped", leaves_a_stopped_process_stopped},
-          {"the target survives the death of the core at every step", target_survives_the_death_of_the_core_at_every_step},
+          {"the target survives the death of the core at every step",
+           target_survives_the_death_of_the_core_at_every_step},
           {"the target is untouched after a failure at every step", target_is_untouched_after_a_failure_at_every_step},
       },
       argc, argv);

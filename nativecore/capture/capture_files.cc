@@ -43,9 +43,11 @@ void collect_locks(std::string& locks, std::string_view fdinfo) {
   }
 }
 
-void look_at_description(CaptureContext& context, CapturedOpenFile& file, const TracedProcess& process, PathChecker& paths) {
+void look_at_description(CaptureContext& context, CapturedOpenFile& file, const TracedProcess& process,
+                         PathChecker& paths) {
   sys::Try<UniqueFd> copy = sys::try_pidfd_getfd(process.pidfd.borrow(), TargetFd(file.fd));
-  if (!copy.ok()) throw NativeError::from_errno("pidfd_getfd", copy.error).with_pid(file.host_pid).with_target_fd(file.fd);
+  if (!copy.ok())
+    throw NativeError::from_errno("pidfd_getfd", copy.error).with_pid(file.host_pid).with_target_fd(file.fd);
   const int fd = copy.value.borrow();
   file.status_flags = static_cast<int32_t>(sys::try_fcntl(fd, F_GETFL, 0).value);
   if (file.status_flags & O_PATH) return;  // nothing else can be asked of such a descriptor
@@ -55,7 +57,8 @@ void look_at_description(CaptureContext& context, CapturedOpenFile& file, const 
     file.owner.assign(reinterpret_cast<const char*>(&owner), sizeof owner);
   }
   uint32_t uids[2] = {};
-  if (owner.pid && sys::try_fcntl(fd, kGetOwnerUids, reinterpret_cast<uint64_t>(uids)).ok()) file.owner_uids.assign(uids, uids + 2);
+  if (owner.pid && sys::try_fcntl(fd, kGetOwnerUids, reinterpret_cast<uint64_t>(uids)).ok())
+    file.owner_uids.assign(uids, uids + 2);
 
   switch (file.path.stat.mode & S_IFMT) {
     case S_IFIFO: capture_pipe(context, file, fd); break;
@@ -65,7 +68,8 @@ void look_at_description(CaptureContext& context, CapturedOpenFile& file, const 
   }
 }
 
-void capture_table(CaptureContext& context, CapturedTask& task, const TracedProcess& process, DescriptionGroups& groups) {
+void capture_table(CaptureContext& context, CapturedTask& task, const TracedProcess& process,
+                   DescriptionGroups& groups) {
   STASIS_CONTEXT("capturing descriptors", task.host_pid);
   std::vector<CapturedOpenFile>& open_files = context.data.open_files;
   PathChecker paths(process.proc);
@@ -82,7 +86,8 @@ void capture_table(CaptureContext& context, CapturedTask& task, const TracedProc
     file.path = paths.facts_of(name);
     const bool close_on_exec = (fdinfo_flags(file.fdinfo) & O_CLOEXEC) != 0;
     KcmpIndex& group =
-        groups.try_emplace({file.path.stat.device, file.path.stat.inode, file.path.link}, KcmpIndex(KCMP_FILE)).first->second;
+        groups.try_emplace({file.path.stat.device, file.path.stat.inode, file.path.link}, KcmpIndex(KCMP_FILE))
+            .first->second;
     const auto number = static_cast<uint32_t>(open_files.size());
     const std::optional<uint32_t> known = group.find_or_add(task.host_pid, static_cast<uint64_t>(fd), number);
     task.fds.push_back({fd, known.value_or(number), close_on_exec});

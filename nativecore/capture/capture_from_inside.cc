@@ -17,7 +17,8 @@ std::string bytes_of(const Structure& structure) {
 
 uint32_t value_or_zero(int32_t value) { return value < 0 ? 0 : static_cast<uint32_t>(value); }
 
-std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, TracedProcess& process, ReturnPathFinder& return_paths) {
+std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, TracedProcess& process,
+                                  ReturnPathFinder& return_paths) {
   std::vector<InfectedThread> threads;
   for (size_t i = 0; i < task.threads.size(); ++i) {
     const CapturedThread& thread = task.threads[i];
@@ -45,7 +46,8 @@ void collect_thread(CapturedThread& thread, const parasite::ThreadRecord& record
 void collect(CaptureContext& context, CapturedTask& task, const Infection& infection) {
   const parasite::ProcessRecord& record = infection.process_record();
   for (uint64_t i = 0; i < parasite::kSignals; ++i) {
-    task.sigactions.push_back(record.sigaction_errors[i] ? std::string(sizeof(parasite::KernelSigaction), '\0') : bytes_of(record.sigactions[i]));
+    task.sigactions.push_back(record.sigaction_errors[i] ? std::string(sizeof(parasite::KernelSigaction), '\0')
+                                                         : bytes_of(record.sigactions[i]));
   }
   for (const parasite::KernelItimerval& timer : record.itimers) task.itimers.push_back(bytes_of(timer));
   for (uint64_t i = 0; i < parasite::kResources; ++i) {
@@ -53,7 +55,8 @@ void collect(CaptureContext& context, CapturedTask& task, const Infection& infec
   }
   for (const parasite::TimerRecord& timer : infection.timers()) {
     if (timer.error) {
-      context.data.notes.push_back("could not read POSIX timer " + std::to_string(timer.id) + " of pid " + std::to_string(task.host_pid));
+      context.data.notes.push_back("could not read POSIX timer " + std::to_string(timer.id) + " of pid " +
+                                   std::to_string(task.host_pid));
       continue;
     }
     task.posix_timers.push_back({timer.id, bytes_of(timer.value), value_or_zero(timer.overrun)});
@@ -89,7 +92,8 @@ void capture_from_inside(CaptureContext& context, ReturnPathFinder& return_paths
       continue;
     }
     context.check_abort();
-    visited.push_back({&task, &context.tree.processes()[i]->proc, infect(context, task, *context.tree.processes()[i], return_paths)});
+    visited.push_back(
+        {&task, &context.tree.processes()[i]->proc, infect(context, task, *context.tree.processes()[i], return_paths)});
     // Started as soon as it can be: it answers while the next one is prepared.
     visited.back().infection->start(context.deadline);
   }
@@ -97,7 +101,8 @@ void capture_from_inside(CaptureContext& context, ReturnPathFinder& return_paths
     visit.infection->take_out(context.deadline);
     collect(context, *visit.task, *visit.infection);
     if (!visit.task->stale_parasites.empty()) {
-      context.data.notes.push_back("removed what an interrupted checkpoint had left in pid " + std::to_string(visit.task->host_pid));
+      context.data.notes.push_back("removed what an interrupted checkpoint had left in pid " +
+                                   std::to_string(visit.task->host_pid));
       capture_mappings(*visit.task, *visit.proc);
     }
   }

@@ -24,7 +24,8 @@ uint64_t clock_ns(clockid_t clock) {
 
 std::vector<CapturedNamespaceId> namespace_ids(int proc_directory) {
   std::vector<CapturedNamespaceId> ids;
-  for (const char* kind : {"cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"}) {
+  for (const char* kind :
+       {"cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"}) {
     char name[64];
     std::snprintf(name, sizeof name, "ns/%s", kind);
     const sys::Try<struct statx> stat = sys::try_statx(proc_directory, name, 0);

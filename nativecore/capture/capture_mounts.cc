@@ -19,8 +19,9 @@ constexpr uint64_t kOpenTreeClone = 1;  // OPEN_TREE_CLONE
 
 // The mount at `path`, without what is mounted below it.
 UniqueFd open_mount(const std::string& path) {
-  const sys::Try<int64_t> clone = sys::try_syscall(SYS_open_tree, static_cast<uint64_t>(AT_FDCWD), reinterpret_cast<uint64_t>(path.c_str()),
-                                                   kOpenTreeClone | O_CLOEXEC);
+  const sys::Try<int64_t> clone =
+      sys::try_syscall(SYS_open_tree, static_cast<uint64_t>(AT_FDCWD), reinterpret_cast<uint64_t>(path.c_str()),
+                       kOpenTreeClone | O_CLOEXEC);
   if (clone.ok()) return UniqueFd(static_cast<int>(clone.value));
   // A mount that may not be cloned is read as it is seen, with its submounts left out.
   return sys::openat(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY);

@@ -24,11 +24,23 @@
 namespace stasis {
 namespace {
 
-constexpr const char* kIpcSysctls[] = {
-    "kernel/auto_msgmni", "kernel/msgmax",      "kernel/msgmnb",         "kernel/msgmni",          "kernel/sem",
-    "kernel/shmall",      "kernel/shmmax",      "kernel/shmmni",         "kernel/shm_rmid_forced", "kernel/msg_next_id",
-    "kernel/sem_next_id", "kernel/shm_next_id", "fs/mqueue/queues_max",  "fs/mqueue/msg_max",      "fs/mqueue/msgsize_max",
-    "fs/mqueue/msg_default", "fs/mqueue/msgsize_default"};
+constexpr const char* kIpcSysctls[] = {"kernel/auto_msgmni",
+                                       "kernel/msgmax",
+                                       "kernel/msgmnb",
+                                       "kernel/msgmni",
+                                       "kernel/sem",
+                                       "kernel/shmall",
+                                       "kernel/shmmax",
+                                       "kernel/shmmni",
+                                       "kernel/shm_rmid_forced",
+                                       "kernel/msg_next_id",
+                                       "kernel/sem_next_id",
+                                       "kernel/shm_next_id",
+                                       "fs/mqueue/queues_max",
+                                       "fs/mqueue/msg_max",
+                                       "fs/mqueue/msgsize_max",
+                                       "fs/mqueue/msg_default",
+                                       "fs/mqueue/msgsize_default"};
 
 CapturedUtsNamespace read_uts(uint64_t inode) {
   utsname names{};
@@ -58,8 +70,10 @@ CapturedNetNamespace read_net(uint64_t inode) {
   unix_diag_req unix_request{};
   unix_request.sdiag_family = AF_UNIX;
   unix_request.udiag_states = ~0u;
-  unix_request.udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN | UDIAG_SHOW_MEMINFO;
-  net.unix_sockets = netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &unix_request, sizeof unix_request);
+  unix_request.udiag_show =
+      UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN | UDIAG_SHOW_MEMINFO;
+  net.unix_sockets =
+      netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &unix_request, sizeof unix_request);
   for (const uint8_t family : {AF_INET, AF_INET6}) {
     for (const uint8_t protocol : {IPPROTO_TCP, IPPROTO_UDP}) {
       inet_diag_req_v2 request{};
@@ -67,7 +81,8 @@ CapturedNetNamespace read_net(uint64_t inode) {
       request.sdiag_protocol = protocol;
       request.idiag_states = ~0u;
       request.idiag_ext = 1 << (INET_DIAG_MEMINFO - 1) | 1 << (INET_DIAG_SKMEMINFO - 1);
-      for (std::string& socket : netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &request, sizeof request)) {
+      for (std::string& socket :
+           netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &request, sizeof request)) {
         net.inet_sockets.push_back(std::move(socket));
       }
     }
@@ -75,7 +90,8 @@ CapturedNetNamespace read_net(uint64_t inode) {
   packet_diag_req packet_request{};
   packet_request.sdiag_family = AF_PACKET;
   packet_request.pdiag_show = PACKET_SHOW_INFO | PACKET_SHOW_MCLIST | PACKET_SHOW_FANOUT | PACKET_SHOW_RING_CFG;
-  net.packet_sockets = netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &packet_request, sizeof packet_request);
+  net.packet_sockets =
+      netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &packet_request, sizeof packet_request);
   const ifinfomsg any_link{};
   net.links = netlink_dump(NETLINK_ROUTE, RTM_GETLINK, RTM_NEWLINK, &any_link, sizeof any_link);
   const ifaddrmsg any_address{};

@@ -47,7 +47,8 @@ constexpr uint64_t kEntryPresent = uint64_t{1} << 63, kEntrySwapped = uint64_t{1
 // Which mappings can hold pages of their own. Shared ones belong to their file
 // or memory object; vvar and vsyscall belong to the kernel.
 bool has_own_pages(const Vma& vma) {
-  return !vma.shared && !vma.special && vma.name != "[vdso]" && !vma.name.starts_with("[vvar") && vma.name != "[vsyscall]";
+  return !vma.shared && !vma.special && vma.name != "[vdso]" && !vma.name.starts_with("[vvar") &&
+         vma.name != "[vsyscall]";
 }
 
 void add_run(std::vector<PageRun>& runs, uint64_t start, uint64_t end) {
@@ -184,8 +185,10 @@ class PageWriter {
   void write(const Piece& piece, unsigned char* buffer) {
     read(piece, buffer);
     for (uint64_t done = 0; done < piece.length_bytes;) {
-      const sys::Try<size_t> count = sys::try_pwrite(file_, buffer + done, piece.length_bytes - done, piece.file_offset + done);
-      if (!count.ok()) throw NativeError::from_errno("pwrite", count.error).with_what("writing the page file").with_pid(host_pid_);
+      const sys::Try<size_t> count =
+          sys::try_pwrite(file_, buffer + done, piece.length_bytes - done, piece.file_offset + done);
+      if (!count.ok())
+        throw NativeError::from_errno("pwrite", count.error).with_what("writing the page file").with_pid(host_pid_);
       if (count.value == 0) throw NativeError("no_space", "writing the page file").with_pid(host_pid_);
       done += count.value;
     }
@@ -194,7 +197,8 @@ class PageWriter {
  private:
   void read(const Piece& piece, unsigned char* buffer) {
     const iovec local{buffer, piece.length_bytes};
-    const sys::Try<size_t> fast = sys::try_process_vm_readv(host_pid_, &local, 1, piece.windows.data(), piece.windows.size());
+    const sys::Try<size_t> fast =
+        sys::try_process_vm_readv(host_pid_, &local, 1, piece.windows.data(), piece.windows.size());
     if (fast.ok() && fast.value == piece.length_bytes) return;
     if (!fast.ok() && fast.error == ESRCH) throw NativeError("task_gone", "reading memory").with_pid(host_pid_);
     // Stopped at a mapping without read permission: /proc/PID/mem reads it with force.

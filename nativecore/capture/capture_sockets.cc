@@ -27,18 +27,23 @@ constexpr size_t kMaximalRights = 253;                 // SCM_MAX_FD
 constexpr size_t kMaximalQueueBytes = 64u << 20;
 
 // Not SO_ERROR: reading it clears a pending error.
-constexpr int kSocketOptions[] = {
-    SO_SNDBUF,       SO_RCVBUF,     SO_REUSEADDR, SO_REUSEPORT,  SO_KEEPALIVE,  SO_LINGER,      SO_BROADCAST,   SO_OOBINLINE,
-    SO_PRIORITY,     SO_RCVLOWAT,   SO_MARK,      SO_PASSCRED,   SO_PASSSEC,    SO_TIMESTAMP,   SO_TIMESTAMPNS, SO_DONTROUTE,
-    SO_BINDTODEVICE, SO_RCVTIMEO,   SO_SNDTIMEO,  SO_ACCEPTCONN, SO_NO_CHECK,   SO_BUSY_POLL,   SO_RXQ_OVFL,    SO_PEEK_OFF,
-    SO_PEERCRED,   SO_LOCK_FILTER, SO_INCOMING_CPU, SO_MAX_PACING_RATE, SO_BUF_LOCK};
-constexpr int kIpOptions[] = {IP_TOS, IP_TTL, IP_FREEBIND, IP_TRANSPARENT, IP_PKTINFO, IP_RECVTTL, IP_RECVTOS, IP_MTU_DISCOVER,
+constexpr int kSocketOptions[] = {SO_SNDBUF,      SO_RCVBUF,       SO_REUSEADDR,       SO_REUSEPORT, SO_KEEPALIVE,
+                                  SO_LINGER,      SO_BROADCAST,    SO_OOBINLINE,       SO_PRIORITY,  SO_RCVLOWAT,
+                                  SO_MARK,        SO_PASSCRED,     SO_PASSSEC,         SO_TIMESTAMP, SO_TIMESTAMPNS,
+                                  SO_DONTROUTE,   SO_BINDTODEVICE, SO_RCVTIMEO,        SO_SNDTIMEO,  SO_ACCEPTCONN,
+                                  SO_NO_CHECK,    SO_BUSY_POLL,    SO_RXQ_OVFL,        SO_PEEK_OFF,  SO_PEERCRED,
+                                  SO_LOCK_FILTER, SO_INCOMING_CPU, SO_MAX_PACING_RATE, SO_BUF_LOCK};
+constexpr int kIpOptions[] = {IP_TOS,     IP_TTL,           IP_FREEBIND,       IP_TRANSPARENT,
+                              IP_PKTINFO, IP_RECVTTL,       IP_RECVTOS,        IP_MTU_DISCOVER,
                               IP_RECVERR, IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IP_BIND_ADDRESS_NO_PORT};
-constexpr int kIpv6Options[] = {IPV6_V6ONLY, IPV6_UNICAST_HOPS, IPV6_RECVPKTINFO, IPV6_TCLASS, IPV6_FREEBIND, IPV6_TRANSPARENT,
+constexpr int kIpv6Options[] = {IPV6_V6ONLY,  IPV6_UNICAST_HOPS,   IPV6_RECVPKTINFO,
+                                IPV6_TCLASS,  IPV6_FREEBIND,       IPV6_TRANSPARENT,
                                 IPV6_RECVERR, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_LOOP};
-constexpr int kTcpOptions[] = {TCP_NODELAY,     TCP_MAXSEG,  TCP_CORK,         TCP_KEEPIDLE,  TCP_KEEPINTVL, TCP_KEEPCNT, TCP_SYNCNT,
-                               TCP_LINGER2,     TCP_DEFER_ACCEPT, TCP_WINDOW_CLAMP, TCP_QUICKACK, TCP_CONGESTION, TCP_USER_TIMEOUT,
-                               TCP_FASTOPEN,    TCP_FASTOPEN_CONNECT, TCP_NOTSENT_LOWAT, TCP_SAVE_SYN};
+constexpr int kTcpOptions[] = {
+    TCP_NODELAY,       TCP_MAXSEG,     TCP_CORK,         TCP_KEEPIDLE,     TCP_KEEPINTVL,
+    TCP_KEEPCNT,       TCP_SYNCNT,     TCP_LINGER2,      TCP_DEFER_ACCEPT, TCP_WINDOW_CLAMP,
+    TCP_QUICKACK,      TCP_CONGESTION, TCP_USER_TIMEOUT, TCP_FASTOPEN,     TCP_FASTOPEN_CONNECT,
+    TCP_NOTSENT_LOWAT, TCP_SAVE_SYN};
 
 template <size_t Count>
 void read_options(CapturedSocket& socket, int own_fd, int level, const int (&names)[Count]) {
@@ -119,7 +124,8 @@ void capture_unix_queue(CapturedSocket& socket, int own_fd) {
   const bool is_stream = socket.type == SOCK_STREAM;
   // For a stream this is the length of the queue, else of its first message.
   const auto first_bytes = static_cast<size_t>(std::max(socket.input_bytes, 0));
-  if (first_bytes > kMaximalQueueBytes) throw NativeError("unsupported", "more than 64 MiB of unread data in a unix socket");
+  if (first_bytes > kMaximalQueueBytes)
+    throw NativeError("unsupported", "more than 64 MiB of unread data in a unix socket");
   if (is_stream) {
     if (first_bytes == 0) return;  // readable because the peer has closed
     const std::optional<Peeked> all = peek(own_fd, first_bytes);
@@ -134,14 +140,16 @@ void capture_unix_queue(CapturedSocket& socket, int own_fd) {
   // credentials cuts into pieces.
   const PeekOffset offset(own_fd);
   size_t total_bytes = 0;
-  const size_t room_bytes = is_stream ? first_bytes : static_cast<size_t>(std::max(integer_option(own_fd, SO_RCVBUF), 1 << 18));
+  const size_t room_bytes =
+      is_stream ? first_bytes : static_cast<size_t>(std::max(integer_option(own_fd, SO_RCVBUF), 1 << 18));
   for (;;) {
     std::optional<Peeked> next = peek(own_fd, std::max(room_bytes, first_bytes));
     if (!next) return;
     if (is_stream && next->bytes.empty()) return;
     socket.queue_has_rights |= next->has_rights;
     total_bytes += next->bytes.size();
-    if (total_bytes > kMaximalQueueBytes) throw NativeError("unsupported", "more than 64 MiB of unread data in a unix socket");
+    if (total_bytes > kMaximalQueueBytes)
+      throw NativeError("unsupported", "more than 64 MiB of unread data in a unix socket");
     if (!is_stream || socket.queue.empty()) {
       socket.queue.push_back(std::move(next->bytes));
     } else {

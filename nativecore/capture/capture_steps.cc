@@ -17,7 +17,9 @@ const std::vector<CaptureStep> kCaptureSteps = {
     {"capture_tasks", false, false, "processes are read"},
     {"capture_threads", false, false, "threads are read"},
     {"parasite_map", false, false, "memory for the parasite is about to be mapped"},
-    {"remote_call_registers_set", true, false, "registers are foreign, the system call has not started (a hazard only without a way home, see trace/remote_syscall.h)"},
+    {"remote_call_registers_set", true, false,
+     "registers are foreign, the system call has not started (a hazard only without a way home, see "
+     "trace/remote_syscall.h)"},
     {"remote_call_entered", true, false, "inside the system call"},
     {"remote_call_done", true, false, "after the system call, registers still foreign"},
     {"parasite_mapped", false, false, "mapped, empty"},
@@ -43,7 +45,11 @@ const std::vector<CaptureStep> kCaptureSteps = {
 void print_capture_steps() {
   int number = 0;
   for (const CaptureStep& step : kCaptureSteps) {
-    std::printf("%d\t%s\t%s\t%s\n", ++number, step.name, step.hazard ? "hazard" : step.conditional ? "conditional" : "-", step.meaning);
+    std::printf("%d\t%s\t%s\t%s\n", ++number, step.name,
+                step.hazard        ? "hazard"
+                : step.conditional ? "conditional"
+                                   : "-",
+                step.meaning);
   }
 }
 

@@ -32,7 +32,8 @@ void capture_strangers(CaptureContext& context) {
   for (const std::string& directory : context.request.cgroup_directories) {
     add_members(directory, members);
     std::error_code error;
-    for (std::filesystem::recursive_directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
+    for (std::filesystem::recursive_directory_iterator entry(directory, error), end; !error && entry != end;
+         entry.increment(error)) {
       if (entry->is_directory(error)) add_members(entry->path(), members);
     }
   }

@@ -92,8 +92,10 @@ void find_shared(std::vector<CapturedTask>& tasks) {
     const std::optional<uint32_t> table = tables.find_or_add(task.host_pid, 0, i);
     task.fd_table_host_pid = table ? tasks[*table].host_pid : task.host_pid;
     if (const auto other = memories.find_or_add(task.host_pid, 0, i)) task.shares_vm = tasks[*other].shares_vm = true;
-    if (const auto other = directories.find_or_add(task.host_pid, 0, i)) task.shares_fs = tasks[*other].shares_fs = true;
-    if (const auto other = handlers.find_or_add(task.host_pid, 0, i)) task.shares_sighand = tasks[*other].shares_sighand = true;
+    if (const auto other = directories.find_or_add(task.host_pid, 0, i))
+      task.shares_fs = tasks[*other].shares_fs = true;
+    if (const auto other = handlers.find_or_add(task.host_pid, 0, i))
+      task.shares_sighand = tasks[*other].shares_sighand = true;
   }
 }
 

@@ -23,7 +23,8 @@ void capture_terminal(CapturedOpenFile& file, int own_fd) {
   terminal.present = true;
   terminal.termios.assign(reinterpret_cast<const char*>(&modes), sizeof modes);
   WindowSize size{};
-  if (sys::try_ioctl(own_fd, TIOCGWINSZ, &size).ok()) terminal.window_size.assign(reinterpret_cast<const char*>(&size), sizeof size);
+  if (sys::try_ioctl(own_fd, TIOCGWINSZ, &size).ok())
+    terminal.window_size.assign(reinterpret_cast<const char*>(&size), sizeof size);
   // Both answer only through the master, or to a member of the session.
   pid_t host_pid = 0;
   if (sys::try_ioctl(own_fd, TIOCGSID, &host_pid).ok()) terminal.session = host_pid;

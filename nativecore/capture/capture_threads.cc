@@ -14,16 +14,18 @@ namespace stasis {
 namespace {
 
 constexpr uint64_t kIoprioWhoProcess = 1;
-constexpr size_t kSchedAttrBytes = 56;        // struct sched_attr of Linux 5.3
-constexpr size_t kMaximalAffinityBytes = 1024; // 8192 CPUs
+constexpr size_t kSchedAttrBytes = 56;          // struct sched_attr of Linux 5.3
+constexpr size_t kMaximalAffinityBytes = 1024;  // 8192 CPUs
 
 // Index of each distinct program; the same filters are met once per thread.
 using SeccompIndex = std::map<std::pair<std::string, uint64_t>, uint32_t>;
 
-std::vector<uint32_t> intern_seccomp_filters(pid_t host_tid, SeccompIndex& index, std::vector<SeccompProgram>& programs) {
+std::vector<uint32_t> intern_seccomp_filters(pid_t host_tid, SeccompIndex& index,
+                                             std::vector<SeccompProgram>& programs) {
   std::vector<uint32_t> numbers;
   for (SeccompProgram& program : read_seccomp_filters(host_tid)) {
-    const auto [entry, is_new] = index.try_emplace({program.instructions, program.flags}, static_cast<uint32_t>(programs.size()));
+    const auto [entry, is_new] =
+        index.try_emplace({program.instructions, program.flags}, static_cast<uint32_t>(programs.size()));
     if (is_new) programs.push_back(std::move(program));
     numbers.push_back(entry->second);
   }
@@ -33,11 +35,13 @@ std::vector<uint32_t> intern_seccomp_filters(pid_t host_tid, SeccompIndex& index
 void capture_scheduling(CapturedThread& thread) {
   const uint64_t host_tid = static_cast<uint64_t>(thread.host_tid);
   char attributes[kSchedAttrBytes] = {};
-  if (sys::try_syscall(SYS_sched_getattr, host_tid, reinterpret_cast<uint64_t>(attributes), sizeof attributes, 0).ok()) {
+  if (sys::try_syscall(SYS_sched_getattr, host_tid, reinterpret_cast<uint64_t>(attributes), sizeof attributes, 0)
+          .ok()) {
     thread.scheduling.assign(attributes, sizeof attributes);
   }
   char mask[kMaximalAffinityBytes];
-  const sys::Try<int64_t> length = sys::try_syscall(SYS_sched_getaffinity, host_tid, sizeof mask, reinterpret_cast<uint64_t>(mask));
+  const sys::Try<int64_t> length =
+      sys::try_syscall(SYS_sched_getaffinity, host_tid, sizeof mask, reinterpret_cast<uint64_t>(mask));
   if (length.ok()) thread.affinity.assign(mask, static_cast<size_t>(length.value));
   thread.io_priority = static_cast<uint32_t>(sys::try_syscall(SYS_ioprio_get, kIoprioWhoProcess, host_tid).value);
 }
@@ -58,7 +62,8 @@ void capture_thread(CapturedThread& thread, const CapturedTask& task, const Trac
   thread.signal_mask = read_signal_mask(host_tid);
   thread.pending_signals = read_pending_signals(host_tid, false);
   thread.rseq = read_rseq(host_tid, task.host_pid, thread.registers.rip);
-  sys::try_syscall(SYS_get_robust_list, static_cast<uint64_t>(host_tid), reinterpret_cast<uint64_t>(&thread.robust_list_head),
+  sys::try_syscall(SYS_get_robust_list, static_cast<uint64_t>(host_tid),
+                   reinterpret_cast<uint64_t>(&thread.robust_list_head),
                    reinterpret_cast<uint64_t>(&thread.robust_list_length_bytes));
   capture_scheduling(thread);
   thread.security_label = read("attr/current");

@@ -52,7 +52,8 @@ class TmpfsReader {
     const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(copy.release()), ::closedir);
     if (!stream) throw NativeError::from_errno("fdopendir", errno);
     while (const dirent* entry = ::readdir(stream.get())) {
-      if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0) names.emplace_back(entry->d_name);
+      if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0)
+        names.emplace_back(entry->d_name);
     }
     std::sort(names.begin(), names.end());
     return names;
@@ -86,8 +87,9 @@ class TmpfsReader {
 
   std::string read_content(int directory, const std::string& name, const std::string& path, uint64_t size_bytes) {
     if (size_bytes > left_bytes_) {
-      throw NativeError("tmpfs_too_large", "the files need " + std::to_string(size_bytes) + " bytes more than allowed, " +
-                                               std::to_string(left_bytes_) + " were left")
+      throw NativeError("tmpfs_too_large", "the files need " + std::to_string(size_bytes) +
+                                               " bytes more than allowed, " + std::to_string(left_bytes_) +
+                                               " were left")
           .with_path(tmpfs_.mount_point + "/" + path);
     }
     left_bytes_ -= size_bytes;

@@ -19,7 +19,7 @@ void capture_tree(CaptureContext& context, ReturnPathFinder& return_paths, Phase
   capture_clocks(context.data.host);  // first: timers are read relative to them
   capture_tasks(context);             // address ranges, before the parasite adds one
   phases.enter("threads");
-  capture_threads(context);           // registers, before the parasite borrows them
+  capture_threads(context);  // registers, before the parasite borrows them
   phases.enter("inside");
   capture_from_inside(context, return_paths);
   phases.enter("files");

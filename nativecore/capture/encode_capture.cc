@@ -318,7 +318,8 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
   return request;
 }
 
-std::string encode_capture(const CaptureData& capture, const std::vector<TimedPhase>& timings, const std::vector<std::string>& log) {
+std::string encode_capture(const CaptureData& capture, const std::vector<TimedPhase>& timings,
+                           const std::vector<std::string>& log) {
   std::string encoded;
   size_t expected_bytes = 65536;
   for (const CapturedTask& task : capture.tasks) expected_bytes += task.smaps.size() + task.threads.size() * 8192;

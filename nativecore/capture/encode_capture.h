@@ -11,7 +11,8 @@ namespace stasis {
 
 // Throws "bad_request" on anything that is not a CaptureRequest of version 1.
 CaptureRequest decode_capture_request(std::string_view encoded);
-std::string encode_capture(const CaptureData& capture, const std::vector<TimedPhase>& timings, const std::vector<std::string>& log);
+std::string encode_capture(const CaptureData& capture, const std::vector<TimedPhase>& timings,
+                           const std::vector<std::string>& log);
 std::string encode_page_map(const PageMapData& pages, const std::vector<TimedPhase>& timings);
 
 }  // namespace stasis

@@ -34,7 +34,8 @@ Dump dump_once(int protocol, uint16_t request_type, uint16_t reply_type, const s
   header.nlmsg_seq = 1;
   std::string request(reinterpret_cast<const char*>(&header), sizeof header);
   request += request_body;
-  if (::send(socket.borrow(), request.data(), request.size(), 0) < 0) throw NativeError::from_errno("send(netlink)", errno);
+  if (::send(socket.borrow(), request.data(), request.size(), 0) < 0)
+    throw NativeError::from_errno("send(netlink)", errno);
 
   Dump dump;
   std::string buffer(kReceiveBytes, '\0');
@@ -66,7 +67,8 @@ Dump dump_once(int protocol, uint16_t request_type, uint16_t reply_type, const s
 
 }  // namespace
 
-std::vector<std::string> netlink_dump(int protocol, uint16_t request_type, uint16_t reply_type, const void* body, size_t body_length_bytes) {
+std::vector<std::string> netlink_dump(int protocol, uint16_t request_type, uint16_t reply_type, const void* body,
+                                      size_t body_length_bytes) {
   const std::string request_body(static_cast<const char*>(body), body_length_bytes);
   for (int attempt = 1;; ++attempt) {
     Dump dump = dump_once(protocol, request_type, reply_type, request_body);

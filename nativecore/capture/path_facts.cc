@@ -37,7 +37,8 @@ CapturedStatx stat_of(int directory, const char* name, bool follow) {
 
 PathChecker::PathChecker(const ProcDir& proc) : proc_(proc) {
   // The kernel prints paths as seen from the root of the mount namespace, not from that of a task after chroot(2):
-  // as many steps up as its root lies deep lead there (our own root, where ".." ends, is in another namespace or above).
+  // as many steps up as its root lies deep lead there (our own root, where ".." ends, is in another namespace or
+  // above).
   std::string path = "root";
   const auto own_root = proc.try_readlink("root");
   if (own_root.ok() && own_root.value.size() > 1)
@@ -57,8 +58,9 @@ bool PathChecker::names(const std::string& link, const CapturedStatx& stat) {
     open_how how{};
     how.flags = O_PATH | O_CLOEXEC | (is_link ? O_NOFOLLOW : 0);
     how.resolve = RESOLVE_IN_ROOT;
-    const sys::Try<int64_t> opened = sys::try_syscall(SYS_openat2, static_cast<uint64_t>(root_.borrow()),
-                                                      reinterpret_cast<uint64_t>(link.c_str()), reinterpret_cast<uint64_t>(&how), sizeof how);
+    const sys::Try<int64_t> opened =
+        sys::try_syscall(SYS_openat2, static_cast<uint64_t>(root_.borrow()), reinterpret_cast<uint64_t>(link.c_str()),
+                         reinterpret_cast<uint64_t>(&how), sizeof how);
     if (opened.ok()) {
       const UniqueFd file(static_cast<int>(opened.value));
       const sys::Try<struct statx> found = sys::try_statx(file.borrow(), "", AT_EMPTY_PATH);

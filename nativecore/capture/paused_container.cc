@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "base/log_ring.h"
@@ -63,7 +64,7 @@ void PausedContainer::start_watcher() {
   ::setsid();  // a signal to our group is not for it
   ::dup2(read_end.borrow(), 0);
   ::dup2(freezer.borrow(), 1);
-  ::syscall(SYS_close_range, 2u, ~0u, 0u);
+  sys::try_syscall(SYS_close_range, 2, UINT_MAX, 0);
   char byte;
   ssize_t count;
   do {

@@ -28,7 +28,8 @@ struct FromCoreMessage {
 
 class Core {
  public:
-  explicit Core(const std::string& images = "/tmp", const char* fault_step = nullptr, const char* fault_fail = nullptr) {
+  explicit Core(const std::string& images = "/tmp", const char* fault_step = nullptr,
+                const char* fault_fail = nullptr) {
     int ends[2];
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) throw Failed("socketpair");
     socket_ = UniqueFd(ends[0]);
@@ -104,7 +105,8 @@ class Core {
   std::string expect(FromCoreKind kind) {
     const std::optional<FromCoreMessage> message = receive();
     if (!message) throw Failed("the core hung up");
-    if (message->kind == FromCoreKind::failed && kind != FromCoreKind::failed) throw Failed("the core failed: " + failure_text(message->body));
+    if (message->kind == FromCoreKind::failed && kind != FromCoreKind::failed)
+      throw Failed("the core failed: " + failure_text(message->body));
     if (message->kind != kind) throw Failed("message " + std::to_string(static_cast<int>(message->kind)));
     return message->body;
   }

@@ -37,7 +37,8 @@ class Target {
   };
 
   explicit Target(int extra_threads = 0) {
-    shared_ = static_cast<Shared*>(::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    shared_ = static_cast<Shared*>(
+        ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
     if (::pipe2(silent_pipe_, O_CLOEXEC) < 0) throw Failed("pipe2");
     pid_ = ::fork();
     if (pid_ == 0) {
@@ -92,11 +93,14 @@ class Target {
     for (int i = 1; i < kThreads + extra_threads; ++i) {
       auto* start = new Start{this, i};
       pthread_t thread;
-      ::pthread_create(&thread, nullptr, [](void* argument) -> void* {
-        const Start* start = static_cast<Start*>(argument);
-        start->target->work(start->number);
-        return nullptr;
-      }, start);
+      ::pthread_create(
+          &thread, nullptr,
+          [](void* argument) -> void* {
+            const Start* start = static_cast<Start*>(argument);
+            start->target->work(start->number);
+            return nullptr;
+          },
+          start);
     }
     work(0);
     ::_exit(0);
@@ -134,7 +138,8 @@ class Target {
   void check_futex() {
     int word = 0;
     const timespec time{0, 20'000'000};
-    if (::syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &time, nullptr, 0) == 0 || errno != ETIMEDOUT) fail("futex", 1);
+    if (::syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &time, nullptr, 0) == 0 || errno != ETIMEDOUT)
+      fail("futex", 1);
   }
   void check_poll() {
     pollfd entry{silent_pipe_[0], POLLIN, 0};

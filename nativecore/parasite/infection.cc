@@ -53,9 +53,9 @@ uint64_t free_home(pid_t host_pid, const std::vector<Vma>& vmas, uint64_t length
 
 void prepare_infection() { prepare_self_return_frames(); }
 
-Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
-                     std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale,
-                     const Deadline& deadline)
+Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas,
+                     ReturnPathFinder& return_paths, std::vector<InfectedThread> threads,
+                     const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale, const Deadline& deadline)
     : tree_(tree), process_(process), threads_(std::move(threads)), stale_(std::move(stale)) {
   STASIS_CONTEXT("mapping the parasite", process_.host_pid);
   STASIS_ASSERT(!threads_.empty());
@@ -76,11 +76,13 @@ Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector
     InfectedThread& leader = threads_.front();
     prepare_call_site(vmas, return_paths);
     fault_point("parasite_map");
-    const int64_t mapped = run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_mmap,
-                                              {free_home(process_.host_pid, vmas, region_bytes_), region_bytes_, PROT_READ | PROT_WRITE | PROT_EXEC,
-                                               MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, static_cast<uint64_t>(-1), 0},
-                                              deadline);
-    if (mapped < 0) throw NativeError::from_errno("mmap in the target", static_cast<int>(-mapped)).with_pid(process_.host_pid);
+    const int64_t mapped = run_remote_syscall(
+        tree_, *leader.thread, leader.context, call_site_, SYS_mmap,
+        {free_home(process_.host_pid, vmas, region_bytes_), region_bytes_, PROT_READ | PROT_WRITE | PROT_EXEC,
+         MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, static_cast<uint64_t>(-1), 0},
+        deadline);
+    if (mapped < 0)
+      throw NativeError::from_errno("mmap in the target", static_cast<int>(-mapped)).with_pid(process_.host_pid);
     region_address_ = static_cast<uint64_t>(mapped);
     fault_point("parasite_mapped");
     write_region();
@@ -118,7 +120,8 @@ void Infection::set_seccomp_suspended(bool suspended) {
     if (!thread.seccomp) continue;
     const uint64_t options = kSeizeOptions | (suspended ? kPtraceOptionSuspendSeccomp : 0);
     const int error = try_ptrace(PTRACE_SETOPTIONS, thread.thread->host_tid, 0, options);
-    if (error && suspended) throw NativeError::from_errno("PTRACE_O_SUSPEND_SECCOMP", error).with_pid(thread.thread->host_tid);
+    if (error && suspended)
+      throw NativeError::from_errno("PTRACE_O_SUSPEND_SECCOMP", error).with_pid(thread.thread->host_tid);
   }
   seccomp_suspended_ = suspended;
 }
@@ -145,7 +148,8 @@ void Infection::prepare_call_site(const std::vector<Vma>& vmas, ReturnPathFinder
   const sys::Try<size_t> read = sys::try_process_vm_read(process_.host_pid, below_stack_.data(), address, length);
   if (!read.ok() || read.value != length) return;
   std::vector<unsigned char> frame(length);
-  write_self_return_frame(frame.data(), address, leader.context, *leader.xstate, leader.rseq_abort_ip, path->sigreturn_address);
+  write_self_return_frame(frame.data(), address, leader.context, *leader.xstate, leader.rseq_abort_ip,
+                          path->sigreturn_address);
   const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
   if (!memory.ok()) return;
   frame_address_ = address;
@@ -169,7 +173,8 @@ void Infection::write_region() {
                 static_cast<unsigned long long>(region_address_ + region_bytes_));
   const sys::Try<UniqueFd> file = sys::try_openat(process_.proc.borrow(), name, O_RDWR);
   if (file.ok()) {
-    sys::Try<sys::Mapping> mapping = sys::try_mmap(0, region_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file.value.borrow());
+    sys::Try<sys::Mapping> mapping =
+        sys::try_mmap(0, region_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file.value.borrow());
     if (mapping.ok()) shared_ = std::move(mapping.value);
   }
   if (!shared_.valid()) image_.assign(region_bytes_, 0);
@@ -186,8 +191,8 @@ void Infection::write_region() {
     const InfectedThread& thread = threads_[i];
     const uint64_t frame_offset = slot_offset(i) + align(sizeof(ThreadRecord), 64);
     ThreadRecord record{};
-    record.frame = write_self_return_frame(own + frame_offset, region_address_ + frame_offset, thread.context, *thread.xstate,
-                                           thread.rseq_abort_ip);
+    record.frame = write_self_return_frame(own + frame_offset, region_address_ + frame_offset, thread.context,
+                                           *thread.xstate, thread.rseq_abort_ip);
     record.process_record = i == 0 ? region_address_ + code_bytes_ : 0;
     record.state = parasite::kPrepared;
     std::memcpy(own + slot_offset(i), &record, sizeof record);
@@ -195,7 +200,8 @@ void Infection::write_region() {
   if (shared_.valid()) return;
   const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
   if (!memory.ok()) throw NativeError::from_errno("openat", memory.error).with_path("/proc/PID/mem");
-  const sys::Try<size_t> written = sys::try_pwrite(memory.value.borrow(), image_.data(), image_.size(), region_address_);
+  const sys::Try<size_t> written =
+      sys::try_pwrite(memory.value.borrow(), image_.data(), image_.size(), region_address_);
   if (!written.ok() || written.value != image_.size()) {
     throw NativeError::from_errno("pwrite", written.ok() ? EIO : written.error).with_path("/proc/PID/mem");
   }
@@ -263,7 +269,8 @@ void Infection::await_answers(const Deadline& deadline) {
     for (int spin = 0; spin < kSpins && !has_answered(i); ++spin) __builtin_ia32_pause();
     while (!has_answered(i)) {
       attend_stops(i);
-      if (deadline.expired()) throw NativeError("deadline", "waiting for the parasite").with_pid(threads_[i].thread->host_tid);
+      if (deadline.expired())
+        throw NativeError("deadline", "waiting for the parasite").with_pid(threads_[i].thread->host_tid);
       const timespec patience{0, kAttendNanoseconds};
       if (shared_.valid()) {
         sys::try_syscall(SYS_futex, shared_.address() + slot_offset(i) + offsetof(ThreadRecord, state), FUTEX_WAIT,
@@ -285,7 +292,8 @@ void Infection::take_out(const Deadline& deadline) {
 
 void Infection::collect() {
   if (!shared_.valid()) {
-    const sys::Try<size_t> read = sys::try_process_vm_read(process_.host_pid, image_.data(), region_address_, image_.size());
+    const sys::Try<size_t> read =
+        sys::try_process_vm_read(process_.host_pid, image_.data(), region_address_, image_.size());
     if (!read.ok() || read.value != image_.size()) {
       throw NativeError::from_errno("process_vm_readv", read.ok() ? EFAULT : read.error).with_pid(process_.host_pid);
     }
@@ -326,7 +334,8 @@ void Infection::put_back(const Deadline& deadline) {
         // section; with it back, the kernel aborts the section as it would have done.
         const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
         if (memory.ok()) {
-          sys::try_pwrite(memory.value.borrow(), &thread.rseq_critical_section_address, sizeof(uint64_t), thread.rseq_address + 8);
+          sys::try_pwrite(memory.value.borrow(), &thread.rseq_critical_section_address, sizeof(uint64_t),
+                          thread.rseq_address + 8);
         }
       }
       restore_interrupted_context(thread.thread->host_tid, thread.context);
@@ -340,12 +349,16 @@ void Infection::put_back(const Deadline& deadline) {
                                               {address, region_bytes_, 0, 0, 0, 0}, deadline);
   shared_ = sys::Mapping();
   for (const StaleParasite& stale : std::exchange(stale_, {})) {
-    run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_munmap, {stale.address, stale.length_bytes, 0, 0, 0, 0}, deadline);
+    run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_munmap,
+                       {stale.address, stale.length_bytes, 0, 0, 0, 0}, deadline);
   }
   leave_call_site();
-  if (unmapped < 0) throw NativeError::from_errno("munmap in the target", static_cast<int>(-unmapped)).with_pid(process_.host_pid);
+  if (unmapped < 0)
+    throw NativeError::from_errno("munmap in the target", static_cast<int>(-unmapped)).with_pid(process_.host_pid);
   fault_point("parasite_unmapped");
-  if (left_by_itself) throw NativeError("conflict", "the core was held up for so long that the parasite went home").with_pid(process_.host_pid);
+  if (left_by_itself)
+    throw NativeError("conflict", "the core was held up for so long that the parasite went home")
+        .with_pid(process_.host_pid);
 }
 
 }  // namespace stasis

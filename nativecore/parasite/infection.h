@@ -41,8 +41,8 @@ class Infection {
  public:
   // Maps and prepares; no thread runs yet. `threads` leader first.
   Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
-            std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale,
-            const Deadline& deadline);
+            std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids,
+            std::vector<StaleParasite> stale, const Deadline& deadline);
   Infection(const Infection&) = delete;
   Infection& operator=(const Infection&) = delete;
   ~Infection();
@@ -72,16 +72,16 @@ class Infection {
   FrozenTree& tree_;
   TracedProcess& process_;
   CallSite call_site_;
-  uint64_t frame_address_ = 0;   // below the leader's stack; 0 if there is no frame
-  std::string below_stack_;      // what was there before
+  uint64_t frame_address_ = 0;  // below the leader's stack; 0 if there is no frame
+  std::string below_stack_;     // what was there before
   std::vector<InfectedThread> threads_;
   std::vector<StaleParasite> stale_;  // unmapped on the way out
   uint64_t code_bytes_ = 0;
   uint64_t first_slot_offset_ = 0;
   uint64_t slot_bytes_ = 0;
   uint64_t region_bytes_ = 0;
-  uint64_t region_address_ = 0;  // in the target; 0 while nothing is mapped
-  sys::Mapping shared_;          // the same pages here; without privilege for map_files: none
+  uint64_t region_address_ = 0;       // in the target; 0 while nothing is mapped
+  sys::Mapping shared_;               // the same pages here; without privilege for map_files: none
   std::vector<unsigned char> image_;  // the region's content before start, and after, without shared_
   bool running_ = false;
   bool seccomp_suspended_ = false;

@@ -60,9 +60,9 @@ struct KernelStack {
 };
 
 struct TimerRecord {
-  int32_t id;            // in
-  int32_t error;         // out: of timer_gettime
-  int32_t overrun;       // out
+  int32_t id;       // in
+  int32_t error;    // out: of timer_gettime
+  int32_t overrun;  // out
   int32_t padding;
   KernelItimerspec value;
 };
@@ -74,7 +74,7 @@ struct ProcessRecord {
   // out; a negative number is the errno of the call
   KernelSigaction sigactions[kSignals];  // [0] is signal 1
   int32_t sigaction_errors[kSignals];
-  KernelItimerval itimers[3];            // REAL, VIRTUAL, PROF
+  KernelItimerval itimers[3];  // REAL, VIRTUAL, PROF
   KernelRlimit rlimits[kResources];
   int32_t rlimit_errors[kResources];
   int32_t dumpable;
@@ -85,9 +85,9 @@ struct ProcessRecord {
 };
 
 struct ThreadRecord {
-  uint64_t frame;            // in: stack pointer for rt_sigreturn
-  uint64_t process_record;   // in: address, 0 unless this thread fills it
-  uint32_t state;            // ThreadState; a futex word that is woken on kDone
+  uint64_t frame;           // in: stack pointer for rt_sigreturn
+  uint64_t process_record;  // in: address, 0 unless this thread fills it
+  uint32_t state;           // ThreadState; a futex word that is woken on kDone
   uint32_t padding;
   // out; a negative number is the errno of the call
   int32_t altstack_error;

@@ -40,7 +40,10 @@ inline long call(long number, long a = 0, long b = 0, long c = 0, long d = 0, lo
   long result;
   register long r10 __asm__("r10") = d;
   register long r8 __asm__("r8") = e;
-  __asm__ volatile("syscall" : "=a"(result) : "0"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
+  __asm__ volatile("syscall"
+                   : "=a"(result)
+                   : "0"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+                   : "rcx", "r11", "memory");
   return result;
 }
 
@@ -48,7 +51,8 @@ inline long address_of(const void* pointer) { return reinterpret_cast<long>(poin
 
 void fill_process(ProcessRecord* record) {
   for (unsigned i = 0; i < kSignals; ++i) {
-    record->sigaction_errors[i] = static_cast<int32_t>(call(kSysRtSigaction, i + 1, 0, address_of(&record->sigactions[i]), 8));
+    record->sigaction_errors[i] =
+        static_cast<int32_t>(call(kSysRtSigaction, i + 1, 0, address_of(&record->sigactions[i]), 8));
   }
   for (unsigned i = 0; i < 3; ++i) call(kSysGetitimer, i, address_of(&record->itimers[i]));
   auto* timers = reinterpret_cast<TimerRecord*>(record->timers);
@@ -84,7 +88,8 @@ void fill_thread(ThreadRecord* record) {
 __asm__(
     ".pushsection .text.entry,\"ax\",@progbits\n\t"
     "jmp stasis_parasite_main\n\t"
-    ".ascii \"" STASIS_PARASITE_SIGNATURE "\"\n\t"
+    ".ascii \"" STASIS_PARASITE_SIGNATURE
+    "\"\n\t"
     ".balign 16\n\t"
     ".popsection");
 

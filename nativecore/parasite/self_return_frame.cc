@@ -95,8 +95,8 @@ uint32_t xstate_length(uint64_t xfeatures) {
 void prepare_self_return_frames() { xstate_layout(); }
 
 size_t self_return_frame_bytes(size_t xstate_length_bytes) {
-  return align(sizeof(SignalFrame), kXstateAlignment) + align(xstate_length_bytes + sizeof kFpXstateMagic2, kXstateAlignment) +
-         kXstateAlignment;
+  return align(sizeof(SignalFrame), kXstateAlignment) +
+         align(xstate_length_bytes + sizeof kFpXstateMagic2, kXstateAlignment) + kXstateAlignment;
 }
 
 uint64_t write_self_return_frame(unsigned char* own, uint64_t target_address, const InterruptedContext& context,

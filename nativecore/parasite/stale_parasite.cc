@@ -30,17 +30,20 @@ std::vector<StaleParasite> find_stale_parasites(pid_t host_pid, const std::vecto
     const std::string_view code(start, read.ok() ? read.value : 0);
     const bool is_signed = code.find(STASIS_PARASITE_SIGNATURE) != std::string_view::npos;
     const bool is_empty = code.find_first_not_of('\0') == std::string_view::npos;
-    const bool is_at_home = vma.start - parasite::kHomeAddress < parasite::kHomeBytes && vma.start % parasite::kHomeStepBytes == 0;
+    const bool is_at_home =
+        vma.start - parasite::kHomeAddress < parasite::kHomeBytes && vma.start % parasite::kHomeStepBytes == 0;
     if (is_at_home && (is_signed || is_empty)) found.push_back({vma.start, vma.end - vma.start});
   }
   return found;
 }
 
-void let_threads_go_home(FrozenTree& tree, TracedProcess& process, const std::vector<StaleParasite>& stale, const Deadline& deadline) {
+void let_threads_go_home(FrozenTree& tree, TracedProcess& process, const std::vector<StaleParasite>& stale,
+                         const Deadline& deadline) {
   STASIS_CONTEXT("waiting for an earlier parasite to go home", process.host_pid);
   const auto is_inside = [&](const TracedThread& thread) {
     const uint64_t ip = read_registers(thread.host_tid).rip;
-    return std::any_of(stale.begin(), stale.end(), [&](const StaleParasite& region) { return ip - region.address < region.length_bytes; });
+    return std::any_of(stale.begin(), stale.end(),
+                       [&](const StaleParasite& region) { return ip - region.address < region.length_bytes; });
   };
   for (;;) {
     std::vector<TracedThread*> inside;

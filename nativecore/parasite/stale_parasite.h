@@ -22,6 +22,7 @@ std::vector<StaleParasite> find_stale_parasites(pid_t host_pid, const std::vecto
 
 // Lets threads that are still in one run until they have gone home, at most
 // parasite::kWaitNanoseconds and a little; the process is stopped again afterwards.
-void let_threads_go_home(FrozenTree& tree, TracedProcess& process, const std::vector<StaleParasite>& stale, const Deadline& deadline);
+void let_threads_go_home(FrozenTree& tree, TracedProcess& process, const std::vector<StaleParasite>& stale,
+                         const Deadline& deadline);
 
 }  // namespace stasis

@@ -183,7 +183,8 @@ std::vector<Vma> parse_maps(std::string_view text) {
     vma.executable = permissions[2] == 'x';
     vma.shared = permissions[3] == 's';
     vma.offset = parse_number<uint64_t>(offset, 16);
-    vma.device = parse_number<uint64_t>(device.substr(0, colon), 16) << 20 | parse_number<uint64_t>(device.substr(colon + 1), 16);
+    vma.device = parse_number<uint64_t>(device.substr(0, colon), 16) << 20 |
+                 parse_number<uint64_t>(device.substr(colon + 1), 16);
     vma.inode = parse_number<uint64_t>(inode);
     const size_t name = rest.find_first_not_of(" \t");
     if (name != std::string_view::npos) vma.name = std::string(rest.substr(name));

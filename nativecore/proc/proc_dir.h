@@ -69,8 +69,8 @@ struct Vma {
   uint64_t offset = 0;
   uint64_t device = 0;  // major << 20 | minor, as printed
   uint64_t inode = 0;
-  std::string name;     // path or "[heap]", as printed (with \012 escapes)
-  bool special = false; // VmFlags io or pf: no pages to read (smaps only)
+  std::string name;      // path or "[heap]", as printed (with \012 escapes)
+  bool special = false;  // VmFlags io or pf: no pages to read (smaps only)
 };
 
 // The range lines of a maps or smaps text. Throws "bug" on a text that is not one.

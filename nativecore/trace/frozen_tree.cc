@@ -35,7 +35,8 @@ bool wait_for_sigchld(uint64_t patience_ns) {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
-  const timespec patience{static_cast<time_t>(patience_ns / 1'000'000'000u), static_cast<long>(patience_ns % 1'000'000'000u)};
+  const timespec patience{static_cast<time_t>(patience_ns / 1'000'000'000u),
+                          static_cast<long>(patience_ns % 1'000'000'000u)};
   return ::sigtimedwait(&set, nullptr, &patience) == SIGCHLD;
 }
 
@@ -261,7 +262,8 @@ void FrozenTree::examine_unstopped() {
         continue;
       }
       if (stat_state(stat.value) == 'Z' && process.threads.size() > 1 && thread.host_tid == process.host_pid) {
-        throw NativeError("unsupported", "the main thread has exited while other threads run on").with_pid(thread.host_tid);
+        throw NativeError("unsupported", "the main thread has exited while other threads run on")
+            .with_pid(thread.host_tid);
       }
       for (const pid_t child : process.proc.children({thread.host_tid})) {
         const sys::Try<int> same_memory = sys::try_kcmp(thread.host_tid, child, KCMP_VM, 0, 0);
@@ -416,7 +418,8 @@ void FrozenTree::kill_all(const Deadline& deadline) {
     // Root first: when it is the init of its pid namespace, the kernel kills
     // the others, and none of them can react to the death of another.
     const sys::Try<bool> sent = sys::try_pidfd_send_signal(process->pidfd.borrow(), SIGKILL);
-    if (!sent.ok() && sent.error != ESRCH) throw NativeError::from_errno("pidfd_send_signal", sent.error).with_pid(process->host_pid);
+    if (!sent.ok() && sent.error != ESRCH)
+      throw NativeError::from_errno("pidfd_send_signal", sent.error).with_pid(process->host_pid);
   }
   for (const auto& process : processes_) {
     for (;;) {
@@ -431,7 +434,8 @@ void FrozenTree::kill_all(const Deadline& deadline) {
       pollfd exited{process->pidfd.borrow(), POLLIN, 0};
       const int ready = ::poll(&exited, 1, 0);
       if (ready > 0) break;
-      if (deadline.expired()) throw NativeError("deadline", "waiting for a killed process to exit").with_pid(process->host_pid);
+      if (deadline.expired())
+        throw NativeError("deadline", "waiting for a killed process to exit").with_pid(process->host_pid);
       // SIGCHLD tells of traced tasks; a short poll covers the untraced zombie.
       wait_for_sigchld(std::min<uint64_t>(kStopPatienceNs, deadline.remaining_ns()));
     }

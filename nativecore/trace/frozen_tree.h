@@ -24,15 +24,15 @@ namespace stasis {
 
 struct TracedThread {
   pid_t host_tid = 0;
-  bool stopped = false;         // in PTRACE_EVENT_STOP: registers can be read
-  int group_stop_signal = 0;    // SIGSTOP, ...: the process was stopped by job control
-  bool vfork_child = false;     // runs on until its exec, because its parent cannot stop before
-  int deferred_signal = 0;      // a SIGSTOP that came while foreign code ran in the thread; sent again after detaching
+  bool stopped = false;       // in PTRACE_EVENT_STOP: registers can be read
+  int group_stop_signal = 0;  // SIGSTOP, ...: the process was stopped by job control
+  bool vfork_child = false;   // runs on until its exec, because its parent cannot stop before
+  int deferred_signal = 0;    // a SIGSTOP that came while foreign code ran in the thread; sent again after detaching
 };
 
 struct TracedProcess {
   pid_t host_pid = 0;
-  bool zombie = false;          // exited, not reaped by its parent: nothing to trace
+  bool zombie = false;  // exited, not reaped by its parent: nothing to trace
   ProcDir proc;
   UniqueFd pidfd;
   std::vector<TracedThread> threads;  // leader first; empty for a zombie
@@ -43,11 +43,11 @@ struct TracedProcess {
 
 struct FreezeRequest {
   pid_t root_host_pid = 0;
-  uint64_t root_start_ticks = 0;              // 0: not checked
+  uint64_t root_start_ticks = 0;  // 0: not checked
   Deadline deadline = Deadline::never();
-  std::function<void()> after_interrupting;   // e.g. thaw a cgroup that was found frozen
-  std::function<void()> before_detaching;     // and freeze it again; must not throw
-  std::function<bool()> aborted;              // asked while waiting
+  std::function<void()> after_interrupting;  // e.g. thaw a cgroup that was found frozen
+  std::function<void()> before_detaching;    // and freeze it again; must not throw
+  std::function<bool()> aborted;             // asked while waiting
 };
 
 class FrozenTree {
@@ -80,7 +80,6 @@ class FrozenTree {
   void interrupt(const std::vector<TracedThread*>& threads, const Deadline& deadline);
 
  private:
-
   FrozenTree() = default;
   void scan_until_known(const FreezeRequest& request);
   bool scan_process(TracedProcess& process);

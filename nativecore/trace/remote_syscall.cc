@@ -45,7 +45,8 @@ uint64_t find_syscall_instruction(const TracedProcess& process, const std::vecto
     if (vma.name != "[vdso]") continue;
     std::string code(vma.end - vma.start, '\0');
     const sys::Try<size_t> read = sys::try_process_vm_read(process.host_pid, code.data(), vma.start, code.size());
-    if (!read.ok()) throw NativeError::from_errno("process_vm_readv", read.error).with_pid(process.host_pid).with_address(vma.start);
+    if (!read.ok())
+      throw NativeError::from_errno("process_vm_readv", read.error).with_pid(process.host_pid).with_address(vma.start);
     const size_t at = std::string_view(code).substr(0, read.value).find("\x0f\x05");
     if (at != std::string_view::npos) return vma.start + at;
   }

@@ -76,7 +76,8 @@ void a_remote_system_call_leaves_the_thread_as_it_was() {
     // Waits behind our mask while the calls run, and is there afterwards.
     ::kill(sleeper.pid(), SIGCHLD);
     for (int i = 0; i < 100; ++i) {
-      EXPECT_EQ(run_remote_syscall(tree, thread, before, instruction, SYS_getpid, {}, Deadline::in_ms(1000)), sleeper.pid());
+      EXPECT_EQ(run_remote_syscall(tree, thread, before, instruction, SYS_getpid, {}, Deadline::in_ms(1000)),
+                sleeper.pid());
     }
     EXPECT_EQ(run_remote_syscall(tree, thread, before, instruction, SYS_close, {12345}, Deadline::in_ms(1000)), -9);
     const InterruptedContext after = read_interrupted_context(thread.host_tid);

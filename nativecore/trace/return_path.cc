@@ -17,8 +17,8 @@ struct Pattern {
 };
 
 constexpr Pattern kSyscallThenReturn[] = {
-    {"\x0f\x05\xc3"sv, 0},          // syscall; ret
-    {"\x0f\x05\x5d\xc3"sv, 1},      // syscall; pop %rbp; ret
+    {"\x0f\x05\xc3"sv, 0},      // syscall; ret
+    {"\x0f\x05\x5d\xc3"sv, 1},  // syscall; pop %rbp; ret
 };
 constexpr std::string_view kSigreturn[] = {
     "\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"sv,  // mov $15,%rax; syscall
@@ -64,16 +64,18 @@ bool ReturnPathFinder::still_there(pid_t host_pid, const ReturnPath& path) {
     const sys::Try<size_t> read = sys::try_process_vm_read(host_pid, code, address, pattern.size());
     return read.ok() && std::string_view(code, read.value) == pattern;
   };
-  const bool returns = std::any_of(std::begin(kSyscallThenReturn), std::end(kSyscallThenReturn), [&](const Pattern& pattern) {
-    return pattern.popped_words == path.popped_words && matches(path.syscall_instruction, pattern.code);
-  });
+  const bool returns =
+      std::any_of(std::begin(kSyscallThenReturn), std::end(kSyscallThenReturn), [&](const Pattern& pattern) {
+        return pattern.popped_words == path.popped_words && matches(path.syscall_instruction, pattern.code);
+      });
   return returns && std::any_of(std::begin(kSigreturn), std::end(kSigreturn),
                                 [&](std::string_view pattern) { return matches(path.sigreturn_address, pattern); });
 }
 
 std::optional<ReturnPath> ReturnPathFinder::find(const ProcDir& proc, const std::vector<Vma>& vmas) {
   // With a shadow stack, a return to an address that was not called faults.
-  if (status_field(proc.read_or_empty("status"), "x86_Thread_features").find("shstk") != std::string_view::npos) return std::nullopt;
+  if (status_field(proc.read_or_empty("status"), "x86_Thread_features").find("shstk") != std::string_view::npos)
+    return std::nullopt;
   ReturnPath path;
   for (const Vma& vma : vmas) {
     if (!vma.executable || !vma.readable || vma.name == "[vsyscall]") continue;
@@ -86,7 +88,8 @@ std::optional<ReturnPath> ReturnPathFinder::find(const ProcDir& proc, const std:
       path.syscall_instruction = vma.start + *offsets.syscall_offset;
       path.popped_words = offsets.popped_words;
     }
-    if (!path.sigreturn_address && offsets.sigreturn_offset) path.sigreturn_address = vma.start + *offsets.sigreturn_offset;
+    if (!path.sigreturn_address && offsets.sigreturn_offset)
+      path.sigreturn_address = vma.start + *offsets.sigreturn_offset;
     if (path.syscall_instruction && path.sigreturn_address) {
       if (still_there(proc.host_pid(), path)) return path;
       return std::nullopt;

@@ -17,8 +17,8 @@ namespace stasis {
 
 struct ReturnPath {
   uint64_t syscall_instruction = 0;
-  uint64_t popped_words = 0;      // between it and its `ret`
-  uint64_t sigreturn_address = 0; // loads the number and calls
+  uint64_t popped_words = 0;       // between it and its `ret`
+  uint64_t sigreturn_address = 0;  // loads the number and calls
 };
 
 // Remembers per file where the instructions are, so that a library is searched

@@ -77,7 +77,8 @@ RseqState read_rseq(pid_t host_tid, pid_t host_pid, uint64_t instruction_pointer
     uint32_t padding;
   } configuration{};
   // EINVAL, EIO: a kernel without the request or without rseq.
-  if (try_ptrace(kPtraceGetRseqConfiguration, host_tid, sizeof configuration, as_argument(&configuration)) != 0) return state;
+  if (try_ptrace(kPtraceGetRseqConfiguration, host_tid, sizeof configuration, as_argument(&configuration)) != 0)
+    return state;
   state.address = configuration.address;
   state.size_bytes = configuration.size_bytes;
   state.signature = configuration.signature;
@@ -87,7 +88,8 @@ RseqState read_rseq(pid_t host_tid, pid_t host_pid, uint64_t instruction_pointer
                                                          state.address + kRseqCriticalSectionOffset, sizeof(uint64_t));
   if (!read.ok() || !state.critical_section_address) return state;
   RseqCriticalSection section{};
-  const sys::Try<size_t> described = sys::try_process_vm_read(host_pid, &section, state.critical_section_address, sizeof section);
+  const sys::Try<size_t> described =
+      sys::try_process_vm_read(host_pid, &section, state.critical_section_address, sizeof section);
   // The pointer is cleared lazily: it may be left over from a section that was passed.
   if (described.ok() && described.value == sizeof section &&
       instruction_pointer - section.start_ip < section.post_commit_offset) {

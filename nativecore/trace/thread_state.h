@@ -13,8 +13,8 @@
 namespace stasis {
 
 user_regs_struct read_registers(pid_t host_tid);
-std::string read_xstate(pid_t host_tid);       // NT_X86_XSTATE
-uint64_t read_signal_mask(pid_t host_tid);     // the saved mask, if a system call has exchanged it for its duration
+std::string read_xstate(pid_t host_tid);    // NT_X86_XSTATE
+uint64_t read_signal_mask(pid_t host_tid);  // the saved mask, if a system call has exchanged it for its duration
 // siginfo_t of each queued signal, oldest first.
 std::vector<std::string> read_pending_signals(pid_t host_tid, bool shared);
 
