@@ -20,6 +20,11 @@ export interface NativeKernelFacts {
   readonly kcmp: boolean;
   readonly pidfdGetfd: boolean;
   readonly clone3: boolean;
+  /** XCR0. */
+  readonly xfeatures: bigint;
+  readonly timerRestoreIds: boolean;
+  /** Soft and hard limit of each RLIMIT_*, in order of number. */
+  readonly rlimits: readonly bigint[];
 }
 
 export interface NativeBinding {

@@ -5,13 +5,14 @@ import { join } from 'node:path';
 import { nativeBinding, type Plan, type Timing } from '../nativecore/index.js';
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
 import { readText } from './container/index.js';
-import { encodeStats, timingUs, type KernelFacts } from './engine/index.js';
+import { encodeStats, ProcStatus, timingUs, type KernelFacts } from './engine/index.js';
 import { fileError, type NativeFailure } from './errors/index.js';
 import type { LogFile } from './core-session.js';
 
 /** Measured on this process and this kernel, never taken from a version number. */
 export function kernelFacts(): KernelFacts {
   const native = nativeBinding().getKernelFacts();
+  const status = new ProcStatus(Buffer.from(readText('/proc/self/status')));
   return {
     pageSize: BigInt(native.pageSize),
     vdsoSpanBytes: BigInt(native.vdsoSpanBytes),
@@ -19,8 +20,18 @@ export function kernelFacts(): KernelFacts {
     vdsoDigest: createHash('sha256').update(native.vdso).digest('hex'),
     userfaultfd: native.userfaultfd,
     xsaveSizeBytes: native.xsaveSizeBytes,
+    xfeatures: native.xfeatures,
+    timerRestoreIds: native.timerRestoreIds,
+    // Not more than we have ourselves: a task is born with our bounding set.
+    capabilities: status.mask('CapBnd') & status.mask('CapPrm'),
+    rlimits: pairs(native.rlimits),
+    oomScoreAdjust: Number(readText('/proc/self/oom_score_adj').trim() || '0'),
     mmapMinAddress: BigInt(readText('/proc/sys/vm/mmap_min_addr').trim() || '65536'),
   };
+}
+
+function pairs(limits: readonly bigint[]): { readonly cur: bigint; readonly max: bigint }[] {
+  return limits.flatMap((cur, at) => (at % 2 === 0 ? [{ cur, max: limits[at + 1] ?? cur }] : []));
 }
 
 /** "pid 17: openat2 (file[9])": what a position in the plan is about. */

@@ -6,6 +6,8 @@
 #include <linux/kcmp.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -72,6 +74,18 @@ bool has_pagemap_scan() {
   return ::ioctl(pagemap.borrow(), _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, sizeof argument), argument) == 0;
 }
 
+// XCR0: the parts of the extended state that the kernel saves. OSXSAVE tells whether XGETBV may be asked.
+uint64_t extended_features() {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & bit_OSXSAVE) == 0) return 0;
+  uint32_t low = 0, high = 0;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+// Linux 6.15: PR_TIMER_CREATE_RESTORE_IDS with "get" changes nothing.
+bool can_restore_timer_ids() { return ::prctl(77, 2, 0, 0, 0) >= 0; }
+
 bool has_kcmp() { return ::syscall(SYS_kcmp, ::getpid(), ::getpid(), KCMP_FILES, 0, 0) == 0; }
 
 // Any answer but ENOSYS means that the call is there.
@@ -80,7 +94,7 @@ bool has_call(long number) { return ::syscall(number, -1, 0, 0) >= 0 || errno !=
 }  // namespace
 
 // getKernelFacts() -> { vdsoSpanBytes, vdsoOffsetBytes, vdso: Buffer, userfaultfd, xsaveSizeBytes, pageSize,
-// pagemapScan, kcmp, pidfdGetfd, clone3 }
+// pagemapScan, kcmp, pidfdGetfd, clone3, xfeatures: bigint, timerRestoreIds, rlimits: bigint[] (soft and hard of each) }
 Napi::Value get_kernel_facts(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   VdsoArea area = find_vdso();
@@ -96,6 +110,16 @@ Napi::Value get_kernel_facts(const Napi::CallbackInfo& info) {
   facts.Set("pidfdGetfd", Napi::Boolean::New(env, has_call(SYS_pidfd_getfd)));
   facts.Set("clone3", Napi::Boolean::New(env, has_call(SYS_clone3)));
   facts.Set("pageSize", Napi::Number::New(env, static_cast<double>(::sysconf(_SC_PAGESIZE))));
+  facts.Set("xfeatures", Napi::BigInt::New(env, extended_features()));
+  facts.Set("timerRestoreIds", Napi::Boolean::New(env, can_restore_timer_ids()));
+  Napi::Array limits = Napi::Array::New(env);
+  for (uint32_t resource = 0; resource < RLIM_NLIMITS; ++resource) {
+    rlimit limit{};
+    ::getrlimit(static_cast<__rlimit_resource>(resource), &limit);
+    limits.Set(2 * resource, Napi::BigInt::New(env, static_cast<uint64_t>(limit.rlim_cur)));
+    limits.Set(2 * resource + 1, Napi::BigInt::New(env, static_cast<uint64_t>(limit.rlim_max)));
+  }
+  facts.Set("rlimits", limits);
   return facts;
 }
 
