@@ -116,8 +116,12 @@ bool scan_with_ioctl(int pagemap, RunCollector& runs) {
       const PageRegion& region = regions[static_cast<size_t>(i)];
       runs.add(region.start, region.end);
     }
-    if (arguments.walk_end <= arguments.start) break;
-    arguments.start = arguments.walk_end;
+    // walk_end cannot be trusted: the kernel fills it when its own buffer of a
+    // page runs full, and leaves that value when the rest of the walk is complete.
+    // Room left means that nothing is left.
+    if (static_cast<uint64_t>(count.value) < regions.size()) break;
+    arguments.start = regions.back().end;
+    arguments.walk_end = 0;
   }
   return true;
 }
