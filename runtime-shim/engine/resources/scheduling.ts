@@ -14,11 +14,13 @@ export const schedulingRoom: Room = { kind: 'scheduling', encode, compile };
 const kAttrBytes = 48;
 const kPolicyFifo = 1;
 const kPolicyRoundRobin = 2;
+const kPolicyIdle = 5;
 const kPolicyDeadline = 6;
 const kPolicyMask = 0xffff;
 const kResetOnFork = 0x40000000;
 const kFlagResetOnFork = 1n;
 const kWhoProcess = 1;
+const kPrioProcess = 0;
 const kIoClassShift = 13;
 const kEinval = 22;
 
@@ -69,6 +71,9 @@ function compile(ctx: CompileContext): void {
           .setU64(8, (stored & kResetOnFork) !== 0 ? kFlagResetOnFork : 0n)
           .setI32(16, part.sched_nice ?? 0)
           .setU32(20, part.sched_prio ?? 0);
+        // sched_setattr takes the nice value of normal and batch threads only (sched(7)); the others keep one all the same
+        if ((stored & kPolicyMask) === kPolicyIdle)
+          builder.step(Phase.THREADS, 'setpriority', [kPrioProcess, 0, part.sched_nice ?? 0], { from });
         builder.step(Phase.THREADS, 'sched_setattr', [0, ctx.plan.blob(attr.bytes), 0], { from });
       }
       const extra = part.stasis;

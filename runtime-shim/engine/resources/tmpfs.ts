@@ -226,41 +226,33 @@ function compileFile(ctx: CompileContext, entry: TarEntry, mount: SlotRef, from:
     from,
   });
   let written = 0;
-  for (const run of entry.runs) {
-    const bytes = withoutTrailingZeros(run.bytes);
+  for (const { offset, bytes } of entry.runs.flatMap((run) => [...dataStretches(run)])) {
     for (let at = 0; at < bytes.length; at += kMaxWriteBytes) {
       const chunk = bytes.subarray(at, at + kMaxWriteBytes);
-      task.step(Phase.NAMESPACES, 'pwrite64', [file, ctx.plan.blob(chunk), chunk.length, run.offset + at], {
+      task.step(Phase.NAMESPACES, 'pwrite64', [file, ctx.plan.blob(chunk), chunk.length, offset + at], {
         expected: chunk.length,
         from,
       });
-      written = run.offset + at + chunk.length;
+      written = offset + at + chunk.length;
     }
   }
   if (written < entry.sizeBytes) task.step(Phase.NAMESPACES, 'ftruncate', [file, entry.sizeBytes], { from });
   task.step(Phase.NAMESPACES, 'close', [file], { from });
 }
 
-/** Whole pages of zeros at the end cost no memory as a hole. */
-function withoutTrailingZeros(bytes: Uint8Array): Uint8Array {
-  let end = bytes.length;
-  while (end > 0 && bytes[end - 1] === 0) end -= 1;
-  return bytes.length - end < kPageBytes ? bytes : bytes.subarray(0, end);
-}
-
-function compileAttributes(ctx: CompileContext, entry: TarEntry, mount: SlotRef, from: string): void {
-  if (entry.attributes.size === 0 || entry.type === 'link') return;
-  const task = ctx.root.builder;
-  // There is no lsetxattrat: the path is relative to the working directory.
-  task.step(Phase.NAMESPACES, 'fchdir', [mount], { from });
-  const path = ctx.plan.text(
-    entry.name.length === 0 ? Buffer.from('.') : Buffer.concat([Buffer.from('./'), entry.name]),
-  );
-  for (const [name, value] of entry.attributes) {
-    task.step(Phase.NAMESPACES, 'lsetxattr', [path, ctx.plan.text(name), ctx.plan.blob(value), value.length, 0], {
-      from,
-      tolerate: [kEopnotsupp],
-      note: name,
-    });
+/** What of a run is not whole pages of zeros: those cost no memory as holes, and were holes most likely. */
+function* dataStretches(run: TarEntry['runs'][number]): Generator<{ offset: number; bytes: Uint8Array }> {
+  const { bytes, offset } = run;
+  let start = -1;
+  for (let at = 0; at < bytes.length;) {
+    const end = Math.min(bytes.length, at + kPageBytes - ((offset + at) % kPageBytes));
+    const isHole = end - at === kPageBytes && bytes.subarray(at, end).every((byte) => byte === 0);
+    if (!isHole && start < 0) start = at;
+    if (isHole && start >= 0) {
+      yield { offset: offset + start, bytes: bytes.subarray(start, at) };
+      start = -1;
+    }
+    at = end;
   }
+  if (start >= 0) yield { offset: offset + start, bytes: bytes.subarray(start) };
 }
