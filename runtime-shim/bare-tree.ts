@@ -74,12 +74,12 @@ export async function restoreProcess(request: ProcessRestore): Promise<number> {
     ...(request.signal === undefined ? {} : { signal: request.signal }),
   });
   core.send({ execute: { version: 1, plan: compiled.plan, deadlineMs: request.deadlineMs } });
-  const pagesVerified = images.verifyPages();
-  pagesVerified.catch(() => undefined);
+  const imagesVerified = images.verifyRest();
+  imagesVerified.catch(() => undefined);
   const parked = await core.receive('parked');
   log.write(parked.log);
   try {
-    await pagesVerified;
+    await imagesVerified;
     core.send({ release: {} });
   } catch (error) {
     await core.rollBack();

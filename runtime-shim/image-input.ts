@@ -8,7 +8,6 @@ import { hashFile } from './image-output.js';
 
 /** Larger than any image but page data, which the engine never reads whole. */
 const kMaxImageBytes = 1 << 30;
-const pageFile = /^pages-\d+\.img$/;
 
 export class ImageInput {
   readonly directory: string;
@@ -16,6 +15,7 @@ export class ImageInput {
   /** "" if the images carry no manifest. */
   readonly digest: string;
   readonly #manifest: Manifest | undefined;
+  readonly #verified = new Set<string>();
 
   constructor(directory: string) {
     this.directory = directory;
@@ -43,6 +43,7 @@ export class ImageInput {
     if (bytes === undefined) return undefined;
     const expected = this.#manifest?.files.get(name);
     if (expected !== undefined && manifestEntry(bytes).sha256 !== expected.sha256) throw altered(name);
+    this.#verified.add(name);
     return bytes;
   }
 
@@ -67,10 +68,13 @@ export class ImageInput {
     }
   }
 
-  /** Hashes the page files: run while the executor fills memory from them, awaited before release. */
-  async verifyPages(): Promise<void> {
+  /**
+   * Hashes what read() has not: page files, and images that a restore has no use for, because a checkpoint that
+   * was altered anywhere is not trusted. Run while the executor fills memory, awaited before release.
+   */
+  async verifyRest(): Promise<void> {
     for (const [name, expected] of this.#manifest?.files ?? []) {
-      if (!pageFile.test(name)) continue;
+      if (this.#verified.has(name)) continue;
       const found = await hashFile(join(this.directory, name));
       if (found.sha256 !== expected.sha256) throw altered(name);
     }

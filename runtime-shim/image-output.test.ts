@@ -49,7 +49,7 @@ describe('images in a directory', () => {
     assert.equal(statSync(join(directory, 'core-1.img')).mode & 0o777, 0o600);
     using input = new ImageInput(directory);
     assert.equal(Buffer.from(input.read('core-1.img')!).toString(), 'core');
-    await input.verifyPages();
+    await input.verifyRest();
   });
 
   it('leave an older checkpoint whole until they are complete', async () => {
@@ -60,7 +60,7 @@ describe('images in a directory', () => {
     }
     assert.equal(readFileSync(join(directory, 'core-1.img'), 'utf8'), 'core');
     using input = new ImageInput(directory);
-    await input.verifyPages();
+    await input.verifyRest();
   });
 
   it('replace an older checkpoint without leaving any of its files', async () => {
@@ -81,7 +81,7 @@ describe('images in a directory', () => {
     writeFileSync(join(directory, 'pages-1.img'), 'pageZ');
     {
       using input = new ImageInput(directory);
-      await assert.rejects(input.verifyPages(), /"pages-1.img" is not the file that was written/);
+      await assert.rejects(input.verifyRest(), /"pages-1.img" is not the file that was written/);
     }
     truncateSync(join(directory, 'pages-1.img'), 2);
     assert.throws(() => new ImageInput(directory), /"pages-1.img" has 2 bytes, the manifest says 5/);

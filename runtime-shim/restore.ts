@@ -58,12 +58,12 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
     },
   });
   // Meanwhile: altered pages must not be released, but need not hold up the filling.
-  const pagesVerified = images.verifyPages();
-  pagesVerified.catch(() => undefined);
+  const imagesVerified = images.verifyRest();
+  imagesVerified.catch(() => undefined);
   const parked = await core.receive('parked');
   log.write(parked.log);
   try {
-    await pagesVerified;
+    await imagesVerified;
     await container.publish(parked);
     // Last: from now on the container runs, and everything that manages it finds it.
     core.send({ release: {} });
