@@ -123,7 +123,9 @@ describe('the life of a container', () => {
         mounts: readFileSync(`/proc/${pid}/mountinfo`, 'utf8')
           .split('\n')
           .filter(Boolean)
-          .map((line) => line.split(' ').slice(3, 6).join(' ')),
+          .map((line) => line.split(' ').slice(3, 6).join(' '))
+          // The kernel lists mounts by their numbers, which say nothing about the tree.
+          .sort(),
         own: ['pid', 'mnt', 'ipc', 'uts', 'net', 'cgroup'].filter(
           (name) => namespaceOf(pid, name) !== namespaceOf(process.pid, name),
         ),

@@ -28,7 +28,7 @@ describe('what goes wrong', () => {
       {
         what: 'a disk without room for pages',
         says: /ENOSPC|no space/i,
-        attempt: async (container) => await onMount(container, 'size=512k', []),
+        attempt: async (container) => await onMount(container, 'size=256k', []),
       },
       {
         what: 'a directory that cannot be written',
