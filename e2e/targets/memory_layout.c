@@ -17,9 +17,12 @@ static char* layout(void) {
       skip = strstr(line, "[stack]") != NULL || strstr(line, "[heap]") != NULL;
       if (!skip) strcat(strcat(out, line), "\n");
     } else if (!skip && strncmp(line, "VmFlags", 7) == 0) {
-      // sd (soft-dirty) is accounting, not layout.
-      for (char* flag = strstr(line, " sd"); flag != NULL; flag = strstr(line, " sd"))
-        memmove(flag, flag + 3, strlen(flag + 3) + 1);
+      // Accounting, not layout: sd (soft-dirty), and ac (charged), which depends on what protection a page once had.
+      const char* accounting[] = {" sd", " ac"};
+      for (int i = 0; i < 2; i++) {
+        char* flag = strstr(line, accounting[i]);
+        if (flag != NULL) memmove(flag, flag + 3, strlen(flag + 3) + 1);
+      }
       strcat(strcat(out, line), "\n");
     }
   }
