@@ -256,3 +256,20 @@ function* dataStretches(run: TarEntry['runs'][number]): Generator<{ offset: numb
   }
   if (start >= 0) yield { offset: offset + start, bytes: bytes.subarray(start) };
 }
+
+function compileAttributes(ctx: CompileContext, entry: TarEntry, mount: SlotRef, from: string): void {
+  if (entry.attributes.size === 0 || entry.type === 'link') return;
+  const task = ctx.root.builder;
+  // There is no lsetxattrat: the path is relative to the working directory.
+  task.step(Phase.NAMESPACES, 'fchdir', [mount], { from });
+  const path = ctx.plan.text(
+    entry.name.length === 0 ? Buffer.from('.') : Buffer.concat([Buffer.from('./'), entry.name]),
+  );
+  for (const [name, value] of entry.attributes) {
+    task.step(Phase.NAMESPACES, 'lsetxattr', [path, ctx.plan.text(name), ctx.plan.blob(value), value.length, 0], {
+      from,
+      tolerate: [kEopnotsupp],
+      note: name,
+    });
+  }
+}
