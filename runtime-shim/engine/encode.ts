@@ -98,7 +98,8 @@ export function encodePageMaps(capture: Capture, pageMap: PageMap): readonly Ima
     for (const run of pages?.runs ?? []) {
       images.add('pagemap', nsPid, {
         vaddr: run.address,
-        compat_nr_pages: 0,
+        // CRIU 4.2 reads nr_pages; older readers, and checkpointctl among them, know this field only.
+        compat_nr_pages: Number(run.pageCount <= 0xffffffffn ? run.pageCount : 0n),
         flags: pageFlag.PRESENT,
         nr_pages: run.pageCount,
       });
