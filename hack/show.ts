@@ -47,6 +47,17 @@ async function show(container: Container): Promise<void> {
   const pid = await container.initPid();
   console.log(`running as process ${pid}, it has counted to ${before}`);
 
+  // Left running first: how long it stands still can only be told of a container that goes on.
+  const live = container.imagesDirectory('images-live');
+  mkdirSync(`${live}.work`, { recursive: true, mode: 0o700 });
+  const liveArgs = container.checkpointArgs(live, ['--leave-running']);
+  shown(liveArgs.map(shorten));
+  await container.must(liveArgs);
+  const stats = readCheckpointStats(`${live}.work`);
+  console.log(
+    `it stood still for ${milliseconds(stats.frozenMs)} and counts on: ${await countAbove(container, count(container) + 5)}`,
+  );
+
   const images = container.imagesDirectory();
   mkdirSync(`${images}.work`, { recursive: true, mode: 0o700 });
   const checkpointArgs = container.checkpointArgs(images);
@@ -69,14 +80,14 @@ async function show(container: Container): Promise<void> {
   assertGapless(container);
   console.log('every number went through the pipe once and in order');
 
-  const stats = readCheckpointStats(`${images}.work`);
+  const stopped = readCheckpointStats(`${images}.work`);
   console.log(
     `\n${renderTable([
       ['frozen', 'checkpoint in all', 'pages', 'images', 'restore in all'],
       [
         milliseconds(stats.frozenMs),
         milliseconds(checkpoint.elapsedMs),
-        String(stats.pagesWritten),
+        String(stopped.pagesWritten),
         mebibytes(sizeOf(images)),
         milliseconds(restore.elapsedMs),
       ],
