@@ -77,7 +77,13 @@ describe('images in a directory', () => {
     {
       using input = new ImageInput(directory);
       assert.throws(() => input.read('core-1.img'), /its sha256 differs/);
+      await assert.rejects(
+        input.verifyRest(),
+        /"core-1.img" is not the file that was written/,
+        'although nobody read it',
+      );
     }
+    await writeCheckpoint('pages');
     writeFileSync(join(directory, 'pages-1.img'), 'pageZ');
     {
       using input = new ImageInput(directory);
