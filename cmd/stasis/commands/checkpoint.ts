@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import { checkpointOptions } from '../../../oci-spec/runtime-options.js';
 import { checkpointContainer } from '../../../runtime-shim/checkpoint.js';
 import { checkpointDefaults } from '../../../runtime-shim/checkpoint-request.js';
+import { jsonText } from '../../render/table.js';
 import { requireRoot } from '../../require-root.js';
 import { flag, text, type Command } from '../command.js';
 
@@ -35,6 +36,7 @@ export const checkpointCommand: Command = {
       signal: context.signal,
     });
     for (const { message } of result.degradations) context.warn(message);
+    if (flag(given, 'json')) context.print(jsonText(result));
     return 0;
   },
 };
