@@ -230,6 +230,7 @@ UndoAction decode_undo(pbf_reader reader) {
     switch (reader.tag()) {
       case 1: action.kind = static_cast<UndoAction::Kind>(reader.get_enum()); break;
       case 2: action.path = reader.get_string(); break;
+      case 3: action.inode = reader.get_uint64(); break;
       default: reader.skip();
     }
   }

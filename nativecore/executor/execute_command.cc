@@ -1,6 +1,7 @@
 #include "executor/execute_command.h"
 
 #include <exception>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -33,13 +34,17 @@ ExecuteRequest read_request(const ToCoreMessage& message) {
 // What TypeScript is about to make is known here before it is made: if it is
 // killed between two of its steps, we take back; if we are, the keeper does.
 // Returns the request; nullopt if the other side has gone or thought better of it.
-std::optional<ToCoreMessage> receive_request(ControlChannel& channel, std::optional<Janitor>& keeper) {
+std::optional<ToCoreMessage> receive_request(ControlChannel& channel, std::unique_ptr<Janitor>& keeper) {
   std::optional<ToCoreMessage> message = channel.receive();
   if (!message || message->kind != ToCoreKind::prepare) return message;
-  const std::vector<UndoAction> undo = decode_undo_actions(message->body);
-  keeper.emplace(undo);
-  channel.send(FromCoreKind::prepared, {});
-  message = channel.receive();
+  std::vector<UndoAction> undo;
+  for (; message && message->kind == ToCoreKind::prepare; message = channel.receive()) {
+    undo = decode_undo_actions(message->body);
+    auto successor = std::make_unique<Janitor>(undo);  // before its predecessor goes: what exists is never unwatched
+    if (keeper) keeper->dismiss();
+    keeper = std::move(successor);
+    channel.send(FromCoreKind::prepared, {});
+  }
   if (message && message->kind != ToCoreKind::abort) return message;
   const bool asked = message.has_value();
   for (const NativeError& failure : perform_undo(undo)) log_line("execute: %s", failure.what());
@@ -65,7 +70,7 @@ int run_execute_command() {
   int exit_status = 0;
   try {
     try {
-      std::optional<Janitor> keeper;
+      std::unique_ptr<Janitor> keeper;
       const auto message = receive_request(channel, keeper);
       if (!message) {
         flush_log();
@@ -73,7 +78,7 @@ int run_execute_command() {
       }
       const ExecuteRequest request = read_request(*message);
       arm_execute_faults(request.stop_before_step);
-      execute_plan(channel, request, timings, keeper ? &*keeper : nullptr);
+      execute_plan(channel, request, timings, keeper.get());
       channel.send(FromCoreKind::released, encode_timings(timings.phases()));
     } catch (NativeError& error) {
       if (error.phase.empty()) error.phase = timings.current();

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstring>
@@ -24,11 +25,27 @@ namespace {
 constexpr uint64_t kKillTimeoutMs = 30'000;
 constexpr char kWatch = 'w';
 constexpr char kDismiss = 'd';
+constexpr char kTakeBack = 't';
+// A killed requester goes within the system call that it is in; one that has not been killed does not wait for us.
+constexpr uint64_t kRequesterTimeoutMs = 250;
 
-void drop_descriptors_but(int kept) {
-  const uint64_t number = static_cast<uint64_t>(kept);
-  if (number > 0) sys::try_syscall(SYS_close_range, 0, number - 1, 0);
-  sys::try_syscall(SYS_close_range, number + 1, UINT_MAX, 0);
+void drop_descriptors_but(int one, int other) {
+  uint64_t next = 0;
+  for (const int kept : {std::min(one, other), std::max(one, other)}) {
+    if (kept < 0) continue;
+    const uint64_t number = static_cast<uint64_t>(kept);
+    if (number > next) sys::try_syscall(SYS_close_range, next, number - 1, 0);
+    next = number + 1;
+  }
+  sys::try_syscall(SYS_close_range, next, UINT_MAX, 0);
+}
+
+// Invalid if it has died already: then it has not been told that it may make anything.
+UniqueFd open_requester() {
+  const pid_t host_pid = ::getppid();
+  auto pidfd = sys::try_pidfd_open(host_pid);
+  if (!pidfd.ok() || ::getppid() != host_pid) return UniqueFd();  // the second look: the number was still its own
+  return std::move(pidfd.value);
 }
 
 struct Received {
@@ -70,26 +87,41 @@ void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
   }
 }
 
-[[noreturn]] void run_janitor(int socket, const std::vector<UndoAction>& undo, const Hole* hole) {
+// False if it still lives at the end of that time.
+bool await_end(const UniqueFd& pidfd, uint64_t timeout_ms) {
+  pollfd exit{pidfd.borrow(), POLLIN, 0};
+  const Deadline deadline = Deadline::in_ms(timeout_ms);
+  for (;;) {
+    const int ready = ::poll(&exit, 1, deadline.remaining_ms());
+    if (ready > 0) return true;
+    if (ready == 0 || errno != EINTR) return false;
+  }
+}
+
+[[noreturn]] void run_janitor(int socket, const UniqueFd& requester, const std::vector<UndoAction>& undo,
+                              const Hole* hole) {
   ::setsid();
   ::prctl(PR_SET_NAME, "stasis-janitor", 0, 0, 0);
   (void)!::chdir("/");
-  drop_descriptors_but(socket);
+  drop_descriptors_but(socket, requester.valid() ? requester.borrow() : -1);
   rlimit descriptors;
   if (::getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
     descriptors.rlim_cur = descriptors.rlim_max;  // one pidfd per process of the tree
     ::setrlimit(RLIMIT_NOFILE, &descriptors);
   }
   std::vector<UniqueFd> pidfds;
-  for (;;) {
+  bool core_lives = false;
+  while (!core_lives) {
     Received received = receive(socket);
     if (received.end_of_file) break;
     if (received.word == kDismiss) ::_exit(0);
+    core_lives = received.word == kTakeBack;
     if (received.pidfd.valid()) pidfds.push_back(std::move(received.pidfd));
   }
   if (hole) hole->fail_all();  // before anything else: tasks that nobody knows of leave by themselves
   kill_and_wait(pidfds);
   perform_undo(undo);  // failures: nobody is left to hear of them
+  if (!core_lives && requester.valid() && await_end(requester, kRequesterTimeoutMs)) perform_undo(undo);
   ::_exit(0);
 }
 
@@ -105,12 +137,13 @@ Janitor::Janitor(const std::vector<UndoAction>& undo, const Hole* hole) {
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
     throw NativeError::from_errno("socketpair", errno);
   UniqueFd ours(ends[0]), theirs(ends[1]);
+  const UniqueFd requester = open_requester();
   host_pid_ = ::fork();
   if (host_pid_ < 0) throw NativeError::from_errno("fork", errno);
   if (host_pid_ == 0) {
     ours.reset();  // or it would never see end of file
     try {
-      run_janitor(theirs.borrow(), undo, hole);
+      run_janitor(theirs.borrow(), requester, undo, hole);
     } catch (...) {
       ::_exit(1);
     }
@@ -119,6 +152,8 @@ Janitor::Janitor(const std::vector<UndoAction>& undo, const Hole* hole) {
 }
 
 Janitor::~Janitor() {
+  // The word tells our taking back from our death. If it has died it cannot be told.
+  if (socket_.valid()) (void)!::send(socket_.borrow(), &kTakeBack, 1, MSG_NOSIGNAL);
   socket_.reset();
   int status;
   while (::waitpid(host_pid_, &status, 0) < 0 && errno == EINTR) {

@@ -10,6 +10,10 @@
 //   2. We are killed while threads are being detached: some run already. We are
 //      not committed, so the janitor kills their processes.
 //   3. We are killed while we roll back: the janitor does it again.
+//   4. We are killed together with the process that asks us (the requester),
+//      which is in the middle of a mkdir: what it makes appears after the
+//      janitor has looked. The janitor therefore looks again when the requester
+//      has gone, too; if that lives on, it cleans up by itself.
 #pragma once
 
 #include <sys/types.h>
@@ -30,8 +34,7 @@ class Janitor {
   explicit Janitor(const std::vector<UndoAction>& undo);
 
   Janitor(const Janitor&) = delete;
-  // Closes the socket: without a farewell before, that is our death to it, and
-  // it takes everything back. Reaps it.
+  // Unless it has been dismissed, it takes everything back. Reaps it.
   ~Janitor();
 
   // Hands over a pidfd of a process to be killed.

@@ -110,6 +110,7 @@ struct UndoAction {
   enum class Kind : uint32_t { unknown = 0, remove_directory = 1, remove_file = 2, remove_cgroup = 3, remove_tree = 4 };
   Kind kind = Kind::unknown;
   std::string path;
+  uint64_t inode = 0;  // directories: which one is meant; 0: whichever is there
 };
 
 struct ExecuteRequest {

@@ -202,6 +202,7 @@ inline std::string encode(const ExecuteRequest& request) {
     pbf_writer out(writer, 6);
     out.add_enum(1, static_cast<int32_t>(action.kind));
     out.add_string(2, action.path);
+    out.add_uint64(3, action.inode);
   }
   for (const auto& [field, map] : {std::pair{7u, &request.uid_map}, std::pair{8u, &request.gid_map}}) {
     for (const IdMapEntry& entry : *map) {

@@ -101,14 +101,25 @@ void remove_cgroup(int parent, const char* name, const std::string& path, const 
   remove_empty_cgroup(parent, name, cgroup.value.borrow(), path, deadline);
 }
 
+bool is_another(const struct stat& status, uint64_t inode) { return inode != 0 && status.st_ino != inode; }
+
+void remove_directory(const std::string& path, uint64_t inode) {
+  struct stat status;
+  if (inode != 0 && ::lstat(path.c_str(), &status) == 0 && is_another(status, inode)) return;
+  try_remove(AT_FDCWD, path.c_str(), AT_REMOVEDIR, path);
+}
+
 // A state directory holds plain files only: a directory in it is not ours and
 // makes rmdir fail, which is reported.
-void remove_tree(const std::string& path) {
+void remove_tree(const std::string& path, uint64_t inode) {
   const auto directory = sys::try_openat(AT_FDCWD, path.c_str(), kDirectoryFlags);
   if (!directory.ok()) {
     if (directory.error == ENOENT) return;
     throw NativeError::from_errno("openat", directory.error).with_path(path);
   }
+  struct stat status;
+  if (::fstat(directory.value.borrow(), &status) < 0) throw NativeError::from_errno("fstat", errno).with_path(path);
+  if (is_another(status, inode)) return;
   for (const Entry& entry : list_directory(directory.value.borrow())) {
     if (!entry.is_directory) try_remove(directory.value.borrow(), entry.name.c_str(), 0, path + "/" + entry.name);
   }
@@ -117,14 +128,12 @@ void remove_tree(const std::string& path) {
 
 void perform(const UndoAction& action) {
   switch (action.kind) {
-    case UndoAction::Kind::remove_directory:
-      try_remove(AT_FDCWD, action.path.c_str(), AT_REMOVEDIR, action.path);
-      return;
+    case UndoAction::Kind::remove_directory: remove_directory(action.path, action.inode); return;
     case UndoAction::Kind::remove_file: try_remove(AT_FDCWD, action.path.c_str(), 0, action.path); return;
     case UndoAction::Kind::remove_cgroup:
       remove_cgroup(AT_FDCWD, action.path.c_str(), action.path, Deadline::in_ms(kCgroupEmptyTimeoutMs), 0);
       return;
-    case UndoAction::Kind::remove_tree: remove_tree(action.path); return;
+    case UndoAction::Kind::remove_tree: remove_tree(action.path, action.inode); return;
     case UndoAction::Kind::unknown: break;
   }
   throw NativeError("bad_request", "unknown kind of undo action").with_path(action.path);

@@ -11,7 +11,8 @@
 namespace stasis {
 
 // Performs all actions in order; a failing one does not keep the others from
-// being tried. What is already gone counts as done.
+// being tried. What is already gone
+// counts as done, and so does a directory whose place another one has taken.
 std::vector<NativeError> perform_undo(const std::vector<UndoAction>& actions);
 
 }  // namespace stasis

@@ -72,6 +72,35 @@ void leaves_directories_in_a_state_directory() {
   EXPECT(exists(state + "/nested"));
 }
 
+void leaves_another_directory_in_the_same_place() {
+  TemporaryDirectory scratch;
+  const std::string state = scratch.path() + "/state";
+  ::mkdir(state.c_str(), 0700);
+  struct stat status;
+  EXPECT_EQ(::lstat(state.c_str(), &status), 0);
+  const uint64_t inode = status.st_ino;
+  EXPECT_EQ(perform_undo({{Kind::remove_tree, state, inode + 1}, {Kind::remove_directory, state, inode + 1}}).size(),
+            0u);
+  EXPECT(exists(state));
+  EXPECT_EQ(perform_undo({{Kind::remove_tree, state, inode}}).size(), 0u);
+  EXPECT(!exists(state));
+}
+
+// The maker of a state directory may be killed on either side of the rename that publishes it.
+void finds_a_directory_under_either_name() {
+  for (const bool renamed : {false, true}) {
+    TemporaryDirectory scratch;
+    const std::string staging = scratch.path() + "/.staging", state = scratch.path() + "/state";
+    ::mkdir(staging.c_str(), 0700);
+    struct stat status;
+    EXPECT_EQ(::lstat(staging.c_str(), &status), 0);
+    if (renamed) EXPECT_EQ(::rename(staging.c_str(), state.c_str()), 0);
+    EXPECT_EQ(perform_undo({{Kind::remove_tree, staging}, {Kind::remove_tree, state, status.st_ino}}).size(), 0u);
+    EXPECT(!exists(staging));
+    EXPECT(!exists(state));
+  }
+}
+
 void takes_only_cgroups_for_cgroups() {
   TemporaryDirectory scratch;
   const auto failures = perform_undo({{Kind::remove_cgroup, scratch.path()}});
@@ -127,6 +156,8 @@ int main(int argc, char** argv) {
           {"removes a state directory with its files", removes_a_state_directory},
           {"does not follow links", does_not_follow_links},
           {"leaves directories in a state directory", leaves_directories_in_a_state_directory},
+          {"leaves another directory in the same place", leaves_another_directory_in_the_same_place},
+          {"finds a directory under either name", finds_a_directory_under_either_name},
           {"takes only cgroups for cgroups", takes_only_cgroups_for_cgroups},
           {"removes nested cgroups when they are empty", removes_nested_cgroups_when_they_are_empty},
       },
