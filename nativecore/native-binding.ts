@@ -33,6 +33,8 @@ export interface NativeBinding {
   /** False if somebody else holds the lock. */
   tryLock(ownFd: number): boolean;
   sendDescriptor(socketPath: string, ownFd: number, name: string): void;
+  /** False if there is something at the new path already, which stays. */
+  renameWithoutReplacing(oldPath: string, newPath: string): boolean;
   /** O_PATH descriptor of a path that is resolved without leaving the root; the caller closes it. */
   openInRoot(root: string, path: string): number;
   loadCgroupDeviceProgram(instructions: Buffer): number;
@@ -45,6 +47,7 @@ export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'waitForExit',
   'tryLock',
   'sendDescriptor',
+  'renameWithoutReplacing',
   'openInRoot',
   'loadCgroupDeviceProgram',
   'attachCgroupDeviceProgram',

@@ -1,5 +1,5 @@
-// Descriptors: advisory locks, passing one over a unix socket, opening a path
-// inside a foreign root.
+// Descriptors and paths: advisory locks, passing a descriptor over a unix
+// socket, claiming a name, opening a path inside a foreign root.
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/file.h>
@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include <cstdio>
 
 #include "base/unique_fd.h"
 #include "binding/module.h"
@@ -50,6 +51,17 @@ Napi::Value send_descriptor(const Napi::CallbackInfo& info) {
   std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
   if (::sendmsg(socket.borrow(), &message, MSG_NOSIGNAL) < 0) throw_errno(info.Env(), "sendmsg", errno);
   return info.Env().Undefined();
+}
+
+// renameWithoutReplacing(oldPath, newPath) -> boolean: a name is claimed by one of several claimants, with all that is
+// behind it. File systems without RENAME_NOREPLACE answer EINVAL: there, a directory replaces an empty one.
+Napi::Value rename_without_replacing(const Napi::CallbackInfo& info) {
+  std::string old_path = info[0].As<Napi::String>();
+  std::string new_path = info[1].As<Napi::String>();
+  long result = ::syscall(SYS_renameat2, AT_FDCWD, old_path.c_str(), AT_FDCWD, new_path.c_str(), RENAME_NOREPLACE);
+  if (result < 0 && errno == EINVAL) result = ::rename(old_path.c_str(), new_path.c_str());
+  if (result < 0 && errno != EEXIST && errno != ENOTEMPTY) throw_errno(info.Env(), "renameat2", errno);
+  return Napi::Boolean::New(info.Env(), result == 0);
 }
 
 // openInRoot(root, path) -> fd. O_PATH; symbolic links and ".." cannot leave the root (Linux 5.6: openat2

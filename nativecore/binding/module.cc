@@ -18,6 +18,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("waitForExit", Napi::Function::New(env, wait_for_exit, "waitForExit"));
   exports.Set("tryLock", Napi::Function::New(env, try_lock, "tryLock"));
   exports.Set("sendDescriptor", Napi::Function::New(env, send_descriptor, "sendDescriptor"));
+  exports.Set("renameWithoutReplacing", Napi::Function::New(env, rename_without_replacing, "renameWithoutReplacing"));
   exports.Set("openInRoot", Napi::Function::New(env, open_in_root, "openInRoot"));
   exports.Set("loadCgroupDeviceProgram",
               Napi::Function::New(env, load_cgroup_device_program, "loadCgroupDeviceProgram"));
