@@ -46,7 +46,7 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
     ...(request.signal === undefined ? {} : { signal: request.signal }),
   });
   // The claim to the id comes with the core's promise to take everything back, however we end.
-  const container = await NewContainer.create({ request, bundle, base, layout, core });
+  await using container = await NewContainer.create({ request, bundle, base, layout, core });
   core.send({
     execute: {
       version: 1,

@@ -19,6 +19,7 @@ import type { RuntimeConfig, SpecResources } from '../../oci-spec/runtime-config
 import { StasisError, errnoCode, fileError } from '../errors/index.js';
 import { v1Writes, v2Writes, type LimitWrite } from './cgroup-limits.js';
 import { deviceFileWrites, deviceProgram, reduceDeviceRules } from './device-program.js';
+import { pollUntil } from './poll.js';
 import { readText } from './proc.js';
 
 const CGROUP2_SUPER_MAGIC = 0x63677270;
@@ -59,7 +60,7 @@ const v1Controllers = [
 
 export function readCgroupLayout(): CgroupLayout {
   const own = new Map<string, string>();
-  for (const line of readText('/proc/self/cgroup').split('\n')) {
+  for (const line of readText('/proc/self/cgroup').trimEnd().split('\n')) {
     const [, controllers, ...path] = line.split(':');
     for (const controller of (controllers ?? '').split(',')) own.set(controller, path.join(':'));
   }
@@ -190,6 +191,24 @@ export function removeCgroups(created: readonly string[]): void {
     } catch {
       // EBUSY: somebody's process is in it. ENOENT: already gone.
     }
+  }
+}
+
+/** As removeCgroups, but gives killed tasks the time that they need to leave. */
+export async function removeEmptyCgroups(created: readonly string[], timeoutMs: number): Promise<void> {
+  const end = performance.now() + timeoutMs;
+  for (const directory of [...created].reverse()) {
+    await pollUntil(
+      () => {
+        try {
+          rmdirSync(directory);
+        } catch (error) {
+          return errnoCode(error) !== 'EBUSY';
+        }
+        return true;
+      },
+      Math.max(0, end - performance.now()),
+    );
   }
 }
 

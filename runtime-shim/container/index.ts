@@ -10,6 +10,7 @@ export {
   createCgroup,
   missingCgroups,
   readCgroupLayout,
+  removeEmptyCgroups,
   type CgroupLayout,
   type ContainerCgroup,
 } from './cgroups.js';
@@ -26,4 +27,5 @@ export {
 } from './externals.js';
 export { TRANSITIONS, type Status, type Transition, type Verb } from './lifecycle.js';
 export { checkPolicy, type ClaimedIdMap, type ClaimedMount, type ClaimedTask, type ImageClaims } from './policy.js';
+export { pollUntil } from './poll.js';
 export { isAlive, readProcess, readText } from './proc.js';
