@@ -125,7 +125,7 @@ function leftAlone(container: Container, images: string): true | undefined {
   }
 }
 
-/** A container that runs, or no process, no cgroup and no state (an empty folder is none: nobody lists it). */
+/** A container that runs, or no process, no cgroup and no state. */
 function allOrNothing(container: Container): true | undefined {
   const directory = join(container.stateRoot, container.id);
   if (processesIn(container.cgroupPath).filter(isAlive).length > 0) {
@@ -133,7 +133,7 @@ function allOrNothing(container: Container): true | undefined {
     return leftAlone(container, '');
   }
   if (cgroupDirectories(container.cgroupPath).length > 0) return undefined;
-  return !existsSync(directory) || readdirSync(directory).length === 0 ? true : undefined;
+  return existsSync(directory) ? undefined : true;
 }
 
 function pictureOf(container: Container): string {
