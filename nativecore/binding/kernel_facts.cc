@@ -94,7 +94,8 @@ bool has_call(long number) { return ::syscall(number, -1, 0, 0) >= 0 || errno !=
 }  // namespace
 
 // getKernelFacts() -> { vdsoSpanBytes, vdsoOffsetBytes, vdso: Buffer, userfaultfd, xsaveSizeBytes, pageSize,
-// pagemapScan, kcmp, pidfdGetfd, clone3, xfeatures: bigint, timerRestoreIds, rlimits: bigint[] (soft and hard of each) }
+// pagemapScan, kcmp, pidfdGetfd, clone3, xfeatures: bigint, timerRestoreIds, rlimits: bigint[] (soft and hard of each)
+// }
 Napi::Value get_kernel_facts(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   VdsoArea area = find_vdso();
