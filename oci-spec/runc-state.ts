@@ -31,6 +31,8 @@ export interface RuncState {
   readonly noPivotRoot: boolean;
   readonly noNewKeyring: boolean;
   readonly externalDescriptors: readonly string[];
+  /** There is something that only the runtime itself can take away: poststop hooks, resource control groups. */
+  readonly needsRuntimeToDelete: boolean;
 }
 
 /** Throws FormatError. */
@@ -54,6 +56,7 @@ export function parseRuncState(text: string): RuncState {
       .listOr((namespace) => [namespace.field('type').string(), namespace.field('path').stringOr('')] as const),
   );
   const cgroups = config.field('cgroups');
+  const hooks = config.field('Hooks');
   return {
     id: document.field('id').string(),
     initHostPid: document.field('init_process_pid').integer(),
@@ -77,6 +80,9 @@ export function parseRuncState(text: string): RuncState {
     noPivotRoot: config.field('no_pivot_root').booleanOr(false),
     noNewKeyring: config.field('no_new_keyring').booleanOr(false),
     externalDescriptors: document.field('external_descriptors').listOr((link) => link.string()),
+    needsRuntimeToDelete:
+      (!hooks.absent && hooks.field('poststop').listOr(() => true).length > 0) ||
+      document.field('intel_rdt_path').stringOr('') !== '',
   };
 }
 

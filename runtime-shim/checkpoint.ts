@@ -3,10 +3,10 @@
 import { encodeImages, encodePageMaps, encodeStats, type EncodeOptions } from './engine/index.js';
 import {
   checkpointExternals,
-  deleteContainer,
   findBaseRuntime,
   openContainer,
   readCgroupLayout,
+  removeContainer,
 } from './container/index.js';
 import { refuseObjections, type CheckpointOptions, type CheckpointResult } from './checkpoint-request.js';
 import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from './checkpoint-steps.js';
@@ -50,7 +50,7 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
   if (base !== undefined) {
     // A frozen cgroup without processes still counts as "paused", which cannot be deleted.
     container.freezer?.thaw();
-    await deleteContainer(base, { root: request.root, id: request.id, systemdCgroup: state.systemdCgroup });
+    await removeContainer(base, request.root, container);
   }
   return result;
 }

@@ -7,6 +7,7 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  readdirSync,
   rmdirSync,
   statfsSync,
   writeFileSync,
@@ -209,6 +210,29 @@ export async function removeEmptyCgroups(created: readonly string[], timeoutMs: 
       },
       Math.max(0, end - performance.now()),
     );
+  }
+}
+
+/** Removes cgroups with everything below them, once the killed tasks have left; false if one of them is still there. */
+export async function removeCgroupTrees(directories: Iterable<string>, timeoutMs: number): Promise<boolean> {
+  const trees = [...directories];
+  await removeEmptyCgroups(
+    trees.flatMap((directory) => [directory, ...cgroupsBelow(directory)]),
+    timeoutMs,
+  );
+  return trees.every((directory) => !existsSync(directory));
+}
+
+/** Parents before their children. */
+function cgroupsBelow(directory: string): string[] {
+  try {
+    return readdirSync(directory, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => join(entry.parentPath, entry.name))
+      .sort((one, other) => one.length - other.length);
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT') return [];
+    throw fileError('cannot read a cgroup', directory, error);
   }
 }
 

@@ -28,4 +28,5 @@ export {
 export { TRANSITIONS, type Status, type Transition, type Verb } from './lifecycle.js';
 export { checkPolicy, type ClaimedIdMap, type ClaimedMount, type ClaimedTask, type ImageClaims } from './policy.js';
 export { pollUntil } from './poll.js';
+export { removeContainer } from './remove-container.js';
 export { isAlive, readProcess, readText } from './proc.js';
