@@ -70,15 +70,17 @@ export class ImageOutput {
   /** Postcondition: the checkpoint is complete and on the disk, or nothing of it is there. */
   async commit(inventory: OutputFile): Promise<void> {
     try {
-      // Page files are the core's; everything else has been hashed while it was written.
-      for (const name of readdirSync(this.#staging)) {
-        if (!this.#entries.has(name)) this.#entries.set(name, await hashFile(join(this.#staging, name)));
-      }
+      const written = readdirSync(this.#staging);
+      // Page files are the core's; everything else has been hashed while it was written. The disk writes meanwhile.
+      await Promise.all([
+        this.#syncFiles(written),
+        ...written.filter((name) => !this.#entries.has(name)).map((name) => this.#hash(name)),
+      ]);
       this.#entries.set(inventory.name, manifestEntry(inventory.bytes));
       const others = [...this.#entries.keys()].filter((name) => name !== inventory.name);
       this.#writeUnlisted({ name: kManifestName, bytes: formatManifest({ files: this.#entries }) });
       this.#writeUnlisted(inventory);
-      await this.#syncFiles([...others, kManifestName, inventory.name]);
+      await this.#syncFiles([kManifestName, inventory.name]);
       this.#removeOld(inventory.name);
       for (const name of [...others, kManifestName]) this.#move(name);
       // Before the inventory, because it says that all the others are there.
@@ -106,6 +108,10 @@ export class ImageOutput {
   [Symbol.dispose](): void {
     closeSync(this.fd);
     rmSync(this.#staging, { recursive: true, force: true });
+  }
+
+  async #hash(name: string): Promise<void> {
+    this.#entries.set(name, await hashFile(join(this.#staging, name)));
   }
 
   #writeUnlisted(file: OutputFile): void {
