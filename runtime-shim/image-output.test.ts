@@ -63,6 +63,21 @@ describe('images in a directory', () => {
     await input.verifyRest();
   });
 
+  it('leave an older checkpoint whole when their commit fails', async () => {
+    await writeCheckpoint('old');
+    {
+      using output = new ImageOutput(directory, true);
+      output.write({ name: 'core-1.img', bytes: Buffer.from('half') });
+      const staging = readdirSync(directory).find((name) => name.startsWith('.stasis-'))!;
+      // In the way of the manifest: the commit fails before it has moved anything.
+      writeFileSync(join(directory, staging, 'stasis-manifest.json'), '');
+      await assert.rejects(output.commit(inventory), /cannot complete the checkpoint/);
+    }
+    assert.equal(readFileSync(join(directory, 'core-1.img'), 'utf8'), 'core');
+    using input = new ImageInput(directory);
+    await input.verifyRest();
+  });
+
   it('replace an older checkpoint without leaving any of its files', async () => {
     await writeCheckpoint('old');
     writeFileSync(join(directory, 'core-99.img'), 'of another tree');

@@ -37,6 +37,8 @@ export class ImageOutput {
   readonly #staging: string;
   readonly #sync: boolean;
   readonly #entries = new Map<string, ManifestEntry>();
+  /** Names that stand in the directory itself by now. */
+  readonly #moved: string[] = [];
   #done = false;
 
   /** `sync`: whether commit waits for the disk. */
@@ -89,8 +91,8 @@ export class ImageOutput {
       this.#syncDirectory();
       this.#done = true;
     } catch (error) {
-      for (const name of this.#entries.keys()) rmSync(join(this.directory, name), { force: true });
-      rmSync(join(this.directory, kManifestName), { force: true });
+      // Only what is ours: an older checkpoint may still lie there whole.
+      for (const name of this.#moved) rmSync(join(this.directory, name), { force: true });
       throw fileError(`cannot complete the checkpoint in ${this.directory}`, this.directory, error);
     }
   }
@@ -147,6 +149,7 @@ export class ImageOutput {
 
   #move(name: string): void {
     renameSync(join(this.#staging, name), join(this.directory, name));
+    this.#moved.push(name);
   }
 
   #syncDirectory(): void {
