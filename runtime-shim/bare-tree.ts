@@ -7,6 +7,7 @@ import { StasisError } from './errors/index.js';
 import { checkpointTree } from './checkpoint.js';
 import { refuseObjections, type CheckpointOptions, type CheckpointResult } from './checkpoint-request.js';
 import { CoreSession, LogFile } from './core-session.js';
+import { executePlan } from './execute-plan.js';
 import { ImageInput } from './image-input.js';
 import { describePlanStep, kernelFacts, writeRestoreStats } from './restore-steps.js';
 
@@ -73,19 +74,12 @@ export async function restoreProcess(request: ProcessRestore): Promise<number> {
     describeStep: (position) => describePlanStep(compiled.plan, position),
     ...(request.signal === undefined ? {} : { signal: request.signal }),
   });
-  core.send({ execute: { version: 1, plan: compiled.plan, deadlineMs: request.deadlineMs } });
-  const imagesVerified = images.verifyRest();
-  imagesVerified.catch(() => undefined);
-  const parked = await core.receive('parked');
-  log.write(parked.log);
-  try {
-    await imagesVerified;
-    core.send({ release: {} });
-  } catch (error) {
-    await core.rollBack();
-    throw error;
-  }
-  const released = await core.receive('released');
+  const { parked, released } = await executePlan(core, {
+    plan: compiled.plan,
+    images,
+    log,
+    deadlineMs: request.deadlineMs,
+  });
   writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, released.timings, log);
   return parked.rootHostPid;
 }

@@ -8,6 +8,7 @@ import { collectClaims } from './image-claims.js';
 import { ImageInput } from './image-input.js';
 import { refuseObjections } from './checkpoint-request.js';
 import { readBundle, refuseTerminal } from './bundle.js';
+import { executePlan } from './execute-plan.js';
 import { inheritFromBundle } from './inheritance.js';
 import { NewContainer } from './new-container.js';
 import { describePlanStep, kernelFacts, writeRestoreStats } from './restore-steps.js';
@@ -47,31 +48,14 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
   });
   // The claim to the id comes with the core's promise to take everything back, however we end.
   await using container = await NewContainer.create({ request, bundle, base, layout, core });
-  core.send({
-    execute: {
-      version: 1,
-      plan: compiled.plan,
-      deadlineMs: request.deadlineMs,
-      ...container.executeRequest(),
-      uidMap: inheritance.uidMap,
-      gidMap: inheritance.gidMap,
-    },
+  const { parked, released } = await executePlan(core, {
+    plan: compiled.plan,
+    images,
+    log,
+    deadlineMs: request.deadlineMs,
+    orders: { ...container.executeRequest(), uidMap: inheritance.uidMap, gidMap: inheritance.gidMap },
+    publish: (waiting) => container.publish(waiting),
   });
-  // Meanwhile: altered pages must not be released, but need not hold up the filling.
-  const imagesVerified = images.verifyRest();
-  imagesVerified.catch(() => undefined);
-  const parked = await core.receive('parked');
-  log.write(parked.log);
-  try {
-    await imagesVerified;
-    await container.publish(parked);
-    // Last: from now on the container runs, and everything that manages it finds it.
-    core.send({ release: {} });
-  } catch (error) {
-    await core.rollBack();
-    throw error;
-  }
-  const released = await core.receive('released');
   container.finish();
   log.write([timingLine(goal, released.timings)]);
   writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, released.timings, log);

@@ -1,0 +1,42 @@
+// The second half of every restore: a plan is executed, published while all
+// its tasks are parked, and released.
+import type { ExecuteRequest, Parked, Plan, Released } from '../nativecore/index.js';
+import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
+import type { CoreSession, LogFile } from './core-session.js';
+import type { ImageInput } from './image-input.js';
+
+export interface PlanExecution {
+  readonly plan: PartialMessage<Plan>;
+  readonly images: ImageInput;
+  readonly log: LogFile;
+  readonly deadlineMs: number;
+  /** What the core is told besides the plan: cgroups, id maps, what to undo. */
+  readonly orders?: PartialMessage<ExecuteRequest>;
+  /** Tells the world of the tree while it waits; a failure rolls the restore back. */
+  readonly publish?: (parked: Parked) => Promise<void>;
+}
+
+/** Postcondition: the tree runs, or, if this throws, the core has taken it back. */
+export async function executePlan(
+  core: CoreSession,
+  execution: PlanExecution,
+): Promise<{ readonly parked: Parked; readonly released: Released }> {
+  const { plan, images, log, deadlineMs, orders, publish } = execution;
+  core.send({ execute: { version: 1, plan, deadlineMs, ...orders } });
+  // Meanwhile: altered images must not be released, but need not hold up the filling.
+  const imagesVerified = images.verifyRest();
+  // Awaited below; if the core fails before, its failure is the one to tell.
+  imagesVerified.catch(() => undefined);
+  const parked = await core.receive('parked');
+  log.write(parked.log);
+  try {
+    await imagesVerified;
+    await publish?.(parked);
+    // Last: from now on the tree runs, and everything that manages it finds it.
+    core.send({ release: {} });
+  } catch (error) {
+    await core.rollBack();
+    throw error;
+  }
+  return { parked, released: await core.receive('released') };
+}
