@@ -8,7 +8,6 @@ const shimParts = [
   'runtime-shim/engine',
   'runtime-shim/container',
   'runtime-shim/archive',
-  'runtime-shim/rpc',
 ] as const;
 
 /** TypeScript imports. */
@@ -29,7 +28,6 @@ export const mayImport: LayerTable = {
     'runtime-shim/engine',
   ],
   'runtime-shim/archive': ['oci-spec', 'runtime-shim/errors'],
-  'runtime-shim/rpc': ['oci-spec', 'runtime-shim/errors', 'runtime-shim/engine'],
   // The two sequences, and what they share.
   'runtime-shim': ['oci-spec', 'oci-spec/protobuf-codec.ts', 'nativecore', 'nativecore/schema', ...shimParts],
   cmd: ['oci-spec', 'runtime-shim', ...shimParts],
@@ -41,20 +39,12 @@ export const mayImport: LayerTable = {
 /** #include between folders of nativecore. */
 export const mayInclude: LayerTable = {
   'nativecore/base': [],
-  // Layouts that freestanding and hosted code share.
-  'nativecore/abi': [],
   'nativecore/schema': [],
   'nativecore/proc': ['nativecore/base'],
   'nativecore/trace': ['nativecore/proc', 'nativecore/base'],
-  'nativecore/parasite': ['nativecore/trace', 'nativecore/proc', 'nativecore/base', 'nativecore/abi'],
-  'nativecore/capture': [
-    'nativecore/parasite',
-    'nativecore/trace',
-    'nativecore/proc',
-    'nativecore/base',
-    'nativecore/abi',
-  ],
-  'nativecore/executor': ['nativecore/trace', 'nativecore/proc', 'nativecore/base', 'nativecore/abi'],
+  'nativecore/parasite': ['nativecore/trace', 'nativecore/proc', 'nativecore/base'],
+  'nativecore/capture': ['nativecore/parasite', 'nativecore/trace', 'nativecore/proc', 'nativecore/base'],
+  'nativecore/executor': ['nativecore/trace', 'nativecore/proc', 'nativecore/base'],
   'nativecore/binding': ['nativecore/base'],
   'nativecore/launcher': [],
   'nativecore/core_main.cc': ['nativecore/capture', 'nativecore/executor', 'nativecore/base'],

@@ -32,7 +32,6 @@ export interface NativeBinding {
   waitForExit(hostPid: number): Promise<ExitStatus>;
   /** False if somebody else holds the lock. */
   tryLock(ownFd: number): boolean;
-  sendDescriptor(socketPath: string, ownFd: number, name: string): void;
   /** False if there is something at the new path already, which stays. */
   renameWithoutReplacing(oldPath: string, newPath: string): boolean;
   /** O_PATH descriptor of a path that is resolved without leaving the root; the caller closes it. */
@@ -46,7 +45,6 @@ export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'setChildSubreaper',
   'waitForExit',
   'tryLock',
-  'sendDescriptor',
   'renameWithoutReplacing',
   'openInRoot',
   'loadCgroupDeviceProgram',

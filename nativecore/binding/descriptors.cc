@@ -1,11 +1,9 @@
-// Descriptors and paths: advisory locks, passing a descriptor over a unix
-// socket, claiming a name, opening a path inside a foreign root.
+// Descriptors and paths: advisory locks, claiming a name, opening a path inside a
+// foreign root.
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/file.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include <cstdio>
 
@@ -20,37 +18,6 @@ Napi::Value try_lock(const Napi::CallbackInfo& info) {
     return Napi::Boolean::New(info.Env(), true);
   if (errno != EWOULDBLOCK) throw_errno(info.Env(), "flock", errno);
   return Napi::Boolean::New(info.Env(), false);
-}
-
-// sendDescriptor(socketPath, fd, name): one SCM_RIGHTS message whose bytes are the name, as runc sends a console.
-Napi::Value send_descriptor(const Napi::CallbackInfo& info) {
-  std::string path = info[0].As<Napi::String>();
-  int fd = info[1].As<Napi::Number>().Int32Value();
-  std::string name = info[2].As<Napi::String>();
-
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) throw_errno(info.Env(), "connect", ENAMETOOLONG);
-  std::memcpy(address.sun_path, path.data(), path.size());
-  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (socket.borrow() < 0) throw_errno(info.Env(), "socket", errno);
-  if (::connect(socket.borrow(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
-    throw_errno(info.Env(), "connect", errno);
-
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  iovec data{name.data(), name.size()};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  if (::sendmsg(socket.borrow(), &message, MSG_NOSIGNAL) < 0) throw_errno(info.Env(), "sendmsg", errno);
-  return info.Env().Undefined();
 }
 
 // renameWithoutReplacing(oldPath, newPath) -> boolean: a name is claimed by one of several claimants, with all that is

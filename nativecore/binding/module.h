@@ -14,7 +14,6 @@ namespace stasis::binding {
 Napi::Value set_child_subreaper(const Napi::CallbackInfo& info);
 Napi::Value wait_for_exit(const Napi::CallbackInfo& info);
 Napi::Value try_lock(const Napi::CallbackInfo& info);
-Napi::Value send_descriptor(const Napi::CallbackInfo& info);
 Napi::Value rename_without_replacing(const Napi::CallbackInfo& info);
 Napi::Value open_in_root(const Napi::CallbackInfo& info);
 Napi::Value load_cgroup_device_program(const Napi::CallbackInfo& info);

@@ -8,6 +8,7 @@ import { EncodeContext } from '../encode-context.js';
 import { ImageSetReader } from '../image-set.js';
 import type { CompileOptions, EncodeOptions } from '../options.js';
 import type { PhaseValue } from '../plan/builder.js';
+import { encodeOptions } from '../recorded.js';
 import type { Room } from '../room.js';
 import { descriptorsRoom } from './descriptors.js';
 import { filesRoom } from './files.js';
@@ -276,20 +277,6 @@ const emptyCapture = {
   notes: [],
   wasPaused: false,
 } as unknown as Capture;
-
-const encodeOptions: EncodeOptions = {
-  externalMounts: new Map(),
-  externalFiles: new Set(),
-  externalNamespaces: new Map(),
-  emptyNetNamespace: false,
-  shellJob: false,
-  fileLocks: false,
-  tcpEstablished: false,
-  externalUnixSockets: false,
-  rootfs: '',
-  leaveRunning: false,
-  cgroupPaths: new Map(),
-};
 
 const compileOptions: CompileOptions = {
   rootfs: '/rootfs',
