@@ -79,7 +79,7 @@ class CaptureCommand {
     if (!request.leave_running || page_bytes(pages) > kHurriedBytes) priority.relax();
     phases_.enter("write pages");
     PageFiles files(kImagesDescriptor);
-    if (request.write_pages) files.write(context, pages);
+    if (request.write_pages) write_pages(context, pages, files);
     phases_.finish();
     fault_point("capture_complete");
 

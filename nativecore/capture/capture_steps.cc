@@ -34,7 +34,7 @@ const std::vector<CaptureStep> kCaptureSteps = {
     {"metadata_complete", false, false, "all but pages"},
     {"scan_pages", false, false, "pages are looked for"},
     {"write_pages", false, true, "page files are created"},
-    {"pages_file_written", false, true, "one page file is complete"},
+    {"pages_file_written", false, true, "the page files are complete"},
     {"capture_complete", false, false, "everything is here, the tree still stopped"},
     {"thawed", false, true, "detached, not reported"},
     {"hold", false, true, "waiting for kill or abort"},

@@ -3,8 +3,6 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 
 #include <atomic>
 #include <cerrno>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "base/sys.h"
+#include "executor/page_store.h"
 
 namespace stasis {
 namespace {
@@ -26,14 +25,6 @@ constexpr uint64_t kChunkBytes = 2u << 20;
 constexpr uint64_t kWorthAThreadBytes = 1u << 20;
 constexpr unsigned kFillThreads = 2;
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-
-struct PageFile {
-  sys::Mapping mapping;
-};
-
 struct Chunk {
   bool through_uffd;
   int fd;  // the userfaultfd, or /proc/PID/mem
@@ -42,19 +33,6 @@ struct Chunk {
   const unsigned char* source;
   uint64_t length_bytes;
 };
-
-PageFile map_page_file(int images_directory, const std::string& name) {
-  STASIS_CONTEXT("mapping a page file");
-  UniqueFd file = sys::openat(images_directory, name.c_str(), O_RDONLY | O_NOFOLLOW);
-  struct stat status;
-  if (::fstat(file.borrow(), &status) < 0) throw NativeError::from_errno("fstat", errno).with_path(name);
-  if (!S_ISREG(status.st_mode)) throw NativeError("bad_request", "a page file is not a plain file").with_path(name);
-  PageFile page_file;
-  if (status.st_size > 0) {
-    page_file.mapping = sys::mmap(0, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file.borrow());
-  }
-  return page_file;
-}
 
 // Registers the ranges while this object lives; leaves the task's own
 // descriptor, which a step of the task closes.
@@ -157,10 +135,7 @@ class Copying {
   void copy(const Chunk& chunk) {
     STASIS_CONTEXT("filling memory", tree_.host_pid(chunk.task));
     deadline_.check("filling memory");
-    // One call instead of a fault per 16 pages. Older kernels lack it, and fault.
-    const uint64_t first = reinterpret_cast<uint64_t>(chunk.source) / kPageBytes * kPageBytes;
-    const uint64_t end = reinterpret_cast<uint64_t>(chunk.source) + chunk.length_bytes;
-    (void)::madvise(reinterpret_cast<void*>(first), end - first, MADV_POPULATE_READ);
+    PageStore::make_present(chunk.source, chunk.length_bytes);
     if (chunk.through_uffd) {
       copy_through_uffd(chunk);
     } else {
@@ -182,7 +157,7 @@ class Copying {
 FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& tree, int images_directory,
                         const Deadline& deadline) {
   FillSummary summary;
-  std::vector<PageFile> page_files(plan.page_files.size());
+  PageStore store(plan.page_files, images_directory);
   std::vector<RegisteredRanges> registered;
   std::vector<UniqueFd> memories;
   std::vector<Chunk> chunks;
@@ -205,17 +180,10 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
             sys::openat(AT_FDCWD, ("/proc/" + std::to_string(tree.host_pid(index)) + "/mem").c_str(), O_RDWR));
         memory = memories.back().borrow();
       }
-      PageFile& page_file = page_files[fill.page_file];
-      if (!page_file.mapping.valid()) page_file = map_page_file(images_directory, plan.page_files[fill.page_file]);
       const uint64_t length = fill.page_count * kPageBytes;
-      if (page_file.mapping.length_bytes() < length ||
-          fill.file_offset_bytes > page_file.mapping.length_bytes() - length) {
-        throw NativeError("truncated", "a page file is shorter than the plan says")
-            .with_path(plan.page_files[fill.page_file]);
-      }
+      const unsigned char* const source = store.bytes(fill.page_file, fill.file_offset_bytes, length);
       for (uint64_t done = 0; done < length; done += kChunkBytes) {
-        chunks.push_back({through_uffd, through_uffd ? uffd : memory, index, fill.address + done,
-                          page_file.mapping.data() + fill.file_offset_bytes + done,
+        chunks.push_back({through_uffd, through_uffd ? uffd : memory, index, fill.address + done, source + done,
                           std::min(kChunkBytes, length - done)});
       }
       (through_uffd ? summary.uffd_bytes : summary.mem_bytes) += length;

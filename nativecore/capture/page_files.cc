@@ -1,0 +1,126 @@
+#include "capture/page_files.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+
+#include "base/fault_point.h"
+#include "base/native_error.h"
+#include "base/parallel.h"
+#include "base/sys.h"
+
+namespace stasis {
+namespace {
+
+// One process_vm_readv and one pwrite each: large enough that their cost
+// vanishes, small enough to stay in the cache between the two.
+constexpr uint64_t kPieceBytes = 1 << 20;
+constexpr size_t kMaximalWindows = 512;  // of IOV_MAX, 1024
+constexpr uint64_t kParallelBytes = 8 << 20;
+constexpr unsigned kMaximalWorkers = 4;
+
+std::vector<PagePiece> cut_into_pieces(const std::vector<PageRun>& runs) {
+  std::vector<PagePiece> pieces;
+  for (const PageRun& run : runs) {
+    uint64_t address = run.address;
+    uint64_t left = run.page_count * kPageBytes;
+    while (left) {
+      if (pieces.empty()) pieces.emplace_back();
+      if (pieces.back().length_bytes == kPieceBytes || pieces.back().windows.size() == kMaximalWindows) {
+        pieces.push_back({pieces.back().file_offset + pieces.back().length_bytes, 0, {}});
+      }
+      PagePiece& piece = pieces.back();
+      const uint64_t length = std::min(left, kPieceBytes - piece.length_bytes);
+      piece.windows.push_back({reinterpret_cast<void*>(address), length});
+      piece.length_bytes += length;
+      address += length;
+      left -= length;
+    }
+  }
+  return pieces;
+}
+
+void write_all(int file, const unsigned char* bytes, uint64_t length_bytes, uint64_t offset, pid_t host_pid) {
+  for (uint64_t done = 0; done < length_bytes;) {
+    const sys::Try<size_t> count = sys::try_pwrite(file, bytes + done, length_bytes - done, offset + done);
+    if (!count.ok())
+      throw NativeError::from_errno("pwrite", count.error).with_what("writing the page file").with_pid(host_pid);
+    if (count.value == 0) throw NativeError("no_space", "writing the page file").with_pid(host_pid);
+    done += count.value;
+  }
+}
+
+}  // namespace
+
+LiveMemory::LiveMemory(const ProcDir& proc)
+    : host_pid_(proc.host_pid()), memory_(sys::openat(proc.borrow(), "mem", O_RDONLY)) {}
+
+const unsigned char* LiveMemory::read(const PagePiece& piece, unsigned char* buffer) const {
+  const iovec local{buffer, piece.length_bytes};
+  const sys::Try<size_t> fast =
+      sys::try_process_vm_readv(host_pid_, &local, 1, piece.windows.data(), piece.windows.size());
+  if (fast.ok() && fast.value == piece.length_bytes) return buffer;
+  if (!fast.ok() && fast.error == ESRCH) throw NativeError("task_gone", "reading memory").with_pid(host_pid_);
+  // Stopped at a mapping without read permission: /proc/PID/mem reads it with force.
+  unsigned char* to = buffer;
+  for (const iovec& window : piece.windows) {
+    const uint64_t address = reinterpret_cast<uint64_t>(window.iov_base);
+    for (uint64_t done = 0; done < window.iov_len;) {
+      const sys::Try<size_t> count = sys::try_pread(memory_.borrow(), to + done, window.iov_len - done, address + done);
+      if (!count.ok() || count.value == 0) {
+        throw NativeError::from_errno("pread", count.ok() ? ESRCH : count.error)
+            .with_path("/proc/PID/mem")
+            .with_pid(host_pid_)
+            .with_address(address + done);
+      }
+      done += count.value;
+    }
+    to += window.iov_len;
+  }
+  return buffer;
+}
+
+PageFiles::~PageFiles() {
+  for (const std::string& name : names_) ::unlinkat(images_directory_, name.c_str(), 0);
+}
+
+void PageFiles::write(const PageMapData& pages, const std::vector<const PageSource*>& sources,
+                      const std::function<void()>& check_abort) {
+  fault_point("write_pages");
+  struct Job {
+    size_t task;
+    PagePiece piece;
+  };
+  std::vector<UniqueFd> files;
+  std::vector<Job> jobs;
+  uint64_t total_bytes = 0;
+  for (size_t i = 0; i < pages.tasks.size(); ++i) {
+    const TaskPages& task = pages.tasks[i];
+    STASIS_CONTEXT("creating a page file", task.host_pid);
+    char name[48];
+    std::snprintf(name, sizeof name, "pages-%u.img", task.pages_id);
+    files.push_back(sys::openat(images_directory_, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+    names_.emplace_back(name);
+    for (PagePiece& piece : cut_into_pieces(task.runs)) jobs.push_back({i, std::move(piece)});
+    total_bytes += run_pages(task.runs) * kPageBytes;
+  }
+  // Pieces are taken in order by all workers, whosever they are: a hundred small tasks are as much work as a large one.
+  const unsigned workers = total_bytes < kParallelBytes ? 1 : kMaximalWorkers;
+  parallel_for(jobs.size(), workers, [&](size_t index, bool in_caller) {
+    static thread_local sys::Mapping buffer;
+    if (!buffer.valid()) buffer = sys::mmap(0, kPieceBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    if (in_caller) check_abort();
+    const Job& job = jobs[index];
+    const pid_t host_pid = pages.tasks[job.task].host_pid;
+    STASIS_CONTEXT("writing pages", host_pid);
+    const unsigned char* const bytes = sources[job.task]->read(job.piece, buffer.data());
+    write_all(files[job.task].borrow(), bytes, job.piece.length_bytes, job.piece.file_offset, host_pid);
+  });
+  fault_point("pages_file_written");
+}
+
+}  // namespace stasis

@@ -1,0 +1,68 @@
+// Page contents on their way into pages-N.img.
+//
+// Undo: PageFiles removes the files that were created, unless they are kept.
+// If we die here: the target has seen nothing; page files without an inventory
+// are not a checkpoint.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "capture/page_runs.h"
+#include "proc/proc_dir.h"
+
+namespace stasis {
+
+// A stretch of a page file and the ranges of the address space that fill it.
+struct PagePiece {
+  uint64_t file_offset = 0;
+  uint64_t length_bytes = 0;
+  std::vector<iovec> windows;  // addresses in the target
+};
+
+// Where the bytes of an address space come from. Used by several threads at once.
+class PageSource {
+ public:
+  virtual ~PageSource() = default;
+  // The bytes of all windows of the piece, one after the other: in `buffer`, or
+  // in memory of the source's own, which lives as long as the source.
+  virtual const unsigned char* read(const PagePiece& piece, unsigned char* buffer) const = 0;
+};
+
+// The memory of a process that stands still.
+class LiveMemory : public PageSource {
+ public:
+  explicit LiveMemory(const ProcDir& proc);
+  const unsigned char* read(const PagePiece& piece, unsigned char* buffer) const override;
+
+ private:
+  pid_t host_pid_;
+  UniqueFd memory_;  // /proc/PID/mem
+};
+
+// The page files of one capture: removed at the end of the scope unless kept.
+class PageFiles {
+ public:
+  explicit PageFiles(int images_directory) : images_directory_(images_directory) {}
+  PageFiles(const PageFiles&) = delete;
+  PageFiles& operator=(const PageFiles&) = delete;
+  ~PageFiles();
+  // One file per task of `pages`; sources[i] is where the bytes of pages.tasks[i] are.
+  // `check_abort` is called by the calling thread now and then, and may throw.
+  // Preconditions: no file of these names exists that matters.
+  void write(const PageMapData& pages, const std::vector<const PageSource*>& sources,
+             const std::function<void()>& check_abort);
+  // The other side has been told of them and owns them now.
+  void keep() { names_.clear(); }
+
+ private:
+  int images_directory_;
+  std::vector<std::string> names_;
+};
+
+}  // namespace stasis

@@ -1,0 +1,152 @@
+#include "capture/page_runs.h"
+
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/native_error.h"
+#include "base/sys.h"
+
+namespace stasis {
+namespace {
+
+constexpr uint64_t kUserSpaceEnd = 0x7ffffffff000;
+
+// --- PAGEMAP_SCAN (Linux 6.7), which our oldest headers lack
+
+struct PageRegion {
+  uint64_t start, end, categories;
+};
+struct ScanArguments {
+  uint64_t size, flags, start, end, walk_end, regions, region_count, max_pages;
+  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+static_assert(sizeof(ScanArguments) == 96);
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
+constexpr uint64_t kPageIsFile = 1u << 2, kPageIsPresent = 1u << 3, kPageIsSwapped = 1u << 4, kPageIsZero = 1u << 5;
+
+// --- /proc/PID/pagemap entries, admin-guide/mm/pagemap.rst
+
+constexpr uint64_t kEntryPresent = uint64_t{1} << 63, kEntrySwapped = uint64_t{1} << 62, kEntryFile = uint64_t{1} << 61;
+
+void add_run(std::vector<PageRun>& runs, uint64_t start, uint64_t end) {
+  if (start >= end) return;
+  if (!runs.empty() && runs.back().address + runs.back().page_count * kPageBytes == start) {
+    runs.back().page_count += (end - start) / kPageBytes;
+  } else {
+    runs.push_back({start, (end - start) / kPageBytes});
+  }
+}
+
+// Runs of a task, built from ranges in ascending order.
+class RunCollector {
+ public:
+  RunCollector(const std::vector<Vma>& vmas, std::vector<PageRun>& runs) : vmas_(vmas), runs_(runs) {}
+
+  // Pages in [start, end) have content; keeps what lies in mappings with own pages.
+  void add(uint64_t start, uint64_t end) {
+    while (start < end) {
+      while (next_ < vmas_.size() && vmas_[next_].end <= start) pass_mapping();
+      if (next_ == vmas_.size() || vmas_[next_].start >= end) return;
+      const Vma& vma = vmas_[next_];
+      const uint64_t from = std::max(start, vma.start);
+      const uint64_t to = std::min(end, vma.end);
+      if (has_own_pages(vma)) add_run(runs_, from, to);
+      start = to;
+    }
+  }
+  void finish() {
+    while (next_ < vmas_.size()) pass_mapping();
+  }
+
+ private:
+  // The vdso is kernel memory, taken whole: the restored process has to find
+  // its own, whatever the other kernel's looks like.
+  void pass_mapping() {
+    const Vma& vma = vmas_[next_++];
+    if (vma.name == "[vdso]") add_run(runs_, vma.start, vma.end);
+  }
+  const std::vector<Vma>& vmas_;
+  std::vector<PageRun>& runs_;
+  size_t next_ = 0;
+};
+
+// One walk over the whole address space; false if the kernel has no PAGEMAP_SCAN.
+bool scan_with_ioctl(int pagemap, RunCollector& runs) {
+  std::vector<PageRegion> regions(4096);
+  ScanArguments arguments{};
+  arguments.size = sizeof arguments;
+  arguments.end = kUserSpaceEnd;
+  arguments.regions = reinterpret_cast<uint64_t>(regions.data());
+  arguments.region_count = regions.size();
+  // Not the zero page, not a page of the file; present or in swap.
+  arguments.category_inverted = kPageIsZero | kPageIsFile;
+  arguments.category_mask = kPageIsZero | kPageIsFile;
+  arguments.category_anyof_mask = kPageIsPresent | kPageIsSwapped;
+  arguments.return_mask = kPageIsPresent | kPageIsSwapped;
+  while (arguments.start < kUserSpaceEnd) {
+    const sys::Try<int64_t> count = sys::try_ioctl(pagemap, kPagemapScan, &arguments);
+    if (!count.ok()) {
+      if (count.error == ENOTTY || count.error == EINVAL) return false;
+      throw NativeError::from_errno("ioctl(PAGEMAP_SCAN)", count.error);
+    }
+    for (int64_t i = 0; i < count.value; ++i) {
+      const PageRegion& region = regions[static_cast<size_t>(i)];
+      runs.add(region.start, region.end);
+    }
+    // walk_end cannot be trusted: the kernel fills it when its own buffer of a
+    // page runs full, and leaves that value when the rest of the walk is complete.
+    // Room left means that nothing is left.
+    if (static_cast<uint64_t>(count.value) < regions.size()) break;
+    arguments.start = regions.back().end;
+    arguments.walk_end = 0;
+  }
+  return true;
+}
+
+// Older kernels: 8 bytes per page. The zero page cannot be told from others
+// here without its frame number, so it is copied like any page.
+void scan_with_pagemap(int pagemap, const std::vector<Vma>& vmas, RunCollector& runs) {
+  std::vector<uint64_t> entries(16384);
+  for (const Vma& vma : vmas) {
+    if (!has_own_pages(vma)) continue;
+    for (uint64_t start = vma.start; start < vma.end;) {
+      const uint64_t pages = std::min<uint64_t>(entries.size(), (vma.end - start) / kPageBytes);
+      const sys::Try<size_t> read =
+          sys::try_pread(pagemap, entries.data(), pages * sizeof(uint64_t), start / kPageBytes * sizeof(uint64_t));
+      if (!read.ok()) throw NativeError::from_errno("pread", read.error).with_path("/proc/PID/pagemap");
+      const uint64_t known = read.value / sizeof(uint64_t);
+      if (known == 0) break;
+      for (uint64_t i = 0; i < known; ++i) {
+        if ((entries[i] & (kEntryPresent | kEntrySwapped)) && !(entries[i] & kEntryFile)) {
+          runs.add(start + i * kPageBytes, start + (i + 1) * kPageBytes);
+        }
+      }
+      start += known * kPageBytes;
+    }
+  }
+}
+
+}  // namespace
+
+bool has_own_pages(const Vma& vma) {
+  return !vma.shared && !vma.special && vma.name != "[vdso]" && !vma.name.starts_with("[vvar") &&
+         vma.name != "[vsyscall]";
+}
+
+std::vector<PageRun> find_page_runs(int pagemap, const std::vector<Vma>& vmas) {
+  std::vector<PageRun> found;
+  RunCollector runs(vmas, found);
+  if (!scan_with_ioctl(pagemap, runs)) scan_with_pagemap(pagemap, vmas, runs);
+  runs.finish();
+  return found;
+}
+
+uint64_t run_pages(const std::vector<PageRun>& runs) {
+  uint64_t pages = 0;
+  for (const PageRun& run : runs) pages += run.page_count;
+  return pages;
+}
+
+}  // namespace stasis

@@ -1,0 +1,48 @@
+#include "executor/page_store.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "base/native_error.h"
+
+namespace stasis {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+}  // namespace
+
+void PageStore::map(uint32_t page_file) {
+  STASIS_CONTEXT("mapping a page file");
+  const std::string& name = names_[page_file];
+  const UniqueFd file = sys::openat(images_directory_, name.c_str(), O_RDONLY | O_NOFOLLOW);
+  struct stat status;
+  if (::fstat(file.borrow(), &status) < 0) throw NativeError::from_errno("fstat", errno).with_path(name);
+  if (!S_ISREG(status.st_mode)) throw NativeError("bad_request", "a page file is not a plain file").with_path(name);
+  if (status.st_size == 0) return;
+  mappings_[page_file] = sys::mmap(0, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file.borrow());
+}
+
+const unsigned char* PageStore::bytes(uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes) {
+  if (!mappings_[page_file].valid()) map(page_file);
+  const sys::Mapping& mapping = mappings_[page_file];
+  if (!mapping.valid() || mapping.length_bytes() < length_bytes || offset_bytes > mapping.length_bytes() - length_bytes)
+    throw NativeError("truncated", "a page file is shorter than the plan says").with_path(names_[page_file]);
+  return mapping.data() + offset_bytes;
+}
+
+void PageStore::make_present(const unsigned char* bytes, uint64_t length_bytes) {
+  const uint64_t first = reinterpret_cast<uint64_t>(bytes) / kPageBytes * kPageBytes;
+  const uint64_t end = reinterpret_cast<uint64_t>(bytes) + length_bytes;
+  // Kernels before 5.14 lack it, and the reads fault one by one.
+  (void)::madvise(reinterpret_cast<void*>(first), end - first, MADV_POPULATE_READ);
+}
+
+}  // namespace stasis
