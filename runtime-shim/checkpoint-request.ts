@@ -29,6 +29,8 @@ export interface CheckpointResult {
   readonly imageBytes: number;
   readonly summary: EncodedImages['summary'];
   readonly degradations: readonly Degradation[];
+  /** What went another way than usual, without loss. */
+  readonly remarks: readonly string[];
   readonly timings: readonly Timing[];
 }
 

@@ -3,6 +3,7 @@
 import { encodeImages, encodePageMaps, encodeStats, type EncodeOptions } from './engine/index.js';
 import {
   checkpointExternals,
+  copyOnWriteBytes,
   findBaseRuntime,
   openContainer,
   readCgroupLayout,
@@ -89,11 +90,12 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
       deadlineMs: request.deadlineMs,
       tmpfsLimitBytes: request.tmpfsLimitBytes,
       writePages: true,
+      copyOnWriteBytes: copyOnWriteBytes(tree.encode.cgroupPaths),
       firstPagesId: 1,
     },
   });
   const capture: Capture = await core.receive('captured');
-  log.write(capture.log);
+  log.write([...capture.log, ...capture.remarks]);
   // While the core writes pages: what cannot be carried must be known before anything is committed.
   const encoded = encodeImages(capture, { ...request.encode, ...tree.encode, leaveRunning: request.leaveRunning });
   refuseObjections(tree.goal, encoded.objections);
@@ -113,6 +115,7 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
     imageBytes: output.sizeBytes(),
     summary: encoded.summary,
     degradations: encoded.degradations,
+    remarks: capture.remarks,
     timings: ended.timings,
   };
 }

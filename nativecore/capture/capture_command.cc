@@ -4,6 +4,8 @@
 
 #include <exception>
 #include <new>
+#include <optional>
+#include <set>
 #include <utility>
 
 #include "base/control_channel.h"
@@ -14,11 +16,12 @@
 #include "base/timing.h"
 #include "capture/capture_from_inside.h"
 #include "capture/capture_host.h"
-#include "capture/capture_pages.h"
+#include "capture/capture_memory.h"
 #include "capture/capture_steps.h"
 #include "capture/capture_tree.h"
 #include "capture/encode_capture.h"
 #include "capture/paused_container.h"
+#include "capture/twin_reaper.h"
 #include "parasite/infection.h"
 #include "trace/frozen_tree.h"
 
@@ -28,6 +31,7 @@ namespace {
 // More than this is not copied at the expense of everything else: 0.1 s of work.
 constexpr uint64_t kHurriedBytes = 256u << 20;
 constexpr uint64_t kKillPatienceMs = 30'000;
+constexpr uint64_t kVisitPatienceMs = 2'000;
 
 // The other side has gone, or has said `abort`.
 constexpr const char* kAborted = "aborted";
@@ -58,46 +62,12 @@ class CaptureCommand {
 
   int run(const CaptureRequest& request) {
     arm_capture_faults(request);
-    PausedContainer paused(request.found_paused ? request.freezer_file : std::string());
-    CaptureData data;
-    capture_host_before_freeze(data.host);
-    prepare_infection();
-    ReturnPathFinder return_paths;
-    find_return_paths_before_freeze(request.root_host_pid, return_paths);
-    FreezePriority priority;
-    const uint64_t frozen_from_ns = monotonic_now_ns();
-    FrozenTree tree = freeze(request, paused);
-
-    data.was_paused = request.found_paused;
-    CaptureContext context{tree, request, data, Deadline::in_ms(request.deadline_ms), [this] { check_abort(); }};
-    capture_tree(context, return_paths, phases_);
-    phases_.enter("scan pages");
-    const PageMapData pages = scan_pages(context);
-    // Who holds the tree anyway can work on the metadata while pages are
-    // written; who lets it run on wants it to run soon.
-    if (!request.leave_running) send_captured(data);
-    if (!request.leave_running || page_bytes(pages) > kHurriedBytes) priority.relax();
-    phases_.enter("write pages");
-    PageFiles files(kImagesDescriptor);
-    if (request.write_pages) write_pages(context, pages, files);
-    phases_.finish();
-    fault_point("capture_complete");
-
-    if (request.leave_running) {
-      phases_.enter("thaw");
-      tree.thaw();
-      priority.relax();
-      phases_.finish();
-      phases_.add("frozen", frozen_from_ns, monotonic_now_ns());
-      fault_point("thawed");
-      send_captured(data);
-      channel_.send(FromCoreKind::pages_written, encode_page_map(pages, phases_.phases()));
-      channel_.send(FromCoreKind::thawed, encode_timings(phases_.phases()));
-      files.keep();
-      return 0;
+    if (!request.leave_running) return capture_and_hold(request);
+    // A second attempt is for the few programs that keep memory from their children.
+    std::set<pid_t> read_in_window;
+    while (!capture_and_go_on(request, read_in_window)) {
     }
-    channel_.send(FromCoreKind::pages_written, encode_page_map(pages, phases_.phases()));
-    return hold(tree, paused, files, frozen_from_ns);
+    return 0;
   }
 
   // Takes an `abort` that check_abort() has seen; false if it was end of file.
@@ -109,6 +79,104 @@ class CaptureCommand {
   PhaseRecorder& phases() { return phases_; }
 
  private:
+  // What is done before the first thread is stopped.
+  struct Preparation {
+    explicit Preparation(const CaptureRequest& request) {
+      capture_host_before_freeze(data.host);
+      prepare_infection();
+      find_return_paths_before_freeze(request.root_host_pid, return_paths);
+    }
+    CaptureData data;
+    ReturnPathFinder return_paths;
+  };
+
+  CaptureContext context_of(const CaptureRequest& request, FrozenTree& tree, CaptureData& data) {
+    data.was_paused = request.found_paused;
+    return {tree, request, data, Deadline::in_ms(request.deadline_ms), [this] { check_abort(); }, nullptr, {}};
+  }
+
+  // A tree that is to end: it stays stopped until it is killed, so pages are
+  // written while TypeScript works on the metadata.
+  int capture_and_hold(const CaptureRequest& request) {
+    PausedContainer paused(request.found_paused ? request.freezer_file : std::string());
+    Preparation preparation(request);
+    FreezePriority priority;
+    const uint64_t frozen_from_ns = monotonic_now_ns();
+    FrozenTree tree = freeze(request, paused);
+    CaptureContext context = context_of(request, tree, preparation.data);
+    capture_tree(context, preparation.return_paths, phases_);
+    phases_.enter("scan pages");
+    PageFiles files(kImagesDescriptor);
+    MemoryCapture memory(context, files);
+    memory.scan();
+    send_captured(preparation.data);
+    priority.relax();
+    phases_.enter("write pages");
+    memory.write();
+    phases_.finish();
+    fault_point("capture_complete");
+    channel_.send(FromCoreKind::pages_written, encode_page_map(memory.pages(), phases_.phases()));
+    return hold(tree, paused, files, frozen_from_ns);
+  }
+
+  // A tree that lives on: what is large is read from twins after the thaw.
+  // False: once more, with more read inside the window.
+  bool capture_and_go_on(const CaptureRequest& request, std::set<pid_t>& read_in_window) {
+    PausedContainer paused(request.found_paused ? request.freezer_file : std::string());
+    // A paused container does not run on after the thaw, so nothing is won, and it could not be visited.
+    std::optional<TwinReaper> reaper;
+    if (request.copy_on_write_bytes > 0 && !request.found_paused) reaper.emplace();
+    Preparation preparation(request);
+    CaptureData& data = preparation.data;
+    FreezePriority priority;
+    const uint64_t frozen_from_ns = monotonic_now_ns();
+    FrozenTree tree = freeze(request, paused);
+    CaptureContext context = context_of(request, tree, data);
+    context.reaper = reaper ? &*reaper : nullptr;
+    context.read_in_window = read_in_window;
+    capture_tree(context, preparation.return_paths, phases_);
+    phases_.enter("scan pages");
+    PageFiles files(kImagesDescriptor);
+    MemoryCapture memory(context, files);
+    memory.scan();
+    if (memory.found_bytes() > kHurriedBytes) priority.relax();
+    phases_.enter("copy pages");
+    memory.save_what_has_no_twin();
+    fault_point("capture_complete");
+
+    phases_.enter("thaw");
+    tree.thaw();
+    priority.relax();
+    phases_.finish();
+    phases_.add("frozen", frozen_from_ns, monotonic_now_ns());
+    fault_point("thawed");
+    phases_.enter("read twins");
+    std::set<pid_t> incomplete = memory.read_twins();
+    if (!incomplete.empty()) {
+      log_line("memory that a fork does not copy was found: capturing once more");
+      read_in_window.merge(incomplete);
+      end_twins(data, reaper);
+      return false;
+    }
+    send_captured(data);
+    phases_.enter("write pages");
+    memory.write();
+    phases_.enter("end twins");
+    end_twins(data, reaper);
+    phases_.finish();
+    channel_.send(FromCoreKind::pages_written, encode_page_map(memory.pages(), phases_.phases()));
+    channel_.send(FromCoreKind::thawed, encode_timings(phases_.phases()));
+    files.keep();
+    return true;
+  }
+
+  void end_twins(CaptureData& data, std::optional<TwinReaper>& reaper) {
+    fault_point("end_twins");
+    for (CapturedTask& task : data.tasks) task.twin.reset();
+    fault_point("visit_parents");
+    if (reaper) reaper->finish(Deadline::in_ms(kVisitPatienceMs));
+  }
+
   FrozenTree freeze(const CaptureRequest& request, PausedContainer& paused) {
     fault_point("begin");
     phases_.enter("freeze");

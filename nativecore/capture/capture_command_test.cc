@@ -115,6 +115,7 @@ void target_survives_the_death_of_the_core_at_every_step() {
     const CaptureStep& description = kCaptureSteps[step - 1];
     const std::string name = description.name;
     if (name == "killed" || name == "kill" || name == "hold") continue;
+    if (name.starts_with("twin_")) continue;  // too small for one: twin_test.cc
     Target target;
     const Outside before = look_at(target.pid());
     Core core(images.path(), std::to_string(step).c_str());
@@ -145,13 +146,17 @@ void target_is_untouched_after_a_failure_at_every_step() {
   for (size_t step = 1; step <= kCaptureSteps.size(); ++step) {
     const std::string name = kCaptureSteps[step - 1].name;
     if (name == "killed" || name == "kill" || name == "hold" || name == "thawed") continue;
+    if (name.starts_with("twin_")) continue;
     // Nothing can fail there: a made-up failure would lose the call's result.
     if (name == "remote_call_done") continue;
     Target target;
     const Outside before = look_at(target.pid());
     Core core(images.path(), nullptr, std::to_string(step).c_str());
     core.request_capture(target.pid(), true);
-    const std::string failure = Core::failure_text(core.expect(FromCoreKind::failed));
+    std::optional<FromCoreMessage> message = core.receive();
+    while (message && message->kind != FromCoreKind::failed) message = core.receive();
+    if (!message) throw Failed("step " + name + " did not fail");
+    const std::string failure = Core::failure_text(message->body);
     if (failure.find("fault") == std::string::npos) throw Failed("step " + name + ": " + failure);
     EXPECT_EQ(WEXITSTATUS(core.wait()), 1);
     try {

@@ -3,12 +3,11 @@
 #pragma once
 
 #include <functional>
-#include <map>
-#include <string>
-#include <tuple>
+#include <set>
 
 #include "base/deadline.h"
 #include "capture/capture_data.h"
+#include "capture/twin_reaper.h"
 #include "trace/frozen_tree.h"
 
 namespace stasis {
@@ -19,6 +18,10 @@ struct CaptureContext {
   CaptureData& data;
   Deadline deadline;
   std::function<void()> check_abort;  // throws "aborted" if the other side has gone or said so
+  TwinReaper* reaper = nullptr;       // none: no twins
+  // Tasks whose smaps are read inside the window, because an earlier attempt has
+  // shown that their twins tell too little (host pids).
+  std::set<pid_t> read_in_window;
 };
 
 }  // namespace stasis

@@ -7,10 +7,13 @@
 #include <sys/user.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/timing.h"
+#include "capture/twin.h"
+#include "parasite/infection.h"
 #include "parasite/stale_parasite.h"
 #include "proc/proc_dir.h"
 #include "trace/thread_state.h"
@@ -31,6 +34,7 @@ struct CaptureRequest {
   bool write_pages = false;
   uint32_t first_pages_id = 0;
   std::vector<int32_t> stop_before_step;
+  uint64_t copy_on_write_bytes = 0;
 };
 
 struct CapturedNamespaceId {
@@ -128,8 +132,11 @@ struct CapturedTask {
   std::string uid_map, gid_map, setgroups, timens_offsets;
 
   // Not part of the message:
-  std::vector<Vma> vmas;  // parsed from smaps
+  std::vector<Vma> vmas;  // parsed from smaps, or from maps until that has been read
   std::vector<StaleParasite> stale_parasites;
+  TwinWish twin_wish;
+  std::shared_ptr<Twin> twin;
+  uint64_t total_pages = 0;  // of the address space, where a twin is wished for
 };
 
 struct CapturedSocketOption {
@@ -251,6 +258,7 @@ struct CaptureData {
   std::vector<SeccompProgram> seccomp_filters;
   std::string proc_locks;
   std::vector<std::string> notes;
+  std::vector<std::string> remarks;
   bool was_paused = false;
 };
 

@@ -32,7 +32,22 @@ std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, T
                        status_number(thread.status, "Seccomp", 0) != 0});
   }
   return std::make_unique<Infection>(context.tree, process, task.vmas, return_paths, std::move(threads),
-                                     parse_timer_ids(task.timers), task.stale_parasites, context.deadline);
+                                     parse_timer_ids(task.timers), task.stale_parasites, task.twin_wish,
+                                     context.deadline);
+}
+
+// A limit of processes or memory that leaves no room for a twin is no failure.
+void take_twin(CaptureContext& context, CapturedTask& task, const TracedProcess& process, uint64_t region_address,
+               int32_t ns_pid) {
+  if (ns_pid < 0) {
+    task.twin_wish = {};
+    context.data.remarks.push_back("memory of pid " + std::to_string(task.host_pid) +
+                                   " was copied while it stood still: it could not be forked (" + errno_name(-ns_pid) +
+                                   ")");
+    return;
+  }
+  context.reaper->tell(task.host_pid, stat_start_ticks(task.stat), ns_pid);
+  task.twin = Twin::adopt(context.tree, process, ns_pid, region_address, context.deadline);
 }
 
 void collect_thread(CapturedThread& thread, const parasite::ThreadRecord& record) {
@@ -80,7 +95,7 @@ void find_return_paths_before_freeze(pid_t root_host_pid, ReturnPathFinder& retu
 void capture_from_inside(CaptureContext& context, ReturnPathFinder& return_paths) {
   struct Visited {
     CapturedTask* task;
-    const ProcDir* proc;
+    const TracedProcess* process;
     std::unique_ptr<Infection> infection;
   };
   std::vector<Visited> visited;
@@ -93,17 +108,21 @@ void capture_from_inside(CaptureContext& context, ReturnPathFinder& return_paths
     }
     context.check_abort();
     visited.push_back(
-        {&task, &context.tree.processes()[i]->proc, infect(context, task, *context.tree.processes()[i], return_paths)});
+        {&task, context.tree.processes()[i].get(), infect(context, task, *context.tree.processes()[i], return_paths)});
+    if (task.twin_wish.wanted) context.reaper->announce(task.host_pid, stat_start_ticks(task.stat));
     // Started as soon as it can be: it answers while the next one is prepared.
     visited.back().infection->start(context.deadline);
   }
   for (Visited& visit : visited) {
-    visit.infection->take_out(context.deadline);
+    visit.infection->take_out(context.deadline, [&](int32_t ns_pid) {
+      take_twin(context, *visit.task, *visit.process, visit.infection->region_address(), ns_pid);
+    });
     collect(context, *visit.task, *visit.infection);
+    if (visit.task->smaps.empty() && !visit.task->twin) capture_mappings(*visit.task, visit.process->proc);
     if (!visit.task->stale_parasites.empty()) {
       context.data.notes.push_back("removed what an interrupted checkpoint had left in pid " +
                                    std::to_string(visit.task->host_pid));
-      capture_mappings(*visit.task, *visit.proc);
+      capture_mappings(*visit.task, visit.process->proc);
     }
   }
 }

@@ -38,6 +38,9 @@ void capture_strangers(CaptureContext& context) {
     }
   }
   for (const auto& process : context.tree.processes()) members.erase(process->host_pid);
+  for (const CapturedTask& task : context.data.tasks) {
+    if (task.twin) members.erase(task.twin->proc().host_pid());
+  }
   for (const pid_t host_pid : members) {
     const std::optional<ProcDir> proc = ProcDir::try_open(host_pid);
     if (!proc) continue;

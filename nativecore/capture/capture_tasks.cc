@@ -19,6 +19,10 @@ namespace stasis {
 namespace {
 
 constexpr unsigned kMaximalWorkers = 4;
+// Less than this is copied inside the window as quickly as it is forked.
+constexpr uint64_t kWorthATwinBytes = 1 << 20;
+// A longer text of smaps (some 180 mappings) is left to the twin: the kernel takes 10 us for each mapping.
+constexpr size_t kShortSmapsBytes = 128 << 10;
 
 uint64_t namespace_inode(const CapturedTask& task, std::string_view kind) {
   for (const CapturedNamespaceId& id : task.namespaces) {
@@ -48,7 +52,72 @@ void capture_mapped_files(CapturedTask& task, const ProcDir& proc, PathChecker& 
   }
 }
 
-void capture_process(CapturedTask& task, const TracedProcess& process, const CapturedTask* root) {
+void find_vdso(CapturedTask& task) {
+  for (const Vma& vma : task.vmas) {
+    if (vma.name == "[vdso]") task.vdso_start = vma.start;
+  }
+}
+
+void use_smaps(CapturedTask& task, const ProcDir& proc, std::string smaps) {
+  task.smaps = std::move(smaps);
+  task.vmas = parse_maps(task.smaps);
+  find_vdso(task);
+  PathChecker paths(proc);
+  task.mapped_files.clear();
+  capture_mapped_files(task, proc, paths);
+}
+
+uint64_t status_bytes(std::string_view status, std::string_view name) {
+  return static_cast<uint64_t>(status_number(status, name, 0)) << 10;  // "RssAnon:  1234 kB"
+}
+
+// As little as the window needs. Of a task that gets a twin that is where its
+// mappings lie; everything else about them is read from the twin after the thaw.
+void capture_mappings_in_window(CaptureContext& context, CapturedTask& task, const ProcDir& proc) {
+  if (!context.reaper) return capture_mappings(task, proc);
+  const uint64_t private_bytes = status_bytes(task.status, "RssAnon") + status_bytes(task.status, "VmSwap");
+  // A fork does not lock memory, so the twin cannot tell what is locked.
+  const bool in_window = context.read_in_window.contains(task.host_pid) || status_bytes(task.status, "VmLck") > 0;
+  bool wanted = private_bytes >= kWorthATwinBytes;
+  if (in_window) {
+    capture_mappings(task, proc);
+  } else if (!wanted) {
+    if (std::optional<std::string> smaps = proc.read_if_short("smaps", kShortSmapsBytes)) {
+      use_smaps(task, proc, std::move(*smaps));
+    } else {
+      wanted = true;
+    }
+  }
+  if (!wanted) return;
+  if (!in_window) {
+    task.vmas = parse_maps(proc.read("maps"));
+    find_vdso(task);
+  }
+  task.total_pages = read_total_pages(proc);
+  task.twin_wish = {true, private_bytes};
+}
+
+// What an earlier run has left there would be in the twin, too.
+void forgo_twin(CapturedTask& task, const ProcDir& proc) {
+  task.twin_wish = {};
+  if (task.smaps.empty()) capture_mappings(task, proc);
+}
+
+void keep_to_copy_on_write_limit(CaptureContext& context) {
+  uint64_t total_bytes = 0;
+  for (const CapturedTask& task : context.data.tasks) total_bytes += task.twin_wish.memory_bytes;
+  if (total_bytes <= context.request.copy_on_write_bytes) return;
+  context.data.remarks.push_back("memory was copied while the processes stood still: up to " +
+                                 std::to_string(total_bytes) +
+                                 " bytes could be needed to copy it on write, and there are " +
+                                 std::to_string(context.request.copy_on_write_bytes));
+  for (size_t i = 0; i < context.data.tasks.size(); ++i) {
+    if (context.data.tasks[i].twin_wish.wanted) forgo_twin(context.data.tasks[i], context.tree.processes()[i]->proc);
+  }
+}
+
+void capture_process(CaptureContext& context, CapturedTask& task, const TracedProcess& process,
+                     const CapturedTask* root) {
   STASIS_CONTEXT("capturing process", process.host_pid);
   const ProcDir& proc = process.proc;
   task.host_pid = process.host_pid;
@@ -64,8 +133,9 @@ void capture_process(CapturedTask& task, const TracedProcess& process, const Cap
   task.oom_score_adj = proc.read_or_empty("oom_score_adj");
   task.loginuid = proc.read_or_empty("loginuid");
   task.personality = proc.read_or_empty("personality");
-  capture_mappings(task, proc);
+  capture_mappings_in_window(context, task, proc);
   task.stale_parasites = find_stale_parasites(task.host_pid, task.vmas);
+  if (!task.stale_parasites.empty()) forgo_twin(task, proc);
   PathChecker paths(proc);
   task.exe = paths.facts_of("exe");
   task.cwd = paths.facts_of("cwd");
@@ -101,28 +171,22 @@ void find_shared(std::vector<CapturedTask>& tasks) {
 
 }  // namespace
 
-void capture_mappings(CapturedTask& task, const ProcDir& proc) {
-  task.smaps = proc.read("smaps");
-  task.vmas = parse_maps(task.smaps);
-  for (const Vma& vma : task.vmas) {
-    if (vma.name == "[vdso]") task.vdso_start = vma.start;
-  }
-  PathChecker paths(proc);
-  task.mapped_files.clear();
-  capture_mapped_files(task, proc, paths);
-}
+void capture_mappings(CapturedTask& task, const ProcDir& proc) { use_smaps(task, proc, proc.read("smaps")); }
+
+void capture_mappings_of_twin(CapturedTask& task) { use_smaps(task, task.twin->proc(), task.twin->read_smaps()); }
 
 void capture_tasks(CaptureContext& context) {
   fault_point("capture_tasks");
   std::vector<CapturedTask>& tasks = context.data.tasks;
   tasks.resize(context.tree.processes().size());
   // The root by itself: the others are compared with it.
-  capture_process(tasks[0], *context.tree.processes()[0], nullptr);
+  capture_process(context, tasks[0], *context.tree.processes()[0], nullptr);
   parallel_for(tasks.size() - 1, kMaximalWorkers, [&](size_t index, bool in_caller) {
     if (in_caller) context.check_abort();
-    capture_process(tasks[index + 1], *context.tree.processes()[index + 1], &tasks[0]);
+    capture_process(context, tasks[index + 1], *context.tree.processes()[index + 1], &tasks[0]);
   });
   find_shared(tasks);
+  keep_to_copy_on_write_limit(context);
   for (size_t i = 0; i < tasks.size(); ++i) {
     if (tasks[i].stale_parasites.empty()) continue;
     let_threads_go_home(context.tree, *context.tree.processes()[i], tasks[i].stale_parasites, context.deadline);

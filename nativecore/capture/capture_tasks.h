@@ -12,5 +12,7 @@ void capture_tasks(CaptureContext& context);
 
 // smaps and what stands behind the mappings.
 void capture_mappings(CapturedTask& task, const ProcDir& proc);
+// The same from the task's twin, when the target runs again.
+void capture_mappings_of_twin(CapturedTask& task);
 
 }  // namespace stasis

@@ -303,6 +303,7 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
             request.stop_before_step.push_back(message.get_int32());
           }
           break;
+        case 14: request.copy_on_write_bytes = message.get_uint64(); break;
         default: message.skip();
       }
     }
@@ -362,6 +363,7 @@ std::string encode_capture(const CaptureData& capture, const std::vector<TimedPh
   for (const std::string& line : log) message.add_string(14, line);
   for (const std::string& note : capture.notes) message.add_string(15, note);
   put(message, 16, capture.was_paused);
+  for (const std::string& remark : capture.remarks) message.add_string(17, remark);
   return encoded;
 }
 

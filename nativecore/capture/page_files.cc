@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
@@ -22,6 +23,18 @@ constexpr uint64_t kPieceBytes = 1 << 20;
 constexpr size_t kMaximalWindows = 512;  // of IOV_MAX, 1024
 constexpr uint64_t kParallelBytes = 8 << 20;
 constexpr unsigned kMaximalWorkers = 4;
+
+void write_all(int file, const unsigned char* bytes, uint64_t length_bytes, uint64_t offset, pid_t host_pid) {
+  for (uint64_t done = 0; done < length_bytes;) {
+    const sys::Try<size_t> count = sys::try_pwrite(file, bytes + done, length_bytes - done, offset + done);
+    if (!count.ok())
+      throw NativeError::from_errno("pwrite", count.error).with_what("writing the page file").with_pid(host_pid);
+    if (count.value == 0) throw NativeError("no_space", "writing the page file").with_pid(host_pid);
+    done += count.value;
+  }
+}
+
+}  // namespace
 
 std::vector<PagePiece> cut_into_pieces(const std::vector<PageRun>& runs) {
   std::vector<PagePiece> pieces;
@@ -43,18 +56,6 @@ std::vector<PagePiece> cut_into_pieces(const std::vector<PageRun>& runs) {
   }
   return pieces;
 }
-
-void write_all(int file, const unsigned char* bytes, uint64_t length_bytes, uint64_t offset, pid_t host_pid) {
-  for (uint64_t done = 0; done < length_bytes;) {
-    const sys::Try<size_t> count = sys::try_pwrite(file, bytes + done, length_bytes - done, offset + done);
-    if (!count.ok())
-      throw NativeError::from_errno("pwrite", count.error).with_what("writing the page file").with_pid(host_pid);
-    if (count.value == 0) throw NativeError("no_space", "writing the page file").with_pid(host_pid);
-    done += count.value;
-  }
-}
-
-}  // namespace
 
 LiveMemory::LiveMemory(const ProcDir& proc)
     : host_pid_(proc.host_pid()), memory_(sys::openat(proc.borrow(), "mem", O_RDONLY)) {}
@@ -78,6 +79,47 @@ const unsigned char* LiveMemory::read(const PagePiece& piece, unsigned char* buf
             .with_address(address + done);
       }
       done += count.value;
+    }
+    to += window.iov_len;
+  }
+  return buffer;
+}
+
+CopiedMemory::CopiedMemory(const PageSource& source, const std::vector<PageRun>& runs) : runs_(runs) {
+  const uint64_t length = run_pages(runs) * kPageBytes;
+  if (length == 0) return;
+  bytes_ = sys::mmap(0, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE);
+  for (const PagePiece& piece : cut_into_pieces(runs)) {
+    unsigned char* const place = bytes_.data() + piece.file_offset;
+    const unsigned char* const bytes = source.read(piece, place);
+    if (bytes != place) std::memcpy(place, bytes, piece.length_bytes);
+  }
+}
+
+// The runs are those that were copied, so pieces lie here as they will in the file.
+const unsigned char* CopiedMemory::read(const PagePiece& piece, unsigned char*) const {
+  return bytes_.data() + piece.file_offset;
+}
+
+const unsigned char* CopiedMemory::find(uint64_t address, uint64_t length_bytes) const {
+  uint64_t offset = 0;
+  for (const PageRun& run : runs_) {
+    const uint64_t run_bytes = run.page_count * kPageBytes;
+    if (address >= run.address && address + length_bytes <= run.address + run_bytes)
+      return bytes_.data() + offset + (address - run.address);
+    offset += run_bytes;
+  }
+  return nullptr;
+}
+
+const unsigned char* TwinMemory::read(const PagePiece& piece, unsigned char* buffer) const {
+  if (!not_forked_) return twin_.read(piece, buffer);
+  unsigned char* to = buffer;
+  for (const iovec& window : piece.windows) {
+    if (const unsigned char* bytes = not_forked_->find(reinterpret_cast<uint64_t>(window.iov_base), window.iov_len)) {
+      std::memcpy(to, bytes, window.iov_len);
+    } else {
+      twin_.read({0, window.iov_len, {window}}, to);
     }
     to += window.iov_len;
   }

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/sys.h"
 #include "base/unique_fd.h"
 #include "capture/page_runs.h"
 #include "proc/proc_dir.h"
@@ -24,6 +25,8 @@ struct PagePiece {
   uint64_t length_bytes = 0;
   std::vector<iovec> windows;  // addresses in the target
 };
+
+std::vector<PagePiece> cut_into_pieces(const std::vector<PageRun>& runs);
 
 // Where the bytes of an address space come from. Used by several threads at once.
 class PageSource {
@@ -43,6 +46,31 @@ class LiveMemory : public PageSource {
  private:
   pid_t host_pid_;
   UniqueFd memory_;  // /proc/PID/mem
+};
+
+// Pages that were copied here, in the order of their runs.
+class CopiedMemory : public PageSource {
+ public:
+  CopiedMemory(const PageSource& source, const std::vector<PageRun>& runs);
+  const unsigned char* read(const PagePiece& piece, unsigned char* buffer) const override;
+  // The bytes of a range of pages; null if it is not among the runs.
+  const unsigned char* find(uint64_t address, uint64_t length_bytes) const;
+
+ private:
+  std::vector<PageRun> runs_;
+  sys::Mapping bytes_;
+};
+
+// A twin's memory, but for what a fork does not copy.
+class TwinMemory : public PageSource {
+ public:
+  // `not_forked` may be null; it must know every run that the twin's memory lacks.
+  TwinMemory(const ProcDir& twin, const CopiedMemory* not_forked) : twin_(twin), not_forked_(not_forked) {}
+  const unsigned char* read(const PagePiece& piece, unsigned char* buffer) const override;
+
+ private:
+  LiveMemory twin_;
+  const CopiedMemory* not_forked_;
 };
 
 // The page files of one capture: removed at the end of the scope unless kept.

@@ -58,7 +58,7 @@ class Core {
 
   pid_t pid() const { return pid_; }
 
-  void request_capture(pid_t host_pid, bool leave_running, bool write_pages = true) {
+  void request_capture(pid_t host_pid, bool leave_running, bool write_pages = true, uint64_t copy_on_write_bytes = 0) {
     std::string inner;
     protozero::pbf_writer request(inner);
     request.add_uint32(1, 1);
@@ -67,6 +67,7 @@ class Core {
     request.add_uint32(5, 10'000);
     request.add_bool(11, write_pages);
     request.add_uint32(12, 1);
+    request.add_uint64(14, copy_on_write_bytes);
     send(1, inner);
   }
   void send(uint32_t kind, const std::string& inner) {

@@ -55,8 +55,9 @@ void prepare_infection() { prepare_self_return_frames(); }
 
 Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas,
                      ReturnPathFinder& return_paths, std::vector<InfectedThread> threads,
-                     const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale, const Deadline& deadline)
-    : tree_(tree), process_(process), threads_(std::move(threads)), stale_(std::move(stale)) {
+                     const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale, const TwinWish& twin,
+                     const Deadline& deadline)
+    : tree_(tree), process_(process), threads_(std::move(threads)), stale_(std::move(stale)), twin_(twin) {
   STASIS_CONTEXT("mapping the parasite", process_.host_pid);
   STASIS_ASSERT(!threads_.empty());
   records_.resize(threads_.size());
@@ -71,13 +72,14 @@ Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector
   slot_bytes_ = align(align(sizeof(ThreadRecord), 64) + self_return_frame_bytes(xstate_bytes) + kStackBytes, 64);
   region_bytes_ = align(first_slot_offset_ + threads_.size() * slot_bytes_, kPageBytes);
 
-  set_seccomp_suspended(true);
+  set_options(true);
   try {
     InfectedThread& leader = threads_.front();
-    prepare_call_site(vmas, return_paths);
+    way_home_ =
+        std::make_unique<WayHome>(process_, vmas, return_paths, leader.context, *leader.xstate, leader.rseq_abort_ip);
     fault_point("parasite_map");
     const int64_t mapped = run_remote_syscall(
-        tree_, *leader.thread, leader.context, call_site_, SYS_mmap,
+        tree_, *leader.thread, leader.context, way_home_->site(), SYS_mmap,
         {free_home(process_.host_pid, vmas, region_bytes_), region_bytes_, PROT_READ | PROT_WRITE | PROT_EXEC,
          MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, static_cast<uint64_t>(-1), 0},
         deadline);
@@ -95,8 +97,8 @@ Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector
         log_line("taking the parasite out: %s", error.what());
       }
     }
-    leave_call_site();
-    set_seccomp_suspended(false);
+    way_home_.reset();
+    set_options(false);
     throw;
   }
 }
@@ -109,60 +111,24 @@ Infection::~Infection() {
       log_line("taking the parasite out: %s", error.what());
     }
   }
-  set_seccomp_suspended(false);
+  set_options(false);
 }
 
-// Only for threads that have a filter: the option needs CAP_SYS_ADMIN, and a
-// tracer that dies takes it along.
-void Infection::set_seccomp_suspended(bool suspended) {
-  if (suspended == seccomp_suspended_) return;
+// While the parasite is inside, filters are suspended where there are any (the
+// option needs CAP_SYS_ADMIN, and a tracer that dies takes it along), and the
+// leader's fork of the twin is no event for which it would have to stop.
+void Infection::set_options(bool inside) {
+  if (inside == options_set_) return;
+  constexpr uint64_t kForkEvents = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE;
   for (const InfectedThread& thread : threads_) {
-    if (!thread.seccomp) continue;
-    const uint64_t options = kSeizeOptions | (suspended ? kPtraceOptionSuspendSeccomp : 0);
-    const int error = try_ptrace(PTRACE_SETOPTIONS, thread.thread->host_tid, 0, options);
-    if (error && suspended)
-      throw NativeError::from_errno("PTRACE_O_SUSPEND_SECCOMP", error).with_pid(thread.thread->host_tid);
+    uint64_t options = kSeizeOptions;
+    if (thread.seccomp) options |= kPtraceOptionSuspendSeccomp;
+    if (twin_.wanted && &thread == &threads_.front()) options &= ~kForkEvents;
+    if (options == kSeizeOptions) continue;
+    const int error = try_ptrace(PTRACE_SETOPTIONS, thread.thread->host_tid, 0, inside ? options : kSeizeOptions);
+    if (error && inside) throw NativeError::from_errno("PTRACE_SETOPTIONS", error).with_pid(thread.thread->host_tid);
   }
-  seccomp_suspended_ = suspended;
-}
-
-// Writes a frame below the leader's stack, from which it comes home if we die
-// during a remote call. That memory is free for signal frames at any moment, as
-// long as it belongs to the stack that the kernel made: a coroutine's stack may
-// end right there.
-void Infection::prepare_call_site(const std::vector<Vma>& vmas, ReturnPathFinder& return_paths) {
-  constexpr uint64_t kRedZoneBytes = 128;  // System V ABI: below the stack pointer, in use
-  const InfectedThread& leader = threads_.front();
-  call_site_.syscall_instruction = find_syscall_instruction(process_, vmas);
-  const uint64_t stack_pointer = leader.context.registers.rsp;
-  const auto stack = std::find_if(vmas.begin(), vmas.end(), [](const Vma& vma) { return vma.name == "[stack]"; });
-  if (stack == vmas.end() || stack_pointer < stack->start || stack_pointer >= stack->end) return;
-  const uint64_t length = self_return_frame_bytes(leader.xstate->size());
-  const uint64_t below = stack->start + length + kRedZoneBytes + kPageBytes;
-  if (stack_pointer < below) return;
-  const std::optional<ReturnPath> path = return_paths.find(process_.proc, vmas);
-  if (!path) return;
-
-  const uint64_t address = (stack_pointer - kRedZoneBytes - length) / 64 * 64;
-  below_stack_.resize(length);
-  const sys::Try<size_t> read = sys::try_process_vm_read(process_.host_pid, below_stack_.data(), address, length);
-  if (!read.ok() || read.value != length) return;
-  std::vector<unsigned char> frame(length);
-  write_self_return_frame(frame.data(), address, leader.context, *leader.xstate, leader.rseq_abort_ip,
-                          path->sigreturn_address);
-  const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
-  if (!memory.ok()) return;
-  frame_address_ = address;
-  const sys::Try<size_t> written = sys::try_pwrite(memory.value.borrow(), frame.data(), length, address);
-  if (!written.ok() || written.value != length) return leave_call_site();
-  call_site_ = {path->syscall_instruction, address - path->popped_words * sizeof(uint64_t)};
-}
-
-void Infection::leave_call_site() noexcept {
-  const uint64_t address = std::exchange(frame_address_, 0);
-  if (!address) return;
-  const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
-  if (memory.ok()) sys::try_pwrite(memory.value.borrow(), below_stack_.data(), below_stack_.size(), address);
+  options_set_ = inside;
 }
 
 // Fills the region through a mapping of the same pages; where map_files is not
@@ -185,6 +151,7 @@ void Infection::write_region() {
   process_record_.timer_count = static_cast<uint32_t>(timers_.size());
   const uint64_t timers_offset = align(code_bytes_ + sizeof(ProcessRecord), 64);
   process_record_.timers = region_address_ + timers_offset;
+  process_record_.twin_wanted = twin_.wanted;
   std::memcpy(own + code_bytes_, &process_record_, sizeof process_record_);
   if (!timers_.empty()) std::memcpy(own + timers_offset, timers_.data(), timers_.size() * sizeof(TimerRecord));
   for (size_t i = 0; i < threads_.size(); ++i) {
@@ -195,6 +162,8 @@ void Infection::write_region() {
                                            *thread.xstate, thread.rseq_abort_ip);
     record.process_record = i == 0 ? region_address_ + code_bytes_ : 0;
     record.state = parasite::kPrepared;
+    record.patience_ns = parasite::kWaitNanoseconds;
+    if (twin_.wanted) record.patience_ns += (twin_.memory_bytes >> 30) * parasite::kWaitNanosecondsPerGib;
     std::memcpy(own + slot_offset(i), &record, sizeof record);
   }
   if (shared_.valid()) return;
@@ -282,12 +251,16 @@ void Infection::await_answers(const Deadline& deadline) {
   }
 }
 
-void Infection::take_out(const Deadline& deadline) {
+void Infection::take_out(const Deadline& deadline, const std::function<void(int32_t)>& on_twin) {
   STASIS_CONTEXT("taking the parasite out", process_.host_pid);
   await_answers(deadline);
   fault_point("parasite_answered");
+  if (twin_.wanted) {
+    collect();
+    on_twin(process_record_.twin_pid);
+  }
   put_back(deadline);
-  set_seccomp_suspended(false);
+  set_options(false);
 }
 
 void Infection::collect() {
@@ -324,7 +297,7 @@ void Infection::put_back(const Deadline& deadline) {
         if (records_[i].state == parasite::kLeaving) {
           left_by_itself = true;
           // The frame below the stack tells of an old context now.
-          if (i == 0) call_site_.stack_pointer = 0;
+          if (i == 0) way_home_->forget_frame();
           thread.context = read_interrupted_context(thread.thread->host_tid);
         }
         continue;
@@ -345,14 +318,14 @@ void Infection::put_back(const Deadline& deadline) {
   fault_point("parasite_unmap");
   const uint64_t address = std::exchange(region_address_, 0);
   InfectedThread& leader = threads_.front();
-  const int64_t unmapped = run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_munmap,
+  const int64_t unmapped = run_remote_syscall(tree_, *leader.thread, leader.context, way_home_->site(), SYS_munmap,
                                               {address, region_bytes_, 0, 0, 0, 0}, deadline);
   shared_ = sys::Mapping();
   for (const StaleParasite& stale : std::exchange(stale_, {})) {
-    run_remote_syscall(tree_, *leader.thread, leader.context, call_site_, SYS_munmap,
+    run_remote_syscall(tree_, *leader.thread, leader.context, way_home_->site(), SYS_munmap,
                        {stale.address, stale.length_bytes, 0, 0, 0, 0}, deadline);
   }
-  leave_call_site();
+  way_home_.reset();
   if (unmapped < 0)
     throw NativeError::from_errno("munmap in the target", static_cast<int>(-unmapped)).with_pid(process_.host_pid);
   fault_point("parasite_unmapped");

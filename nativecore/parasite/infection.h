@@ -3,12 +3,14 @@
 // Undo: take_out(), or the destructor.
 // If we die here: while the parasite runs or waits, each thread returns to its
 // interrupted context by itself after at most kWaitNanoseconds; the mapping
-// stays behind, unused. While it is mapped and unmapped, a frame below the
-// leader's stack brings the leader home (remote_syscall.h).
+// stays behind, unused. While it is mapped and unmapped, the leader has a way
+// home (way_home.h). A twin that nobody holds any more ends at once.
 // A thread under a seccomp filter that kills on what the parasite calls is not
 // safe in the few microseconds in which it runs.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "base/sys.h"
 #include "parasite/parasite_abi.h"
 #include "parasite/stale_parasite.h"
+#include "parasite/way_home.h"
 #include "trace/frozen_tree.h"
 #include "trace/remote_syscall.h"
 #include "trace/return_path.h"
@@ -37,20 +40,29 @@ struct InfectedThread {
 // What can be done before the tree is frozen.
 void prepare_infection();
 
+// A copy of the process's memory, in a process that never runs (capture/twin.h).
+struct TwinWish {
+  bool wanted = false;
+  uint64_t memory_bytes = 0;  // how much there is to fork, for the patience of the others
+};
+
 class Infection {
  public:
   // Maps and prepares; no thread runs yet. `threads` leader first.
   Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
             std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids,
-            std::vector<StaleParasite> stale, const Deadline& deadline);
+            std::vector<StaleParasite> stale, const TwinWish& twin, const Deadline& deadline);
   Infection(const Infection&) = delete;
   Infection& operator=(const Infection&) = delete;
   ~Infection();
 
   void start(const Deadline& deadline);
-  // Waits until all threads have answered, puts them back and unmaps.
+  // Waits until all threads have answered, puts them back and unmaps. In between
+  // `on_twin` is told the twin's pid in the target's namespace, or a negative errno.
   // Postconditions: the records are here, nothing of the parasite is there.
-  void take_out(const Deadline& deadline);
+  void take_out(const Deadline& deadline, const std::function<void(int32_t)>& on_twin);
+  // Where the parasite is, and in the twin stays.
+  uint64_t region_address() const { return region_address_; }
 
   // After take_out().
   const parasite::ProcessRecord& process_record() const { return process_record_; }
@@ -60,22 +72,19 @@ class Infection {
  private:
   uint64_t slot_offset(size_t index) const { return first_slot_offset_ + index * slot_bytes_; }
   void write_region();
-  void prepare_call_site(const std::vector<Vma>& vmas, ReturnPathFinder& return_paths);
-  void leave_call_site() noexcept;
   void await_answers(const Deadline& deadline);
   bool has_answered(size_t index);
   void attend_stops(size_t index);
   void put_back(const Deadline& deadline);
-  void set_seccomp_suspended(bool suspended);
+  void set_options(bool inside);
   void collect();
 
   FrozenTree& tree_;
   TracedProcess& process_;
-  CallSite call_site_;
-  uint64_t frame_address_ = 0;  // below the leader's stack; 0 if there is no frame
-  std::string below_stack_;     // what was there before
+  std::unique_ptr<WayHome> way_home_;  // of the leader
   std::vector<InfectedThread> threads_;
   std::vector<StaleParasite> stale_;  // unmapped on the way out
+  TwinWish twin_;
   uint64_t code_bytes_ = 0;
   uint64_t first_slot_offset_ = 0;
   uint64_t slot_bytes_ = 0;
@@ -84,7 +93,7 @@ class Infection {
   sys::Mapping shared_;               // the same pages here; without privilege for map_files: none
   std::vector<unsigned char> image_;  // the region's content before start, and after, without shared_
   bool running_ = false;
-  bool seccomp_suspended_ = false;
+  bool options_set_ = false;
 
   parasite::ProcessRecord process_record_{};
   std::vector<parasite::TimerRecord> timers_;

@@ -5,7 +5,7 @@
 //   +------+----------------+---------------+----------------+-- ... --+
 //   a slot: ThreadRecord | rt_sigreturn frame with xstate | stack
 //
-// Version 1. Both sides are built from this header in one build, so the version
+// Version 2. Both sides are built from this header in one build, so the version
 // only guards against a stale image.
 #pragma once
 
@@ -17,7 +17,7 @@
 
 namespace stasis::parasite {
 
-constexpr uint32_t kAbiVersion = 1;
+constexpr uint32_t kAbiVersion = 2;
 constexpr uint64_t kSignals = 64;
 constexpr uint64_t kResources = 16;
 
@@ -29,8 +29,10 @@ constexpr uint64_t kHomeBytes = uint64_t{1} << 34;
 
 // How long the parasite waits for its host before it goes home by itself. When
 // the host lives, it is back in microseconds; when it was killed, this is how
-// long the target is delayed.
+// long the target is delayed. While a thread forks the twin, the others wait:
+// they get more patience for each GiB (a fork of one was measured at 15 to 22 ms).
 constexpr uint64_t kWaitNanoseconds = 300'000'000;
+constexpr uint64_t kWaitNanosecondsPerGib = 300'000'000;
 
 enum ThreadState : uint32_t { kPrepared = 0, kDone = 1, kLeaving = 2 };
 
@@ -82,6 +84,8 @@ struct ProcessRecord {
   int32_t thp_disabled;
   int32_t membarrier_registrations;
   uint64_t program_break;
+  uint32_t twin_wanted;  // in: fork one
+  int32_t twin_pid;      // out: in the target's pid namespace
 };
 
 struct ThreadRecord {
@@ -98,6 +102,7 @@ struct ThreadRecord {
   int32_t padding2;
   KernelStack altstack;
   uint64_t tid_address;
+  uint64_t patience_ns;  // in
 };
 
 static_assert(sizeof(KernelSigaction) == 32);
@@ -110,8 +115,8 @@ static_assert(offsetof(ProcessRecord, sigaction_errors) == 2064);
 static_assert(offsetof(ProcessRecord, itimers) == 2320);
 static_assert(offsetof(ProcessRecord, rlimits) == 2416);
 static_assert(offsetof(ProcessRecord, dumpable) == 2736);
-static_assert(sizeof(ProcessRecord) == 2760);
+static_assert(sizeof(ProcessRecord) == 2768 && offsetof(ProcessRecord, twin_wanted) == 2760);
 static_assert(offsetof(ThreadRecord, state) == 16 && offsetof(ThreadRecord, altstack) == 48);
-static_assert(sizeof(ThreadRecord) == 80);
+static_assert(sizeof(ThreadRecord) == 88);
 
 }  // namespace stasis::parasite

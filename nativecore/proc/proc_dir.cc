@@ -81,6 +81,23 @@ ProcDir ProcDir::open(pid_t host_pid) {
   return std::move(*opened);
 }
 
+std::optional<std::string> ProcDir::read_if_short(const char* name, size_t limit_bytes) const {
+  const UniqueFd file = sys::openat(directory_.borrow(), name, O_RDONLY);
+  std::string text(limit_bytes, '\0');
+  for (size_t length = 0; length < limit_bytes;) {
+    const sys::Try<int64_t> count =
+        sys::try_syscall(SYS_read, static_cast<uint64_t>(file.borrow()),
+                         reinterpret_cast<uint64_t>(text.data() + length), limit_bytes - length);
+    if (!count.ok()) throw NativeError::from_errno("read", count.error).with_path(name).with_pid(host_pid_);
+    if (count.value == 0) {
+      text.resize(length);
+      return text;
+    }
+    length += static_cast<size_t>(count.value);
+  }
+  return std::nullopt;
+}
+
 std::vector<int32_t> ProcDir::numbers(const char* subdirectory) const {
   std::vector<int32_t> found;
   const sys::Try<UniqueFd> directory = sys::try_openat(directory_.borrow(), subdirectory, O_RDONLY | O_DIRECTORY);
@@ -122,6 +139,8 @@ char stat_state(std::string_view stat) {
 
 uint64_t stat_start_ticks(std::string_view stat) { return parse_number<uint64_t>(stat_field(stat, 22)); }
 
+int stat_exit_signal(std::string_view stat) { return parse_number<int>(stat_field(stat, 38)); }
+
 pid_t stat_parent(std::string_view stat) { return parse_number<pid_t>(stat_field(stat, 4)); }
 
 std::string_view status_field(std::string_view status, std::string_view name) {
@@ -158,9 +177,14 @@ std::vector<Vma> parse_maps(std::string_view text) {
     if (line[0] >= 'A' && line[0] <= 'Z') {
       if (!found.empty() && line.substr(0, 8) == "VmFlags:") {
         std::string_view rest = line.substr(8);
+        bool droppable = false;
         for (std::string_view flag = take_word(rest); !flag.empty(); flag = take_word(rest)) {
           if (flag == "io" || flag == "pf") found.back().special = true;
+          if (flag == "dc") found.back().not_forked = true;
+          if (flag == "wf") found.back().wiped_by_fork = true;
+          if (flag == "dp") droppable = true;
         }
+        if (droppable) found.back().wiped_by_fork = false;
       }
       return;
     }

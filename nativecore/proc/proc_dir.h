@@ -30,6 +30,8 @@ class ProcDir {
   sys::Try<std::string> try_read(const char* name) const { return sys::try_read_file(directory_.borrow(), name); }
   // What an unreadable or missing file gives: nothing.
   std::string read_or_empty(const char* name) const { return try_read(name).value; }
+  // The text, unless it is longer than that: then nothing, and no more than that has been made by the kernel.
+  std::optional<std::string> read_if_short(const char* name, size_t limit_bytes) const;
   std::string readlink(const char* name) const { return sys::readlinkat(directory_.borrow(), name); }
   sys::Try<std::string> try_readlink(const char* name) const { return sys::try_readlinkat(directory_.borrow(), name); }
 
@@ -49,6 +51,7 @@ class ProcDir {
 char stat_state(std::string_view stat);            // 'R', 'Z', ...
 uint64_t stat_start_ticks(std::string_view stat);  // field 22
 pid_t stat_parent(std::string_view stat);          // field 4
+int stat_exit_signal(std::string_view stat);       // field 38
 
 // --- /proc/PID/status
 
@@ -69,8 +72,11 @@ struct Vma {
   uint64_t offset = 0;
   uint64_t device = 0;  // major << 20 | minor, as printed
   uint64_t inode = 0;
-  std::string name;      // path or "[heap]", as printed (with \012 escapes)
-  bool special = false;  // VmFlags io or pf: no pages to read (smaps only)
+  std::string name;  // path or "[heap]", as printed (with \012 escapes)
+  // VmFlags, from smaps only:
+  bool special = false;        // io or pf: no pages to read
+  bool not_forked = false;     // dc: a child does not get it
+  bool wiped_by_fork = false;  // wf: a child gets it empty; not of droppable memory, which may be empty at any time
 };
 
 // The range lines of a maps or smaps text. Throws "bug" on a text that is not one.

@@ -70,11 +70,7 @@ FrozenTree FrozenTree::freeze(const FreezeRequest& request) {
   FrozenTree tree;
   tree.active_ = true;
   tree.before_detaching_ = request.before_detaching;
-  TracedProcess* root = tree.add_process(request.root_host_pid);
-  if (!root || root->zombie) throw NativeError("task_gone", "opening the root process").with_pid(request.root_host_pid);
-  if (request.root_start_ticks && stat_start_ticks(root->proc.read("stat")) != request.root_start_ticks) {
-    throw NativeError("task_gone", "the root pid belongs to another process now").with_pid(request.root_host_pid);
-  }
+  tree.add_root(request);
   tree.scan_until_known(request);
   fault_point("all_interrupted");
   if (request.after_interrupting) request.after_interrupting();
@@ -89,6 +85,26 @@ FrozenTree FrozenTree::freeze(const FreezeRequest& request) {
   tree.order_processes();
   if (tree.root().zombie) throw NativeError("task_gone", "the root process has exited").with_pid(request.root_host_pid);
   return tree;
+}
+
+FrozenTree FrozenTree::stop_main_thread(const FreezeRequest& request) {
+  STASIS_CONTEXT("stopping the main thread", request.root_host_pid);
+  FrozenTree tree;
+  tree.active_ = true;
+  TracedProcess& root = tree.add_root(request);
+  if (!tree.seize_thread(root, request.root_host_pid) || root.zombie)
+    throw NativeError("task_gone", "stopping the main thread").with_pid(request.root_host_pid);
+  tree.await_all_stopped(request);
+  return tree;
+}
+
+TracedProcess& FrozenTree::add_root(const FreezeRequest& request) {
+  TracedProcess* root = add_process(request.root_host_pid);
+  if (!root || root->zombie) throw NativeError("task_gone", "opening the root process").with_pid(request.root_host_pid);
+  if (request.root_start_ticks && stat_start_ticks(root->proc.read("stat")) != request.root_start_ticks) {
+    throw NativeError("task_gone", "the root pid belongs to another process now").with_pid(request.root_host_pid);
+  }
+  return *root;
 }
 
 void FrozenTree::scan_until_known(const FreezeRequest& request) {

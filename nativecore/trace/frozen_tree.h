@@ -56,6 +56,10 @@ class FrozenTree {
   // stop, and no task of the tree can appear or vanish but by SIGKILL.
   static FrozenTree freeze(const FreezeRequest& request);
 
+  // The main thread of one process alone, for a short visit: the others run on.
+  // Throws "already_traced" while somebody else traces it.
+  static FrozenTree stop_main_thread(const FreezeRequest& request);
+
   FrozenTree(FrozenTree&& other) noexcept;
   FrozenTree& operator=(FrozenTree&&) = delete;
   ~FrozenTree();
@@ -81,6 +85,7 @@ class FrozenTree {
 
  private:
   FrozenTree() = default;
+  TracedProcess& add_root(const FreezeRequest& request);
   void scan_until_known(const FreezeRequest& request);
   bool scan_process(TracedProcess& process);
   TracedProcess* add_process(pid_t host_pid);

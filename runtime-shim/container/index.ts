@@ -15,6 +15,7 @@ export {
   type ContainerCgroup,
 } from './cgroups.js';
 export { checkContainerId, openContainer, refuseUnlessAllowed, type Container } from './container.js';
+export { copyOnWriteBytes } from './copy-on-write.js';
 export {
   checkpointExternals,
   kNullDevice,

@@ -1,0 +1,59 @@
+#include "parasite/way_home.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/sys.h"
+#include "parasite/self_return_frame.h"
+
+namespace stasis {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+constexpr uint64_t kRedZoneBytes = 128;  // System V ABI: below the stack pointer, in use
+
+}  // namespace
+
+// The memory below the stack pointer is free for signal frames at any moment, as
+// long as it belongs to the stack that the kernel made: a coroutine's stack may
+// end right there.
+WayHome::WayHome(const TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
+                 const InterruptedContext& context, const std::string& xstate, uint64_t rseq_abort_ip)
+    : process_(process) {
+  site_.syscall_instruction = find_syscall_instruction(process, vmas);
+  const uint64_t stack_pointer = context.registers.rsp;
+  const auto stack = std::find_if(vmas.begin(), vmas.end(), [](const Vma& vma) { return vma.name == "[stack]"; });
+  if (stack == vmas.end() || stack_pointer < stack->start || stack_pointer >= stack->end) return;
+  const uint64_t length = self_return_frame_bytes(xstate.size());
+  const uint64_t below = stack->start + length + kRedZoneBytes + kPageBytes;
+  if (stack_pointer < below) return;
+  const std::optional<ReturnPath> path = return_paths.find(process.proc, vmas);
+  if (!path) return;
+
+  const uint64_t address = (stack_pointer - kRedZoneBytes - length) / 64 * 64;
+  below_stack_.resize(length);
+  const sys::Try<size_t> read = sys::try_process_vm_read(process.host_pid, below_stack_.data(), address, length);
+  if (!read.ok() || read.value != length) return;
+  std::vector<unsigned char> frame(length);
+  write_self_return_frame(frame.data(), address, context, xstate, rseq_abort_ip, path->sigreturn_address);
+  const sys::Try<UniqueFd> memory = sys::try_openat(process.proc.borrow(), "mem", O_RDWR);
+  if (!memory.ok()) return;
+  frame_address_ = address;
+  const sys::Try<size_t> written = sys::try_pwrite(memory.value.borrow(), frame.data(), length, address);
+  if (!written.ok() || written.value != length) {
+    leave();
+    return;
+  }
+  site_ = {path->syscall_instruction, address - path->popped_words * sizeof(uint64_t)};
+}
+
+void WayHome::leave() noexcept {
+  const uint64_t address = std::exchange(frame_address_, 0);
+  if (!address) return;
+  const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
+  if (memory.ok()) sys::try_pwrite(memory.value.borrow(), below_stack_.data(), below_stack_.size(), address);
+}
+
+}  // namespace stasis
