@@ -35,6 +35,22 @@ describe('a container that is checkpointed while it writes', () => {
     });
   }
 
+  it('has what its processes share in the images, as of the same moment', async () => {
+    const container = await startShared();
+    for (let round = 1; round <= 3; round++) {
+      await checkpointLive(container, `images-${round}`);
+      await container.must(['delete', '--force', container.id]);
+      await container.restore(`images-${round}`);
+    }
+    await expectOk(container);
+  });
+
+  it('goes on unharmed with what its processes share', async () => {
+    const container = await startShared();
+    for (let round = 1; round <= 5; round++) await checkpointLive(container, `images-${round}`);
+    await expectOk(container);
+  });
+
   it('goes on unharmed itself', async () => {
     const container = await start('special');
     for (let round = 1; round <= 5; round++) await checkpointLive(container, `images-${round}`);
@@ -67,10 +83,14 @@ describe('a container that is checkpointed while it writes', () => {
     await expectOk(container);
   });
 
-  async function start(kind: string, adjust?: (spec: Spec) => void): Promise<Container> {
+  const start = (kind: string, adjust?: (spec: Spec) => void): Promise<Container> =>
+    startTarget(target, [kind], adjust);
+  const startShared = (): Promise<Container> => startTarget('shared_anonymous', []);
+
+  async function startTarget(name: string, args: string[], adjust?: (spec: Spec) => void): Promise<Container> {
     const container = await bed.start({
-      args: [`/targets/${target}`, kind],
-      targets: [target],
+      args: [`/targets/${name}`, ...args],
+      targets: [name],
       adjust: (spec) => {
         delete spec.process.rlimits;
         adjust?.(spec);

@@ -218,6 +218,14 @@ Try<size_t> try_process_vm_readv(pid_t host_pid, const iovec* local, size_t loca
   return {static_cast<size_t>(count), 0};
 }
 
+Try<size_t> try_process_vm_write(pid_t host_pid, const void* local, uint64_t remote, size_t length_bytes) {
+  const iovec here{const_cast<void*>(local), length_bytes};
+  const iovec there{reinterpret_cast<void*>(remote), length_bytes};
+  const ssize_t count = ::process_vm_writev(host_pid, &here, 1, &there, 1, 0);
+  if (count < 0) return failed_try<size_t>();
+  return {static_cast<size_t>(count), 0};
+}
+
 Try<size_t> try_process_vm_read(pid_t host_pid, void* local, uint64_t remote, size_t length_bytes) {
   const iovec here{local, length_bytes};
   const iovec there{reinterpret_cast<void*>(remote), length_bytes};

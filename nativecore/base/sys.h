@@ -77,6 +77,7 @@ void setns(int fd, int namespace_type);
 // that could not be read is remote + value. error is set only if nothing was read.
 Try<size_t> try_process_vm_readv(pid_t host_pid, const iovec* local, size_t local_count, const iovec* remote,
                                  size_t remote_count);
+Try<size_t> try_process_vm_write(pid_t host_pid, const void* local, uint64_t remote, size_t length_bytes);
 Try<size_t> try_process_vm_read(pid_t host_pid, void* local, uint64_t remote, size_t length_bytes);
 Try<size_t> try_pread(int fd, void* buffer, size_t length_bytes, uint64_t offset);
 Try<size_t> try_pwrite(int fd, const void* data, size_t length_bytes, uint64_t offset);

@@ -17,6 +17,7 @@
 #include "capture/capture_from_inside.h"
 #include "capture/capture_host.h"
 #include "capture/capture_memory.h"
+#include "capture/capture_shared_memory.h"
 #include "capture/capture_steps.h"
 #include "capture/capture_tree.h"
 #include "capture/encode_capture.h"
@@ -109,13 +110,16 @@ class CaptureCommand {
     PageFiles files(kImagesDescriptor);
     MemoryCapture memory(context, files);
     memory.scan();
+    SharedMemoryCapture shared(context, files);
+    shared.scan();
     send_captured(preparation.data);
     priority.relax();
     phases_.enter("write pages");
     memory.write();
+    shared.write();
     phases_.finish();
     fault_point("capture_complete");
-    channel_.send(FromCoreKind::pages_written, encode_page_map(memory.pages(), phases_.phases()));
+    channel_.send(FromCoreKind::pages_written, encode_page_map(memory.pages(), shared.pages(), phases_.phases()));
     return hold(tree, paused, files, frozen_from_ns);
   }
 
@@ -139,9 +143,12 @@ class CaptureCommand {
     PageFiles files(kImagesDescriptor);
     MemoryCapture memory(context, files);
     memory.scan();
-    if (memory.found_bytes() > kHurriedBytes) priority.relax();
+    SharedMemoryCapture shared(context, files);
+    shared.scan();
+    if (memory.found_bytes() + shared.found_bytes() > kHurriedBytes) priority.relax();
     phases_.enter("copy pages");
     memory.save_what_has_no_twin();
+    shared.save();
     fault_point("capture_complete");
 
     phases_.enter("thaw");
@@ -161,10 +168,11 @@ class CaptureCommand {
     send_captured(data);
     phases_.enter("write pages");
     memory.write();
+    shared.write();
     phases_.enter("end twins");
     end_twins(data, reaper);
     phases_.finish();
-    channel_.send(FromCoreKind::pages_written, encode_page_map(memory.pages(), phases_.phases()));
+    channel_.send(FromCoreKind::pages_written, encode_page_map(memory.pages(), shared.pages(), phases_.phases()));
     channel_.send(FromCoreKind::thawed, encode_timings(phases_.phases()));
     files.keep();
     return true;

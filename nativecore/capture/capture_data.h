@@ -245,6 +245,12 @@ struct CapturedHost {
   std::string own_cgroup;
 };
 
+struct CapturedSharedMemory {
+  std::string link;
+  CapturedStatx stat;
+  uint32_t seals = 0;
+};
+
 struct CaptureData {
   CapturedHost host;
   std::vector<CapturedTask> tasks;
@@ -259,6 +265,7 @@ struct CaptureData {
   std::string proc_locks;
   std::vector<std::string> notes;
   std::vector<std::string> remarks;
+  std::vector<CapturedSharedMemory> shared_memory;
   bool was_paused = false;
 };
 
@@ -271,6 +278,12 @@ struct TaskPages {
   int32_t host_pid = 0;
   uint32_t pages_id = 0;
   std::vector<PageRun> runs;
+};
+
+struct SharedPages {
+  uint32_t object = 0;
+  uint32_t pages_id = 0;
+  std::vector<PageRun> runs;  // addresses are offsets in the object
 };
 
 struct PageMapData {

@@ -36,6 +36,14 @@ void put_timings(Writer& message, uint32_t field, const std::vector<TimedPhase>&
   }
 }
 
+void put_runs(Writer& message, uint32_t field, const std::vector<PageRun>& runs) {
+  for (const PageRun& run : runs) {
+    Writer range(message, field);
+    put(range, 1, run.address);
+    put(range, 2, run.page_count);
+  }
+}
+
 void put_namespace_ids(Writer& message, uint32_t field, const std::vector<CapturedNamespaceId>& ids) {
   for (const CapturedNamespaceId& id : ids) {
     Writer entry(message, field);
@@ -364,21 +372,30 @@ std::string encode_capture(const CaptureData& capture, const std::vector<TimedPh
   for (const std::string& note : capture.notes) message.add_string(15, note);
   put(message, 16, capture.was_paused);
   for (const std::string& remark : capture.remarks) message.add_string(17, remark);
+  for (const CapturedSharedMemory& object : capture.shared_memory) {
+    Writer entry(message, 20);
+    put(entry, 1, object.link);
+    put_statx(entry, 2, object.stat);
+    put(entry, 3, object.seals);
+  }
   return encoded;
 }
 
-std::string encode_page_map(const PageMapData& pages, const std::vector<TimedPhase>& timings) {
+std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPages>& shared,
+                            const std::vector<TimedPhase>& timings) {
   std::string encoded;
   Writer message(encoded);
   for (const TaskPages& task : pages.tasks) {
     Writer entry(message, 1);
     put_signed(entry, 1, task.host_pid);
     put(entry, 2, task.pages_id);
-    for (const PageRun& run : task.runs) {
-      Writer range(entry, 3);
-      put(range, 1, run.address);
-      put(range, 2, run.page_count);
-    }
+    put_runs(entry, 3, task.runs);
+  }
+  for (const SharedPages& object : shared) {
+    Writer entry(message, 10);
+    put(entry, 1, object.object);
+    put(entry, 2, object.pages_id);
+    put_runs(entry, 3, object.runs);
   }
   put_timings(message, 2, timings);
   put(message, 3, pages.scanned_pages);

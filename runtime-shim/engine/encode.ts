@@ -8,6 +8,7 @@ import { ImageSetWriter, type ImageFile } from './image-set.js';
 import type { EncodeOptions } from './options.js';
 import { rooms } from './resources/index.js';
 import { pageFlag } from './resources/mapping-flags.js';
+import { encodeSharedPageMaps } from './resources/shared-memory.js';
 import { namespaceIds } from './resources/task.js';
 
 export interface EncodedImages {
@@ -105,6 +106,7 @@ export function encodePageMaps(capture: Capture, pageMap: PageMap): readonly Ima
       });
     }
   }
+  encodeSharedPageMaps(capture, pageMap, images);
   return images.files();
 }
 

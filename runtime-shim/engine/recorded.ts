@@ -69,7 +69,7 @@ export function somePages(capture: Capture): PageMap {
           return found === null ? [] : [{ address: BigInt(`0x${found[1]}`), pageCount: 1n }];
         }),
     }));
-  return { tasks, timings: [], scannedPages: 0n, skippedZeroPages: 0n };
+  return { tasks, timings: [], scannedPages: 0n, skippedZeroPages: 0n, shared: [] };
 }
 
 /** An image set in memory, page files included (all zeroes). */

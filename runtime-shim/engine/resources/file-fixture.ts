@@ -271,6 +271,7 @@ const emptyCapture = {
   ipcNamespaces: [],
   strangers: [],
   seccompFilters: [],
+  sharedMemory: [],
   procLocks: none,
   timings: [],
   log: [],

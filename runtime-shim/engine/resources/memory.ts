@@ -1,5 +1,5 @@
-// Private memory: mappings, the fields of the mm, vdso, and where the page data
-// goes. Shared anonymous memory, memfd and SysV segments are not carried yet.
+// Memory: mappings, the fields of the mm, vdso, and where the page data of
+// private memory goes. What processes share has a room of its own.
 import { createHash } from 'node:crypto';
 import type { MappedFile } from '../../../nativecore/schema/messages.js';
 import type { mm_entry, vma_entry } from '../../../oci-spec/images/messages.js';
@@ -23,6 +23,7 @@ import {
 } from './mapping-flags.js';
 import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
+import { SharedMemoryPlan, isSharedAnonymous, sharedMapping, sharedObjectOf } from './shared-memory.js';
 
 export const memoryRoom: Room = { kind: 'memory', encode, compile };
 
@@ -115,7 +116,7 @@ function encodeMapping(
       // made by the kernel when a probe is hit; there is nothing of the program's in it
       return undefined;
   }
-  const refusal = refuseMapping(mapping, file);
+  const refusal = refuseMapping(ctx, mapping, file);
   if (refusal !== undefined) {
     ctx.object(
       'CAPTURE_MAPPING_UNSUPPORTED',
@@ -144,6 +145,14 @@ function encodeMapping(
     const heap = mapping.name === '[heap]' ? vmaStatus.HEAP : 0;
     return { ...base, flags, status: base.status | heap, ...extra };
   }
+  const object = sharedObjectOf(ctx.capture, file);
+  if (object !== undefined)
+    return {
+      ...base,
+      flags: (flags & ~mapFlag.PRIVATE) | mapFlag.SHARED,
+      ...sharedMapping(object, mapping.offset),
+      ...extra,
+    };
   const shared = mapping.permissions[3] === 's';
   const writable = (file.linkMode & 0o200) !== 0;
   const id = encodePathFile(
@@ -185,6 +194,7 @@ function isAnonymousZero(mapping: SmapsEntry, file: MappedFile): boolean {
 
 /** What is mapped that cannot be carried, in words; undefined if it can. */
 function refuseMapping(
+  ctx: EncodeContext,
   mapping: SmapsEntry,
   file: MappedFile | undefined,
 ): { readonly what: string; readonly hint?: string } | undefined {
@@ -205,8 +215,7 @@ function refuseMapping(
     return shared || mapping.inode !== 0n
       ? { what: shared ? 'shared anonymous memory' : `a file that could not be looked at ("${label}")` }
       : undefined;
-  if (isAnonymousZero(mapping, file)) return undefined;
-  if (label.startsWith('/dev/zero')) return { what: 'shared anonymous memory' };
+  if (isAnonymousZero(mapping, file) || sharedObjectOf(ctx.capture, file) !== undefined) return undefined;
   const kind = (file.stat?.mode ?? 0) & kPathModeMask;
   if (kind === kModeCharacter) return { what: `a device ("${label}")` };
   if (kind !== kModeRegular) return { what: `something that is not a regular file ("${label}")` };
@@ -241,9 +250,11 @@ function openFiles(ctx: CompileContext, { image, builder }: PlannedTask, mm: mm_
 
 function compile(ctx: CompileContext): void {
   const live = [...ctx.tasks.values()].filter((task) => !task.image.zombie);
+  const holeBytes = ctx.plan.hole.lengthBytes;
+  const shared = new SharedMemoryPlan(ctx, live);
   ctx.plan.hole = chooseHole(
     live.flatMap((task) => task.image.mm?.vmas ?? []),
-    ctx.plan.hole.lengthBytes,
+    holeBytes + shared.lengthBytes,
   );
   if (ctx.plan.hole.lengthBytes === 0n) {
     ctx.object(
@@ -253,11 +264,13 @@ function compile(ctx: CompileContext): void {
     );
     return;
   }
+  ctx.plan.hole.lengthBytes = holeBytes;
+  shared.place(ctx.plan.hole.address + holeBytes);
   for (const task of live) {
     const { mm } = task.image;
     if (mm === undefined) continue;
     if (!checkMappings(ctx, task.image, mm)) continue;
-    compileTask(ctx, task, mm);
+    compileTask(ctx, task, mm, shared);
   }
 }
 
@@ -300,7 +313,6 @@ function unsupportedMapping(vma: vma_entry): string | undefined {
   const { status } = vma;
   if ((status & vmaStatus.SYSVIPC) !== 0) return 'a System V shared memory segment';
   if ((status & vmaStatus.MEMFD) !== 0) return 'a memfd';
-  if ((status & vmaStatus.ANON_SHARED) !== 0) return 'shared anonymous memory';
   if ((status & vmaStatus.AIORING) !== 0) return 'an asynchronous I/O ring';
   if ((status & vmaStatus.SOCKET) !== 0) return 'a packet socket ring';
   if ((status & vmaStatus.SHSTK) !== 0) return 'a shadow stack';
@@ -308,18 +320,18 @@ function unsupportedMapping(vma: vma_entry): string | undefined {
   return undefined;
 }
 
-function compileTask(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): void {
+function compileTask(ctx: CompileContext, planned: PlannedTask, mm: mm_entry, shared: SharedMemoryPlan): void {
   const { image, builder } = planned;
   const from = `mm[${image.pid}]`;
   const slots = openFiles(ctx, planned, mm);
   const { hole } = ctx.plan;
   builder.step(Phase.MEMORY, 'munmap', [0n, hole.address], { from, note: 'everything below the hole' });
-  const holeEnd = hole.address + hole.lengthBytes;
-  builder.step(Phase.MEMORY, 'munmap', [holeEnd, kTaskEnd - holeEnd], { from, note: 'everything above it' });
+  builder.step(Phase.MEMORY, 'munmap', [shared.end, kTaskEnd - shared.end], { from, note: 'everything above it' });
 
   // before the other mappings: the kernel takes the address as a hint, so the range must be free
   compileVdso(ctx, image, builder, mm);
-  for (const vma of mm.vmas) if (isOurs(vma)) compileMapping(builder, vma, slots, from);
+  for (const vma of mm.vmas) if (isOurs(vma)) compileMapping(builder, vma, slots, shared, from);
+  shared.leave(builder, from);
   compileFills(ctx, planned, mm);
   compileFields(ctx, builder, mm, slots, from);
   for (const slot of slots.values()) builder.step(Phase.MEMORY, 'close', [slot], { from });
@@ -337,19 +349,27 @@ const isOurs = (vma: vma_entry): boolean =>
 
 const vmaName = (from: string, vma: vma_entry): string => `${from}.vma[${vma.start.toString(16)}]`;
 
-function compileMapping(builder: TaskBuilder, vma: vma_entry, slots: ReadonlyMap<string, SlotRef>, from: string): void {
+function compileMapping(
+  builder: TaskBuilder,
+  vma: vma_entry,
+  slots: ReadonlyMap<string, SlotRef>,
+  shared: SharedMemoryPlan,
+  from: string,
+): void {
   const file = isFileMapping(vma) ? slots.get(fileKey(Number(vma.shmid), openFlagsOf(vma))) : undefined;
   let flags = vma.flags & ~mapFlag.LOCKED; // locked after the fill, or every page would be there already
   if ((flags & mapFlag.DROPPABLE) !== 0) flags &= ~mapFlag.PRIVATE;
   if (isFileMapping(vma)) flags &= ~mapFlag.ANONYMOUS;
   else flags |= mapFlag.ANONYMOUS;
   const length = vma.end - vma.start;
-  builder.step(
-    Phase.MEMORY,
-    'mmap',
-    [vma.start, length, vma.prot, flags | mapFlag.FIXED_NOREPLACE, file ?? -1, file === undefined ? 0n : vma.pgoff],
-    { from: vmaName(from, vma), expected: vma.start },
-  );
+  if (isSharedAnonymous(vma)) shared.map(builder, vma, vmaName(from, vma));
+  else
+    builder.step(
+      Phase.MEMORY,
+      'mmap',
+      [vma.start, length, vma.prot, flags | mapFlag.FIXED_NOREPLACE, file ?? -1, file === undefined ? 0n : vma.pgoff],
+      { from: vmaName(from, vma), expected: vma.start },
+    );
   if ((flags & mapFlag.DROPPABLE) !== 0) return; // implies its advice
   for (let advice = 0; advice < 64; advice += 1) {
     if (((vma.madv ?? 0n) & (1n << BigInt(advice))) === 0n) continue;
@@ -509,7 +529,10 @@ function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): 
       const end = vma.end < run.end ? vma.end : run.end;
       if (isOurs(vma)) {
         const anonymous = (vma.status & vmaStatus.ANON_PRIVATE) !== 0 && (vma.flags & mapFlag.DROPPABLE) === 0;
-        if ((vma.status & vmaStatus.FILE_SHARED) === 0 && (vma.flags & mapFlag.DROPPABLE) === 0) {
+        if (
+          (vma.status & (vmaStatus.FILE_SHARED | vmaStatus.ANON_SHARED)) === 0 &&
+          (vma.flags & mapFlag.DROPPABLE) === 0
+        ) {
           const method = anonymous && ctx.options.kernel.userfaultfd ? kMethodUffd : kMethodMem;
           pageFile ??= ctx.plan.pageFile(pages.file);
           builder.fills.push({

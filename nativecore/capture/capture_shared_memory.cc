@@ -1,0 +1,243 @@
+#include "capture/capture_shared_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <tuple>
+#include <utility>
+
+#include "base/fault_point.h"
+#include "base/log_ring.h"
+#include "base/native_error.h"
+#include "base/parallel.h"
+#include "base/sys.h"
+#include "capture/path_facts.h"
+
+namespace stasis {
+namespace {
+
+constexpr unsigned kMaximalWorkers = 4;
+// As much is held in memory of ours in any case; more only if the host has room for it.
+constexpr uint64_t kAlwaysCopiedBytes = uint64_t{512} << 20;
+
+constexpr const char* kSegmentName = "/SYSV";
+constexpr const char* kMemfdName = "/memfd:";
+
+// Device number of the tmpfs that the kernel keeps for itself.
+uint64_t find_shared_memory_device() {
+  const sys::Try<int64_t> probe = sys::try_syscall(SYS_memfd_create, reinterpret_cast<uint64_t>("stasis"), MFD_CLOEXEC);
+  if (!probe.ok()) throw NativeError::from_errno("memfd_create", probe.error);
+  const UniqueFd file(static_cast<int>(probe.value));
+  const sys::Try<struct statx> stat = sys::try_statx(file.borrow(), "", AT_EMPTY_PATH);
+  if (!stat.ok()) throw NativeError::from_errno("statx", stat.error);
+  return to_captured(stat.value).device;
+}
+
+// The inode number of a segment is its id, and another object's may be the same.
+using ObjectKey = std::pair<bool, uint64_t>;  // is a segment, inode
+ObjectKey key_of(const std::string& name, uint64_t inode) { return {name.starts_with(kSegmentName), inode}; }
+
+// Addresses of its pieces are offsets in the object.
+class ObjectContent : public PageSource {
+ public:
+  explicit ObjectContent(int file) : file_(file) {}
+
+  const unsigned char* read(const PagePiece& piece, unsigned char* buffer) const override {
+    unsigned char* to = buffer;
+    for (const iovec& window : piece.windows) {
+      const uint64_t offset = reinterpret_cast<uint64_t>(window.iov_base);
+      uint64_t done = 0;
+      while (done < window.iov_len) {
+        const sys::Try<size_t> count = sys::try_pread(file_, to + done, window.iov_len - done, offset + done);
+        if (!count.ok()) throw NativeError::from_errno("pread", count.error).with_what("reading shared memory");
+        if (count.value == 0) break;  // a size that is not in whole pages
+        done += count.value;
+      }
+      std::memset(to + done, 0, window.iov_len - done);
+      to += window.iov_len;
+    }
+    return buffer;
+  }
+
+ private:
+  int file_;  // borrowed
+};
+
+// Pieces that have been copied here, as they will lie in the page file.
+class CopiedObject : public PageSource {
+ public:
+  explicit CopiedObject(uint64_t length_bytes)
+      : bytes_(sys::mmap(0, length_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)) {
+    (void)::madvise(bytes_.data(), length_bytes, MADV_HUGEPAGE);  // fewer faults, where the kernel has them
+  }
+  unsigned char* place_of(const PagePiece& piece) { return bytes_.data() + piece.file_offset; }
+  const unsigned char* read(const PagePiece& piece, unsigned char*) const override {
+    return bytes_.data() + piece.file_offset;
+  }
+
+ private:
+  sys::Mapping bytes_;
+};
+
+}  // namespace
+
+SharedMemoryCapture::SharedMemoryCapture(CaptureContext& context, PageFiles& files)
+    : context_(context), files_(files) {}
+
+void SharedMemoryCapture::scan() {
+  STASIS_CONTEXT("looking for shared memory");
+  find_mapped();
+  find_open();
+  parallel_for(objects_.size(), kMaximalWorkers, [&](size_t index, bool in_caller) {
+    if (in_caller) context_.check_abort();
+    find_runs(index);
+  });
+}
+
+void SharedMemoryCapture::add(const ProcDir& proc, const char* name, std::string link, uint64_t mapped_end) {
+  sys::Try<UniqueFd> opened = sys::try_openat(proc.borrow(), name, O_RDONLY);
+  if (!opened.ok()) throw NativeError::from_errno("openat", opened.error).with_path(link).with_pid(proc.host_pid());
+  Object object;
+  object.file = std::move(opened.value);
+  const sys::Try<struct statx> stat = sys::try_statx(object.file.borrow(), "", AT_EMPTY_PATH);
+  if (!stat.ok()) throw NativeError::from_errno("statx", stat.error).with_path(link).with_pid(proc.host_pid());
+  const sys::Try<int64_t> seals = sys::try_fcntl(object.file.borrow(), F_GET_SEALS, 0);
+  object.mapped_end = mapped_end;
+  object.is_anonymous = !link.starts_with(kSegmentName) && !link.starts_with(kMemfdName);
+  const auto number = static_cast<uint32_t>(objects_.size());
+  uint32_t pages_id = context_.request.first_pages_id + number;
+  for (const CapturedTask& task : context_.data.tasks) pages_id += task.zombie ? 0 : 1;
+  context_.data.shared_memory.push_back({std::move(link), to_captured(stat.value), static_cast<uint32_t>(seals.value)});
+  pages_.push_back({number, pages_id, {}});
+  objects_.push_back(std::move(object));
+}
+
+void SharedMemoryCapture::find_mapped() {
+  const uint64_t device = find_shared_memory_device();
+  std::map<ObjectKey, size_t> known;
+  for (size_t i = 0; i < context_.data.tasks.size(); ++i) {
+    const CapturedTask& task = context_.data.tasks[i];
+    const ProcDir& proc = context_.tree.processes()[i]->proc;
+    for (const Vma& vma : task.vmas) {
+      if (vma.device != device || vma.name.empty()) continue;
+      const uint64_t end = vma.offset + (vma.end - vma.start);
+      const auto [entry, is_new] = known.try_emplace(key_of(vma.name, vma.inode), objects_.size());
+      if (!is_new) {
+        objects_[entry->second].mapped_end = std::max(objects_[entry->second].mapped_end, end);
+        continue;
+      }
+      STASIS_CONTEXT("opening shared memory", task.host_pid);
+      char name[96];
+      std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(vma.start),
+                    static_cast<unsigned long long>(vma.end));
+      add(proc, name, proc.readlink(name), end);
+    }
+  }
+}
+
+void SharedMemoryCapture::find_open() {
+  std::map<pid_t, const ProcDir*> directories;
+  for (const auto& process : context_.tree.processes()) directories.emplace(process->host_pid, &process->proc);
+  for (const CapturedOpenFile& file : context_.data.open_files) {
+    if (!file.path.link.starts_with(kMemfdName)) continue;
+    const bool known = std::any_of(context_.data.shared_memory.begin(), context_.data.shared_memory.end(),
+                                   [&](const CapturedSharedMemory& object) {
+                                     return object.stat.device == file.path.stat.device &&
+                                            object.stat.inode == file.path.stat.inode && object.link == file.path.link;
+                                   });
+    if (known) continue;
+    STASIS_CONTEXT("opening shared memory", file.host_pid, file.fd);
+    char name[32];
+    std::snprintf(name, sizeof name, "fd/%d", file.fd);
+    add(*directories.at(file.host_pid), name, file.path.link, 0);
+  }
+}
+
+void SharedMemoryCapture::find_runs(size_t index) {
+  STASIS_CONTEXT("finding pages of shared memory");
+  const int file = objects_[index].file.borrow();
+  std::vector<PageRun>& runs = pages_[index].runs;
+  const uint64_t size = context_.data.shared_memory[index].stat.size_bytes;
+  const uint64_t end_of_pages = (size + kPageBytes - 1) / kPageBytes * kPageBytes;
+  for (uint64_t at = 0; at < size;) {
+    const int64_t data = ::lseek(file, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;  // nothing but a hole is left
+    if (data < 0) throw NativeError::from_errno("lseek", errno);
+    const int64_t hole = ::lseek(file, data, SEEK_HOLE);
+    if (hole < 0) throw NativeError::from_errno("lseek", errno);
+    const uint64_t start = static_cast<uint64_t>(data) / kPageBytes * kPageBytes;
+    const uint64_t end =
+        std::min((static_cast<uint64_t>(hole) + kPageBytes - 1) / kPageBytes * kPageBytes, end_of_pages);
+    runs.push_back({start, (end - start) / kPageBytes});
+    at = end;
+  }
+  // The format has no place for the size of an anonymous object, which may reach beyond what is mapped: a last page
+  // tells it.
+  const uint64_t told = runs.empty() ? 0 : runs.back().address + runs.back().page_count * kPageBytes;
+  if (objects_[index].is_anonymous && end_of_pages > std::max(told, objects_[index].mapped_end)) {
+    runs.push_back({end_of_pages - kPageBytes, 1});
+  }
+}
+
+uint64_t SharedMemoryCapture::found_bytes() const {
+  uint64_t total = 0;
+  for (const SharedPages& object : pages_) total += run_pages(object.runs) * kPageBytes;
+  return total;
+}
+
+void SharedMemoryCapture::save() {
+  if (!context_.request.write_pages) return;
+  const uint64_t total = found_bytes();
+  uint64_t for_twins = 0;
+  for (const CapturedTask& task : context_.data.tasks) for_twins += task.twin ? task.twin_wish.memory_bytes : 0;
+  const uint64_t room = context_.request.copy_on_write_bytes;
+  if (total > kAlwaysCopiedBytes && total > room - std::min(room, for_twins)) {
+    log_line("%llu bytes of shared memory are written inside the window: there is no room for a copy",
+             static_cast<unsigned long long>(total));
+    return write();
+  }
+  struct Job {
+    const PageSource* from;
+    CopiedObject* to;
+    PagePiece piece;
+  };
+  std::vector<std::unique_ptr<PageSource>> originals;
+  std::vector<Job> jobs;
+  for (size_t i = 0; i < objects_.size(); ++i) {
+    const uint64_t length = run_pages(pages_[i].runs) * kPageBytes;
+    if (length == 0) continue;
+    originals.push_back(std::make_unique<ObjectContent>(objects_[i].file.borrow()));
+    auto copy = std::make_unique<CopiedObject>(length);
+    for (PagePiece& piece : cut_into_pieces(pages_[i].runs)) {
+      jobs.push_back({originals.back().get(), copy.get(), std::move(piece)});
+    }
+    objects_[i].source = std::move(copy);
+  }
+  parallel_for(jobs.size(), kMaximalWorkers, [&](size_t number, bool in_caller) {
+    if (in_caller) context_.check_abort();
+    STASIS_CONTEXT("copying shared memory");
+    jobs[number].from->read(jobs[number].piece, jobs[number].to->place_of(jobs[number].piece));
+  });
+}
+
+void SharedMemoryCapture::write() {
+  if (!context_.request.write_pages || objects_.empty() || std::exchange(written_, true)) return;
+  PageMapData pages;
+  std::vector<const PageSource*> sources;
+  for (size_t i = 0; i < objects_.size(); ++i) {
+    if (!objects_[i].source) objects_[i].source = std::make_unique<ObjectContent>(objects_[i].file.borrow());
+    pages.tasks.push_back({0, pages_[i].pages_id, pages_[i].runs});
+    sources.push_back(objects_[i].source.get());
+  }
+  files_.write(pages, sources, context_.check_abort);
+}
+
+}  // namespace stasis

@@ -1,0 +1,60 @@
+// Shared memory that lies in the kernel's own tmpfs: shared anonymous mappings,
+// memfds, System V segments. Each object is captured once, however many
+// processes have it mapped or open. A fork does not copy it, so of a tree that
+// lives on it is copied while the tree stands still.
+//
+// Undo: PageFiles undoes itself; objects are only read, through descriptors of our own.
+// If we die here: the target has seen nothing.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "capture/capture_context.h"
+#include "capture/page_files.h"
+
+namespace stasis {
+
+class SharedMemoryCapture {
+ public:
+  // N of pages-N.img counts on after the tasks'.
+  SharedMemoryCapture(CaptureContext& context, PageFiles& files);
+
+  // --- while the tree is stopped
+
+  // Finds the objects of all tasks, and their pages; fills context.data.shared_memory.
+  // Preconditions: mappings and open files of the tree are known.
+  void scan();
+  // Of a tree that runs on soon: copied, or written if there is no room to hold a copy.
+  void save();
+  uint64_t found_bytes() const;
+
+  // --- later, or at the end of what is to be done while it is stopped
+
+  void write();  // unless written already
+
+  const std::vector<SharedPages>& pages() const { return pages_; }
+
+ private:
+  struct Object {
+    UniqueFd file;  // for reading
+    // End of what is mapped of it, in bytes; only what is mapped counts for the size of an anonymous one.
+    uint64_t mapped_end = 0;
+    bool is_anonymous = false;
+    std::unique_ptr<PageSource> source;
+  };
+  void find_mapped();
+  void find_open();
+  void add(const ProcDir& proc, const char* name, std::string link, uint64_t mapped_end);
+  void find_runs(size_t index);
+
+  CaptureContext& context_;
+  PageFiles& files_;
+  std::vector<SharedPages> pages_;  // one entry per object
+  std::vector<Object> objects_;
+  bool written_ = false;
+};
+
+}  // namespace stasis

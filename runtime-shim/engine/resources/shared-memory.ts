@@ -1,0 +1,256 @@
+// Memory that processes share: objects of the kernel's own tmpfs, each captured
+// once. Anonymous ones are made again by the root task at an address that nobody
+// uses, next to the hole; the tree inherits them through fork, and each task
+// makes its mappings out of that one. memfds and System V segments are not
+// carried yet.
+import type { Capture, MappedFile, PageMap, SharedMemory } from '../../../nativecore/schema/messages.js';
+import type { vma_entry } from '../../../oci-spec/images/messages.js';
+import type { CompileContext, PlannedTask } from '../compile-context.js';
+import type { ImageSetWriter } from '../image-set.js';
+import { Phase, type TaskBuilder } from '../plan/builder.js';
+import { kPageBytes, kTaskEnd, mapFlag, pageFlag, prot, vmaStatus } from './mapping-flags.js';
+
+// ---- raw capture to images
+
+export type SharedKind = 'anonymous' | 'memfd' | 'segment';
+
+export interface SharedObject {
+  readonly raw: SharedMemory;
+  readonly kind: SharedKind;
+  /** Number of its pagemap-shmem image. */
+  readonly shmid: bigint;
+}
+
+const objectsOfCapture = new WeakMap<Capture, readonly SharedObject[]>();
+
+/**
+ * The objects of a capture with their numbers in images: the id of a segment,
+ * else the inode number, unless a segment has that already.
+ */
+export function sharedObjects(capture: Capture): readonly SharedObject[] {
+  let objects = objectsOfCapture.get(capture);
+  if (objects !== undefined) return objects;
+  const kinds = capture.sharedMemory.map(kindOf);
+  const taken = new Set<bigint>();
+  capture.sharedMemory.forEach((raw, index) => kinds[index] === 'segment' && taken.add(inodeOf(raw)));
+  objects = capture.sharedMemory.map((raw, index) => {
+    const kind = kinds[index] as SharedKind;
+    if (kind === 'segment') return { raw, kind, shmid: inodeOf(raw) };
+    // 32 bits, because that is what the image of a memfd has room for
+    let shmid = BigInt.asUintN(32, inodeOf(raw));
+    while (taken.has(shmid)) shmid = BigInt.asUintN(32, shmid + 1n);
+    taken.add(shmid);
+    return { raw, kind, shmid };
+  });
+  objectsOfCapture.set(capture, objects);
+  return objects;
+}
+
+function inodeOf(raw: SharedMemory): bigint {
+  return raw.stat?.inode ?? 0n;
+}
+
+function kindOf({ link }: { readonly link: Uint8Array }): SharedKind {
+  const text = Buffer.from(link).toString('latin1');
+  if (text.startsWith('/memfd:')) return 'memfd';
+  return text.startsWith('/SYSV') ? 'segment' : 'anonymous';
+}
+
+/** The object behind a mapping; undefined if it is none of the kernel's own tmpfs. */
+export function sharedObjectOf(capture: Capture, file: MappedFile): SharedObject | undefined {
+  return sharedObjects(capture).find(
+    ({ raw, kind }) =>
+      raw.stat?.device === file.stat?.device && raw.stat?.inode === file.stat?.inode && kind === kindOf(file),
+  );
+}
+
+/** What a mapping of an anonymous object adds to the entry of a private one. */
+export function sharedMapping(
+  object: SharedObject,
+  offset: bigint,
+): Pick<vma_entry, 'pgoff' | 'shmid' | 'status' | 'fdflags'> {
+  return { pgoff: offset, shmid: object.shmid, status: vmaStatus.REGULAR | vmaStatus.ANON_SHARED, fdflags: kReadWrite };
+}
+const kReadWrite = 2;
+
+/** pagemap-shmem-<shmid> of every object. */
+export function encodeSharedPageMaps(capture: Capture, pageMap: PageMap, images: ImageSetWriter): void {
+  const objects = sharedObjects(capture);
+  for (const { object, pagesId, runs } of pageMap.shared) {
+    const shmid = objects[object]?.shmid;
+    if (shmid === undefined) continue;
+    images.addAs('pagemap-shmem', shmid, 'pagemap_head', { pages_id: pagesId });
+    for (const run of runs)
+      images.add('pagemap-shmem', shmid, {
+        vaddr: run.address,
+        compat_nr_pages: Number(run.pageCount <= 0xffffffffn ? run.pageCount : 0n),
+        flags: pageFlag.PRESENT,
+        nr_pages: run.pageCount,
+      });
+  }
+}
+
+// ---- images to plan
+
+interface SharedRun {
+  readonly start: bigint;
+  readonly end: bigint;
+  /** In the page file. */
+  readonly offset: bigint;
+}
+
+interface SharedContent {
+  readonly file: string;
+  readonly runs: readonly SharedRun[];
+}
+
+/** An object on its way into the tree. Its scratch mapping has every task until its own mappings are made. */
+interface PlannedObject {
+  readonly shmid: bigint;
+  readonly sizeBytes: bigint;
+  readonly reserve: boolean;
+  readonly content: SharedContent;
+  scratch: bigint;
+}
+
+const kMremapMayMoveFixed = 1 | 2;
+
+export const isSharedAnonymous = (vma: vma_entry): boolean =>
+  (vma.status & vmaStatus.ANON_SHARED) !== 0 && (vma.status & vmaStatus.SYSVIPC) === 0;
+
+/** All shared anonymous objects of the images, and where they are kept until every task has mapped them. */
+export class SharedMemoryPlan {
+  readonly #ctx: CompileContext;
+  readonly #objects = new Map<bigint, PlannedObject>();
+  /** Room for all of them, one after the other. */
+  readonly lengthBytes: bigint;
+  #start = 0n;
+
+  constructor(ctx: CompileContext, tasks: readonly PlannedTask[]) {
+    this.#ctx = ctx;
+    const sizes = new Map<bigint, { end: bigint; reserve: boolean }>();
+    for (const { image } of tasks)
+      for (const vma of image.mm?.vmas ?? []) {
+        if (!isSharedAnonymous(vma)) continue;
+        const end = vma.pgoff + (vma.end - vma.start);
+        const known = sizes.get(vma.shmid) ?? { end: 0n, reserve: false };
+        known.end = end > known.end ? end : known.end;
+        known.reserve ||= (vma.flags & mapFlag.NORESERVE) === 0;
+        sizes.set(vma.shmid, known);
+      }
+    let total = 0n;
+    for (const [shmid, { end, reserve }] of sizes) {
+      const content = contentOf(ctx, shmid);
+      const last = content.runs.at(-1);
+      const sizeBytes = last !== undefined && last.end > end ? last.end : end;
+      if (sizeBytes > kTaskEnd || sizeBytes % kPageBytes !== 0n) {
+        ctx.object('IMAGE_CORRUPT', `the shared memory ${shmid} has an impossible size (${sizeBytes} bytes)`, {
+          image: `pagemap-shmem-${shmid}.img`,
+        });
+        continue;
+      }
+      this.#objects.set(shmid, { shmid, sizeBytes, reserve, content, scratch: total });
+      total += sizeBytes;
+    }
+    this.lengthBytes = total;
+  }
+
+  /** Objects are made at `start` by the root task, filled there by the coordinator, and inherited. */
+  place(start: bigint): void {
+    this.#start = start;
+    const root = this.#ctx.root.builder;
+    for (const object of this.#objects.values()) {
+      object.scratch += start;
+      const from = `shmem[${object.shmid}]`;
+      const flags =
+        mapFlag.SHARED | mapFlag.ANONYMOUS | mapFlag.FIXED_NOREPLACE | (object.reserve ? 0 : mapFlag.NORESERVE);
+      root.step(Phase.FILES, 'mmap', [object.scratch, object.sizeBytes, prot.READ | prot.WRITE, flags, -1, 0n], {
+        from,
+        expected: object.scratch,
+        note: 'children inherit it',
+      });
+      const { file, runs } = object.content;
+      for (const run of runs)
+        root.fills.push({
+          // not through userfaultfd: the others would not wait for pages of a mapping that is not theirs
+          method: kMethodMem,
+          address: object.scratch + run.start,
+          pageCount: (run.end - run.start) / kPageBytes,
+          pageFile: this.#ctx.plan.pageFile(file),
+          fileOffsetBytes: run.offset,
+        });
+    }
+  }
+
+  /** Everything above this is the task's, when it begins to map its memory. */
+  get end(): bigint {
+    return this.#start + this.lengthBytes;
+  }
+
+  /** The mapping itself; advice and locks are as with others. */
+  map(builder: TaskBuilder, vma: vma_entry, from: string): void {
+    const object = this.#objects.get(vma.shmid);
+    if (object === undefined) return; // objected to
+    // An old length of 0 makes another mapping of the same memory, mremap(2).
+    builder.step(
+      Phase.MEMORY,
+      'mremap',
+      [object.scratch + vma.pgoff, 0n, vma.end - vma.start, kMremapMayMoveFixed, vma.start],
+      { from, expected: vma.start, note: `shared memory ${vma.shmid}` },
+    );
+    if (vma.prot !== (prot.READ | prot.WRITE))
+      builder.step(Phase.MEMORY, 'mprotect', [vma.start, vma.end - vma.start, vma.prot], { from });
+  }
+
+  /** When the task has its mappings; the root, through which the objects are filled, when that is done. */
+  leave(builder: TaskBuilder, from: string): void {
+    if (this.lengthBytes === 0n) return;
+    const phase = builder.index === 0 ? Phase.THREADS : Phase.MEMORY;
+    builder.step(phase, 'munmap', [this.#start, this.lengthBytes], { from, note: 'where shared memory was made' });
+  }
+}
+
+const kMethodMem = 1;
+
+/** Where the content of an object is; no runs after objecting, and where nothing is but zeroes. */
+function contentOf(ctx: CompileContext, shmid: bigint): SharedContent {
+  const image = `pagemap-shmem-${shmid}.img`;
+  const [head, ...entries] = ctx.images.set.entries('pagemap-shmem', shmid);
+  if (head === undefined) return { file: '', runs: [] };
+  const file = `pages-${(head.message as unknown as { pages_id: number }).pages_id}.img`;
+  const runs: SharedRun[] = [];
+  let offset = 0n;
+  let end = 0n;
+  for (const { message: entry } of entries) {
+    const pages = entry.nr_pages ?? BigInt(entry.compat_nr_pages);
+    const flags = entry.flags ?? (entry.in_parent === true ? pageFlag.PARENT : pageFlag.PRESENT);
+    const runEnd = entry.vaddr + pages * kPageBytes;
+    if (entry.vaddr % kPageBytes !== 0n || entry.vaddr < end || pages === 0n || runEnd > kTaskEnd) {
+      ctx.object('IMAGE_CORRUPT', `"${image}" is not in order at 0x${entry.vaddr.toString(16)}`, { image });
+      return { file, runs: [] };
+    }
+    if ((flags & pageFlag.PRESENT) === 0) {
+      ctx.object(
+        'IMAGE_FEATURE_UNSUPPORTED',
+        `"${image}" leaves pages to a parent checkpoint or a page server`,
+        { image },
+        'use a full checkpoint',
+      );
+      return { file, runs: [] };
+    }
+    end = runEnd;
+    runs.push({ start: entry.vaddr, end: runEnd, offset });
+    offset += pages * kPageBytes;
+  }
+  const size = ctx.images.set.sizeBytes(file);
+  if (offset > 0n && (size === undefined || BigInt(size) < offset)) {
+    ctx.object(
+      size === undefined ? 'IMAGE_MISSING' : 'IMAGE_CORRUPT',
+      size === undefined ? `"${file}" is missing` : `"${file}" is truncated (${size} bytes, wanted ${offset})`,
+      { image: file },
+      'use a complete copy of the checkpoint',
+    );
+    return { file, runs: [] };
+  }
+  return { file, runs };
+}
