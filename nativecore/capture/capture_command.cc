@@ -1,5 +1,6 @@
 #include "capture/capture_command.h"
 
+#include <malloc.h>
 #include <sched.h>
 
 #include <exception>
@@ -57,6 +58,18 @@ class FreezePriority {
   bool raised_ = false;
 };
 
+// Memory that the window needs is there before it: a page fault costs 0.3 us, and
+// a hundred processes are some thousand of them. One arena for all threads, because
+// only one can be prepared.
+void warm_up_heap() {
+  constexpr int kHeapBytes = 16 << 20;
+  ::mallopt(M_MMAP_THRESHOLD, kHeapBytes);
+  ::mallopt(M_TRIM_THRESHOLD, 2 * kHeapBytes);
+  ::mallopt(M_TOP_PAD, kHeapBytes);
+  const std::string heap(kHeapBytes / 2, '\1');
+  __asm__ volatile("" : : "r"(heap.data()) : "memory");  // it has to be written
+}
+
 class CaptureCommand {
  public:
   explicit CaptureCommand(ControlChannel& channel) : channel_(channel) {}
@@ -86,9 +99,11 @@ class CaptureCommand {
       capture_host_before_freeze(data.host);
       prepare_infection();
       find_return_paths_before_freeze(request.root_host_pid, return_paths);
+      files.open_before_freeze(request.root_host_pid);
     }
     CaptureData data;
     ReturnPathFinder return_paths;
+    FilesCapture files;
   };
 
   CaptureContext context_of(const CaptureRequest& request, FrozenTree& tree, CaptureData& data) {
@@ -105,7 +120,8 @@ class CaptureCommand {
     const uint64_t frozen_from_ns = monotonic_now_ns();
     FrozenTree tree = freeze(request, paused);
     CaptureContext context = context_of(request, tree, preparation.data);
-    capture_tree(context, preparation.return_paths, phases_);
+    capture_tree(context, preparation.return_paths, preparation.files, phases_);
+    preparation.files.find_names(context);
     phases_.enter("scan pages");
     PageFiles files(kImagesDescriptor);
     MemoryCapture memory(context, files);
@@ -138,7 +154,7 @@ class CaptureCommand {
     CaptureContext context = context_of(request, tree, data);
     context.reaper = reaper ? &*reaper : nullptr;
     context.read_in_window = read_in_window;
-    capture_tree(context, preparation.return_paths, phases_);
+    capture_tree(context, preparation.return_paths, preparation.files, phases_);
     phases_.enter("scan pages");
     PageFiles files(kImagesDescriptor);
     MemoryCapture memory(context, files);
@@ -157,6 +173,8 @@ class CaptureCommand {
     phases_.finish();
     phases_.add("frozen", frozen_from_ns, monotonic_now_ns());
     fault_point("thawed");
+    phases_.enter("find names");
+    preparation.files.find_names(context);
     phases_.enter("read twins");
     std::set<pid_t> incomplete = memory.read_twins();
     if (!incomplete.empty()) {
@@ -265,6 +283,7 @@ int report_failure(ControlChannel& channel, CaptureCommand& command, NativeError
 
 int run_capture_command() {
   prepare_signal_waiting();
+  warm_up_heap();
   ControlChannel channel{UniqueFd(kControlDescriptor)};
   CaptureCommand command(channel);
   int status = 1;

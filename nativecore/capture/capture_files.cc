@@ -2,13 +2,22 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <linux/magic.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <map>
+#include <optional>
+#include <set>
+#include <utility>
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
+#include "base/parallel.h"
 #include "base/sys.h"
 #include "capture/capture_pipes.h"
 #include "capture/capture_sockets.h"
@@ -21,9 +30,16 @@ namespace {
 
 constexpr int kGetOwnerUids = 17;  // F_GETOWNER_UIDS, asm-generic/fcntl.h
 
-// Descriptions can be equal only where file system, inode and link text are, so
-// that kcmp is asked within small groups.
-using DescriptionGroups = std::map<std::tuple<uint64_t, uint64_t, std::string>, KcmpIndex>;
+// Descriptions can be equal only where file system and inode are, so that kcmp
+// is asked within small groups.
+using DescriptionGroups = std::map<std::pair<uint64_t, uint64_t>, KcmpIndex>;
+
+// A chunk is worth a thread, and shares what it learns of paths.
+constexpr size_t kChunk = 32;
+constexpr unsigned kMaximalWorkers = 4;
+// Descriptors of our own that are left for everything else.
+constexpr size_t kReservedDescriptors = 512;
+constexpr size_t kDescriptorsPerProcess = 8;
 
 // "flags:\t0100002" of fdinfo, octal.
 uint64_t fdinfo_flags(std::string_view fdinfo) {
@@ -43,12 +59,187 @@ void collect_locks(std::string& locks, std::string_view fdinfo) {
   }
 }
 
-void look_at_description(CaptureContext& context, CapturedOpenFile& file, const TracedProcess& process,
-                         PathChecker& paths) {
-  sys::Try<UniqueFd> copy = sys::try_pidfd_getfd(process.pidfd.borrow(), TargetFd(file.fd));
-  if (!copy.ok())
-    throw NativeError::from_errno("pidfd_getfd", copy.error).with_pid(file.host_pid).with_target_fd(file.fd);
-  const int fd = copy.value.borrow();
+// Our limit is of no use to anybody while it is lower than it may be.
+size_t raise_own_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) < 0) return 0;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  return limit.rlim_cur > kReservedDescriptors ? static_cast<size_t>(limit.rlim_cur) - kReservedDescriptors : 0;
+}
+
+// What the kernel prints for objects that have a number and no name.
+std::string nameless_link(const CapturedStatx& stat) {
+  switch (stat.mode & S_IFMT) {
+    case S_IFSOCK: return "socket:[" + std::to_string(stat.inode) + "]";
+    case S_IFIFO: return stat.filesystem_magic == PIPEFS_MAGIC ? "pipe:[" + std::to_string(stat.inode) + "]" : "";
+    default: return {};
+  }
+}
+
+std::string link_of(int own_fd) {
+  const std::string name = "/proc/self/fd/" + std::to_string(own_fd);
+  return sys::try_readlinkat(AT_FDCWD, name.c_str()).value;
+}
+
+// work(index) for each of `count` items, chunk by chunk, by several threads.
+template <typename Work>
+void for_each_in_chunks(CaptureContext& context, size_t count, Work work) {
+  parallel_for((count + kChunk - 1) / kChunk, kMaximalWorkers, [&](size_t chunk, bool in_caller) {
+    if (in_caller) context.check_abort();
+    for (size_t i = chunk * kChunk; i < std::min(count, (chunk + 1) * kChunk); ++i) work(i);
+  });
+}
+
+}  // namespace
+
+// One descriptor of one table.
+struct FilesCapture::Descriptor {
+  size_t task = 0;
+  bool close_on_exec = false;
+  bool read_pipe = false;
+  UniqueFd copy;
+  CapturedOpenFile file;
+  std::optional<CapturedPipe> pipe;
+
+  void fetch_copy(const TracedProcess& process);
+  void look_at_description(const TracedProcess& process);
+
+ private:
+  void ask_copy(const ProcDir& proc);
+};
+
+// Copies go before: without one, a description is looked at twice.
+void FilesCapture::open_before_freeze(pid_t root_host_pid) {
+  struct Table {
+    ProcDir proc;
+    std::vector<int32_t> fds;
+  };
+  std::vector<Table> tables;
+  std::vector<pid_t> tree{root_host_pid};
+  size_t total = 0;
+  for (size_t i = 0; i < tree.size(); ++i) {
+    std::optional<ProcDir> proc = ProcDir::try_open(tree[i]);
+    if (!proc) continue;
+    const std::vector<pid_t> children = proc->children(proc->numbers("task"));
+    tree.insert(tree.end(), children.begin(), children.end());
+    std::vector<int32_t> fds = proc->numbers("fdinfo");
+    total += fds.size();
+    tables.push_back({std::move(*proc), std::move(fds)});
+  }
+  const size_t room = raise_own_descriptor_limit();
+  size_t left = room > total ? std::min(total, room - total) : 0;
+  copies_left_ = room - left;
+  // The table of descriptors grows now: with more than one thread the kernel would
+  // wait for an RCU grace period each time (10 ms), inside the window.
+  const size_t highest = std::min(room, left + total + kDescriptorsPerProcess * tree.size()) + kReservedDescriptors / 2;
+  const sys::Try<int64_t> grown = sys::try_fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, highest);
+  if (grown.ok()) const UniqueFd close_it(static_cast<int>(grown.value));
+  for (const Table& table : tables) {
+    for (const int32_t fd : table.fds) {
+      if (left == 0) return;
+      char name[48];
+      std::snprintf(name, sizeof name, "fdinfo/%d", fd);
+      sys::Try<UniqueFd> opened = sys::try_openat(table.proc.borrow(), name, O_RDONLY);
+      if (!opened.ok()) continue;  // closed meanwhile
+      fdinfos_[table.proc.host_pid()].emplace(fd, std::move(opened.value));
+      --left;
+    }
+  }
+}
+
+// What was opened before tells of the descriptor that has this number now; it
+// fails if there is none, or the process is another one.
+std::optional<std::string> FilesCapture::read_fdinfo(const ProcDir& proc, int32_t fd) const {
+  if (const auto process = fdinfos_.find(proc.host_pid()); process != fdinfos_.end()) {
+    if (const auto opened = process->second.find(fd); opened != process->second.end()) {
+      char text[1024];
+      const sys::Try<size_t> length = sys::try_pread(opened->second.borrow(), text, sizeof text, 0);
+      if (!length.ok() || length.value == 0) return std::nullopt;
+      // A longer one, of an epoll or a file with locks, is read in the ordinary way.
+      if (length.value < sizeof text) return std::string(text, length.value);
+    }
+  }
+  char name[48];
+  std::snprintf(name, sizeof name, "fdinfo/%d", fd);
+  const sys::Try<std::string> text = proc.try_read(name);
+  return text.ok() ? std::optional(text.value) : std::nullopt;
+}
+
+// A list costs 1 us for each entry. If the directory has as many entries as
+// before the freeze, and all of those are still there, it is the same list.
+std::vector<int32_t> FilesCapture::list_table(const ProcDir& proc, bool trust_known) const {
+  const auto known = fdinfos_.find(proc.host_pid());
+  // Linux 6.2: the size of /proc/PID/fd is the number of descriptors; before, it is 0.
+  if (!trust_known || known == fdinfos_.end() || stat_of(proc.borrow(), "fd").size_bytes != known->second.size())
+    return proc.numbers("fdinfo");
+  std::vector<int32_t> fds;
+  for (const auto& entry : known->second) fds.push_back(entry.first);
+  std::sort(fds.begin(), fds.end());
+  return fds;
+}
+
+std::vector<FilesCapture::Descriptor> FilesCapture::list_descriptors(CaptureContext& context, bool trust_known) const {
+  std::vector<CapturedTask>& tasks = context.data.tasks;
+  std::vector<std::vector<int32_t>> numbers(tasks.size());
+  parallel_for(tasks.size(), kMaximalWorkers, [&](size_t i, bool) {
+    if (!tasks[i].zombie && tasks[i].fd_table_host_pid == tasks[i].host_pid)
+      numbers[i] = list_table(context.tree.processes()[i]->proc, trust_known);
+  });
+  std::vector<Descriptor> found;
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    for (const int32_t fd : numbers[i]) {
+      Descriptor& descriptor = found.emplace_back();
+      descriptor.task = i;
+      descriptor.file.host_pid = tasks[i].host_pid;
+      descriptor.file.fd = fd;
+    }
+  }
+  return found;
+}
+
+// False: there is no such descriptor.
+bool FilesCapture::look_at_descriptor(CaptureContext& context, Descriptor& descriptor, bool keep_copy) const {
+  CapturedOpenFile& file = descriptor.file;
+  STASIS_CONTEXT("capturing descriptor", file.host_pid, file.fd);
+  const TracedProcess& process = *context.tree.processes()[descriptor.task];
+  std::optional<std::string> fdinfo = read_fdinfo(process.proc, file.fd);
+  if (!fdinfo) return false;
+  file.fdinfo = std::move(*fdinfo);
+  descriptor.close_on_exec = (fdinfo_flags(file.fdinfo) & O_CLOEXEC) != 0;
+  if (!keep_copy) {
+    char name[48];
+    std::snprintf(name, sizeof name, "fd/%d", file.fd);
+    file.path.stat = stat_of(process.proc.borrow(), name);
+    return true;
+  }
+  descriptor.fetch_copy(process);
+  const sys::Try<struct statx> stat = sys::try_statx(descriptor.copy.borrow(), "", AT_EMPTY_PATH);
+  if (!stat.ok()) throw NativeError::from_errno("statx", stat.error).with_pid(file.host_pid).with_target_fd(file.fd);
+  file.path.stat = to_captured(stat.value);
+  return true;
+}
+
+void FilesCapture::Descriptor::fetch_copy(const TracedProcess& process) {
+  sys::Try<UniqueFd> fetched = sys::try_pidfd_getfd(process.pidfd.borrow(), TargetFd(file.fd));
+  if (!fetched.ok())
+    throw NativeError::from_errno("pidfd_getfd", fetched.error).with_pid(file.host_pid).with_target_fd(file.fd);
+  copy = std::move(fetched.value);
+}
+
+void FilesCapture::Descriptor::look_at_description(const TracedProcess& process) {
+  STASIS_CONTEXT("capturing open file", file.host_pid, file.fd);
+  if (copy.valid()) return ask_copy(process.proc);
+  fetch_copy(process);
+  ask_copy(process.proc);
+  if (file.path.link.empty()) file.path.link = link_of(copy.borrow());
+  copy.reset();
+}
+
+void FilesCapture::Descriptor::ask_copy(const ProcDir& proc) {
+  const int fd = copy.borrow();
+  file.path.stat.filesystem_magic = static_cast<uint64_t>(sys::try_fstatfs_type(fd).value);
+  file.path.link = nameless_link(file.path.stat);
   file.status_flags = static_cast<int32_t>(sys::try_fcntl(fd, F_GETFL, 0).value);
   if (file.status_flags & O_PATH) return;  // nothing else can be asked of such a descriptor
   file.signal = static_cast<int32_t>(sys::try_fcntl(fd, F_GETSIG, 0).value);
@@ -61,53 +252,90 @@ void look_at_description(CaptureContext& context, CapturedOpenFile& file, const 
     file.owner_uids.assign(uids, uids + 2);
 
   switch (file.path.stat.mode & S_IFMT) {
-    case S_IFIFO: capture_pipe(context, file, fd); break;
-    case S_IFSOCK: capture_socket(file, fd, paths); break;
+    case S_IFIFO:
+      if (read_pipe) pipe = capture_pipe(file, fd);
+      break;
+    case S_IFSOCK: capture_socket(file, fd, proc); break;
     case S_IFCHR: capture_terminal(file, fd); break;
     default: break;
   }
 }
 
-void capture_table(CaptureContext& context, CapturedTask& task, const TracedProcess& process,
-                   DescriptionGroups& groups) {
-  STASIS_CONTEXT("capturing descriptors", task.host_pid);
-  std::vector<CapturedOpenFile>& open_files = context.data.open_files;
-  PathChecker paths(process.proc);
-  for (const int32_t fd : process.proc.numbers("fd")) {
-    STASIS_CONTEXT("capturing descriptor", task.host_pid, fd);
-    char name[48];
-    std::snprintf(name, sizeof name, "fdinfo/%d", fd);
-    CapturedOpenFile file;
-    file.host_pid = task.host_pid;
-    file.fd = fd;
-    file.fdinfo = process.proc.read(name);
+namespace {
+
+// Fills the tables of the tasks; gives the descriptors through which each description is looked at.
+template <typename Descriptors>
+std::vector<size_t> find_descriptions(CaptureContext& context, Descriptors& descriptors) {
+  DescriptionGroups groups;
+  std::vector<size_t> first;
+  for (size_t i = 0; i < descriptors.size(); ++i) {
+    const CapturedOpenFile& file = descriptors[i].file;
     collect_locks(context.data.proc_locks, file.fdinfo);
-    std::snprintf(name, sizeof name, "fd/%d", fd);
-    file.path = paths.facts_of(name);
-    const bool close_on_exec = (fdinfo_flags(file.fdinfo) & O_CLOEXEC) != 0;
     KcmpIndex& group =
-        groups.try_emplace({file.path.stat.device, file.path.stat.inode, file.path.link}, KcmpIndex(KCMP_FILE))
-            .first->second;
-    const auto number = static_cast<uint32_t>(open_files.size());
-    const std::optional<uint32_t> known = group.find_or_add(task.host_pid, static_cast<uint64_t>(fd), number);
-    task.fds.push_back({fd, known.value_or(number), close_on_exec});
-    if (known) continue;
-    look_at_description(context, file, process, paths);
-    open_files.push_back(std::move(file));
+        groups.try_emplace({file.path.stat.device, file.path.stat.inode}, KcmpIndex(KCMP_FILE)).first->second;
+    const auto number = static_cast<uint32_t>(first.size());
+    const std::optional<uint32_t> known = group.find_or_add(file.host_pid, static_cast<uint64_t>(file.fd), number);
+    context.data.tasks[descriptors[i].task].fds.push_back(
+        {file.fd, known.value_or(number), descriptors[i].close_on_exec});
+    if (known) {
+      descriptors[i].copy.reset();
+    } else {
+      first.push_back(i);
+    }
   }
+  return first;
 }
 
 }  // namespace
 
-void capture_files(CaptureContext& context) {
+void FilesCapture::capture(CaptureContext& context) {
   fault_point("capture_files");
-  DescriptionGroups groups;
-  for (size_t i = 0; i < context.data.tasks.size(); ++i) {
-    CapturedTask& task = context.data.tasks[i];
-    if (task.zombie || task.fd_table_host_pid != task.host_pid) continue;
-    context.check_abort();
-    capture_table(context, task, *context.tree.processes()[i], groups);
+  STASIS_CONTEXT("capturing descriptors");
+  std::vector<Descriptor> descriptors;
+  bool complete = false;
+  for (const bool trust_known : {true, false}) {
+    descriptors = list_descriptors(context, trust_known);
+    std::atomic<bool> missing = false;
+    for_each_in_chunks(context, descriptors.size(), [&](size_t i) {
+      if (!look_at_descriptor(context, descriptors[i], i < copies_left_)) missing = true;
+    });
+    complete = !missing;
+    if (complete) break;
   }
+  if (!complete) throw NativeError("conflict", "descriptors of a stopped process have gone");
+  const std::vector<size_t> first = find_descriptions(context, descriptors);
+  // The content of a pipe is read once, through the first descriptor that can.
+  std::set<uint64_t> pipes;
+  for (const size_t i : first) {
+    const CapturedOpenFile& file = descriptors[i].file;
+    if ((file.path.stat.mode & S_IFMT) == S_IFIFO && (fdinfo_flags(file.fdinfo) & O_ACCMODE) != O_WRONLY)
+      descriptors[i].read_pipe = pipes.insert(file.path.stat.inode).second;
+  }
+  for_each_in_chunks(context, first.size(), [&](size_t number) {
+    Descriptor& descriptor = descriptors[first[number]];
+    descriptor.look_at_description(*context.tree.processes()[descriptor.task]);
+  });
+  path_checkers_.resize(context.data.tasks.size());
+  for (const size_t i : first) {
+    Descriptor& descriptor = descriptors[i];
+    if (descriptor.pipe) context.data.pipes.push_back(std::move(*descriptor.pipe));
+    if (nameless_link(descriptor.file.path.stat).empty()) {
+      std::unique_ptr<PathChecker>& paths = path_checkers_[descriptor.task];
+      if (!paths) paths = std::make_unique<PathChecker>(context.tree.processes()[descriptor.task]->proc);
+      unnamed_.push_back({context.data.open_files.size(), descriptor.task, std::move(descriptor.copy)});
+    }
+    context.data.open_files.push_back(std::move(descriptor.file));
+  }
+}
+
+void FilesCapture::find_names(CaptureContext& context) {
+  for (Unnamed& unnamed : unnamed_) {
+    CapturedPath& path = context.data.open_files[unnamed.file].path;
+    if (unnamed.copy.valid()) path.link = link_of(unnamed.copy.borrow());
+    path.path_matches = path_checkers_[unnamed.task]->names(path.link, path.stat);
+    unnamed.copy.reset();
+  }
+  unnamed_.clear();
 }
 
 }  // namespace stasis

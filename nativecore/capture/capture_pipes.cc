@@ -5,7 +5,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 
 #include "base/native_error.h"
@@ -43,19 +42,15 @@ std::string unread_bytes(int own_fd, uint32_t capacity_bytes) {
 
 }  // namespace
 
-void capture_pipe(CaptureContext& context, const CapturedOpenFile& file, int own_fd) {
-  if ((file.status_flags & O_ACCMODE) == O_WRONLY) return;
-  std::vector<CapturedPipe>& pipes = context.data.pipes;
-  const uint64_t inode = file.path.stat.inode;
-  if (std::any_of(pipes.begin(), pipes.end(), [&](const CapturedPipe& pipe) { return pipe.inode == inode; })) return;
+CapturedPipe capture_pipe(const CapturedOpenFile& file, int own_fd) {
   CapturedPipe pipe;
-  pipe.inode = inode;
+  pipe.inode = file.path.stat.inode;
   pipe.is_fifo = file.path.stat.filesystem_magic != PIPEFS_MAGIC;
   const sys::Try<int64_t> capacity = sys::try_fcntl(own_fd, F_GETPIPE_SZ, 0);
   if (!capacity.ok()) throw NativeError::from_errno("fcntl(F_GETPIPE_SZ)", capacity.error);
   pipe.capacity_bytes = static_cast<uint32_t>(capacity.value);
   pipe.content = unread_bytes(own_fd, pipe.capacity_bytes);
-  pipes.push_back(std::move(pipe));
+  return pipe;
 }
 
 }  // namespace stasis

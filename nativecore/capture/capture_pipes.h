@@ -4,12 +4,11 @@
 // If we die here: the target has seen nothing.
 #pragma once
 
-#include "capture/capture_context.h"
+#include "capture/capture_data.h"
 
 namespace stasis {
 
-// `own_fd` is our copy of the description. Adds a CapturedPipe the first time
-// that a read end of the inode comes by.
-void capture_pipe(CaptureContext& context, const CapturedOpenFile& file, int own_fd);
+// `own_fd` is our copy of a description that can be read from.
+CapturedPipe capture_pipe(const CapturedOpenFile& file, int own_fd);
 
 }  // namespace stasis

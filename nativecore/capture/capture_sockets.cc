@@ -165,7 +165,7 @@ void capture_unix_queue(CapturedSocket& socket, int own_fd) {
 
 // The name of a unix socket may be relative to a directory that its task has
 // left, and the file may have been removed or replaced since.
-void capture_bound_file(CapturedSocket& socket, int own_fd, PathChecker& paths) {
+void capture_bound_file(CapturedSocket& socket, int own_fd, const ProcDir& proc) {
   const sys::Try<int64_t> opened = sys::try_ioctl(own_fd, SIOCUNIXFILE, nullptr);
   if (!opened.ok()) return;
   const UniqueFd file(static_cast<int>(opened.value));
@@ -175,12 +175,12 @@ void capture_bound_file(CapturedSocket& socket, int own_fd, PathChecker& paths) 
   if (!path.ok() || !stat.ok()) return;
   socket.bound_file.link = std::move(path.value);
   socket.bound_file.stat = to_captured(stat.value);
-  socket.bound_file.path_matches = paths.names(socket.bound_file.link, socket.bound_file.stat);
+  socket.bound_file.path_matches = PathChecker(proc).names(socket.bound_file.link, socket.bound_file.stat);
 }
 
 }  // namespace
 
-void capture_socket(CapturedOpenFile& file, int own_fd, PathChecker& paths) {
+void capture_socket(CapturedOpenFile& file, int own_fd, const ProcDir& proc) {
   CapturedSocket& socket = file.socket;
   socket.present = true;
   socket.inode = file.path.stat.inode;
@@ -204,7 +204,7 @@ void capture_socket(CapturedOpenFile& file, int own_fd, PathChecker& paths) {
     read_options(socket, own_fd, IPPROTO_TCP, kTcpOptions);
     socket.tcp_info = sys::try_getsockopt(own_fd, IPPROTO_TCP, TCP_INFO).value;
   }
-  if (socket.family == AF_UNIX) capture_bound_file(socket, own_fd, paths);
+  if (socket.family == AF_UNIX) capture_bound_file(socket, own_fd, proc);
   if (socket.family == AF_UNIX && !integer_option(own_fd, SO_ACCEPTCONN)) capture_unix_queue(socket, own_fd);
 }
 

@@ -12,6 +12,6 @@
 
 namespace stasis {
 
-void capture_socket(CapturedOpenFile& file, int own_fd, PathChecker& paths);
+void capture_socket(CapturedOpenFile& file, int own_fd, const ProcDir& proc);
 
 }  // namespace stasis

@@ -127,7 +127,6 @@ void capture_process(CaptureContext& context, CapturedTask& task, const TracedPr
   task.parent_host_pid = root ? stat_parent(task.stat) : 0;
   if (task.zombie) return;
   task.auxv = proc.read("auxv");
-  task.limits = proc.read("limits");
   task.cgroup = proc.read("cgroup");
   task.timers = proc.read_or_empty("timers");  // needs CONFIG_CHECKPOINT_RESTORE
   task.oom_score_adj = proc.read_or_empty("oom_score_adj");

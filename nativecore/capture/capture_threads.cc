@@ -3,16 +3,21 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <map>
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
+#include "base/parallel.h"
 #include "base/sys.h"
 
 namespace stasis {
 namespace {
 
+constexpr size_t kChunk = 16;
+constexpr unsigned kMaximalWorkers = 4;
 constexpr uint64_t kIoprioWhoProcess = 1;
 constexpr size_t kSchedAttrBytes = 56;          // struct sched_attr of Linux 5.3
 constexpr size_t kMaximalAffinityBytes = 1024;  // 8192 CPUs
@@ -46,9 +51,10 @@ void capture_scheduling(CapturedThread& thread) {
   thread.io_priority = static_cast<uint32_t>(sys::try_syscall(SYS_ioprio_get, kIoprioWhoProcess, host_tid).value);
 }
 
-void capture_thread(CapturedThread& thread, const CapturedTask& task, const TracedProcess& process, pid_t host_tid) {
-  STASIS_CONTEXT("capturing thread", host_tid);
-  thread.host_tid = host_tid;
+// What /proc tells of a thread; any thread of ours may ask.
+void read_thread(CapturedThread& thread, const CapturedTask& task, const TracedProcess& process) {
+  const pid_t host_tid = thread.host_tid;
+  STASIS_CONTEXT("reading thread", host_tid);
   const auto read = [&](const char* file) {
     char name[96];
     std::snprintf(name, sizeof name, "task/%d/%s", host_tid, file);
@@ -57,11 +63,6 @@ void capture_thread(CapturedThread& thread, const CapturedTask& task, const Trac
   thread.status = host_tid == task.host_pid ? task.status : read("status");
   thread.comm = read("comm");
   if (!thread.comm.empty() && thread.comm.back() == '\n') thread.comm.pop_back();
-  thread.registers = read_registers(host_tid);
-  thread.xstate = read_xstate(host_tid);
-  thread.signal_mask = read_signal_mask(host_tid);
-  thread.pending_signals = read_pending_signals(host_tid, false);
-  thread.rseq = read_rseq(host_tid, task.host_pid, thread.registers.rip);
   sys::try_syscall(SYS_get_robust_list, static_cast<uint64_t>(host_tid),
                    reinterpret_cast<uint64_t>(&thread.robust_list_head),
                    reinterpret_cast<uint64_t>(&thread.robust_list_length_bytes));
@@ -73,25 +74,62 @@ void capture_thread(CapturedThread& thread, const CapturedTask& task, const Trac
   }
 }
 
+// What only its tracer may ask.
+void trace_thread(CapturedThread& thread, const CapturedTask& task) {
+  const pid_t host_tid = thread.host_tid;
+  STASIS_CONTEXT("capturing thread", host_tid);
+  thread.registers = read_registers(host_tid);
+  thread.xstate = read_xstate(host_tid);
+  thread.signal_mask = read_signal_mask(host_tid);
+  thread.pending_signals = read_pending_signals(host_tid, false);
+  thread.rseq = read_rseq(host_tid, task.host_pid, thread.registers.rip);
+}
+
 }  // namespace
 
 void capture_threads(CaptureContext& context) {
   fault_point("capture_threads");
-  SeccompIndex seccomp_index;
+  struct Place {
+    CapturedThread* thread;
+    size_t task;
+  };
+  std::vector<Place> places;
   for (size_t i = 0; i < context.data.tasks.size(); ++i) {
     CapturedTask& task = context.data.tasks[i];
     if (task.zombie) continue;
-    context.check_abort();
     const TracedProcess& process = *context.tree.processes()[i];
     task.threads.resize(process.threads.size());
     for (size_t j = 0; j < process.threads.size(); ++j) {
-      CapturedThread& thread = task.threads[j];
-      capture_thread(thread, task, process, process.threads[j].host_tid);
-      if (status_number(thread.status, "Seccomp", 0) == 2) {
-        STASIS_CONTEXT("reading seccomp filters", thread.host_tid);
-        thread.seccomp_filters = intern_seccomp_filters(thread.host_tid, seccomp_index, context.data.seccomp_filters);
-      }
+      task.threads[j].host_tid = process.threads[j].host_tid;
+      places.push_back({&task.threads[j], i});
     }
+  }
+  // /proc is read by others while the tracer asks what only it may ask.
+  std::atomic<bool> traced = false;
+  const auto trace_all = [&] {
+    for (const Place& place : places) trace_thread(*place.thread, context.data.tasks[place.task]);
+  };
+  parallel_for((places.size() + kChunk - 1) / kChunk, kMaximalWorkers, [&](size_t chunk, bool in_caller) {
+    if (in_caller && !traced.exchange(true)) {
+      context.check_abort();
+      trace_all();
+    }
+    for (size_t i = chunk * kChunk; i < std::min(places.size(), (chunk + 1) * kChunk); ++i) {
+      const size_t task = places[i].task;
+      read_thread(*places[i].thread, context.data.tasks[task], *context.tree.processes()[task]);
+    }
+  });
+  // With little to do the caller may not have had a turn.
+  if (!traced) trace_all();
+  SeccompIndex seccomp_index;
+  for (const Place& place : places) {
+    CapturedThread& thread = *place.thread;
+    if (status_number(thread.status, "Seccomp", 0) != 2) continue;
+    STASIS_CONTEXT("reading seccomp filters", thread.host_tid);
+    thread.seccomp_filters = intern_seccomp_filters(thread.host_tid, seccomp_index, context.data.seccomp_filters);
+  }
+  for (CapturedTask& task : context.data.tasks) {
+    if (task.zombie) continue;
     task.shared_pending_signals = read_pending_signals(task.host_pid, true);
     task.compat = task.threads.front().registers.cs != kUserCodeSegment64;
   }

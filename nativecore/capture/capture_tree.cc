@@ -11,7 +11,7 @@
 
 namespace stasis {
 
-void capture_tree(CaptureContext& context, ReturnPathFinder& return_paths, PhaseRecorder& phases) {
+void capture_tree(CaptureContext& context, ReturnPathFinder& return_paths, FilesCapture& files, PhaseRecorder& phases) {
   // Beside the tracer, because it needs no ptrace: namespaces, mounts, tmpfs.
   NamespaceCapture namespaces(context.tree, context.request);
 
@@ -23,7 +23,7 @@ void capture_tree(CaptureContext& context, ReturnPathFinder& return_paths, Phase
   phases.enter("inside");
   capture_from_inside(context, return_paths);
   phases.enter("files");
-  capture_files(context);
+  files.capture(context);
   phases.enter("strangers");
   capture_strangers(context);
   phases.enter("namespaces");

@@ -3,13 +3,14 @@
 
 #include "base/timing.h"
 #include "capture/capture_context.h"
+#include "capture/capture_files.h"
 #include "trace/return_path.h"
 
 namespace stasis {
 
-// Everything but page contents.
+// Everything but page contents, and the names of open files.
 // Preconditions: the tree is frozen.
 // Postconditions: it is as it was found, and still frozen.
-void capture_tree(CaptureContext& context, ReturnPathFinder& return_paths, PhaseRecorder& phases);
+void capture_tree(CaptureContext& context, ReturnPathFinder& return_paths, FilesCapture& files, PhaseRecorder& phases);
 
 }  // namespace stasis

@@ -140,8 +140,8 @@ void Coordinator::throw_failure() const {
   throw NativeError("task_gone", "a task gave up without saying why");
 }
 
-// Abort, end of file, a signal to us, or the death of a task.
-void Coordinator::check_interrupted() {
+// A signal to us, or the death of a task.
+void Coordinator::check_tasks() {
   signalfd_siginfo signal;
   while (::read(signals_.borrow(), &signal, sizeof signal) == sizeof signal) {
     if (signal.ssi_signo != SIGCHLD) throw NativeError("interrupted", "signal " + std::to_string(signal.ssi_signo));
@@ -156,6 +156,11 @@ void Coordinator::check_interrupted() {
     if (hole_->error()) throw_failure();  // it died of what it has reported
     throw;
   }
+}
+
+// The same, or abort, or end of file. Nothing else is said before `parked`.
+void Coordinator::check_interrupted() {
+  check_tasks();
   if (channel_.has_news()) {
     const auto message = channel_.receive();
     if (!message) throw NativeError("control_closed", "the other side of the control socket has gone");
@@ -242,7 +247,7 @@ void Coordinator::await_release() {
       if (message->kind == ToCoreKind::abort) throw NativeError("aborted");
       throw NativeError("bad_request", "a message other than release or abort while parked");
     }
-    check_interrupted();
+    check_tasks();  // not the channel: what has come since is for the next round
   }
 }
 

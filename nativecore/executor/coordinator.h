@@ -46,6 +46,7 @@ class Coordinator {
 
  private:
   void await_barrier(uint32_t phase);
+  void check_tasks();
   void check_interrupted();
   void throw_failure() const;
 

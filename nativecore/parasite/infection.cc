@@ -15,6 +15,7 @@
 #include "base/fault_point.h"
 #include "base/log_ring.h"
 #include "base/native_error.h"
+#include "base/parallel.h"
 #include "parasite/self_return_frame.h"
 #include "trace/ptrace_calls.h"
 
@@ -35,6 +36,7 @@ constexpr uint64_t kStackBytes = 16384;
 constexpr uint64_t kPlainFlags = 0x202;
 constexpr int kSpins = 4000;  // some 50 us: an answer usually takes less than sleeping and waking does
 constexpr long kAttendNanoseconds = 1'000'000;
+constexpr unsigned kMaximalWorkers = 4;
 
 constexpr uint64_t align(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
 
@@ -49,6 +51,12 @@ uint64_t free_home(pid_t host_pid, const std::vector<Vma>& vmas, uint64_t length
   return address;
 }
 
+std::vector<RemoteCall*> pointers_to(std::vector<RemoteCall>& calls) {
+  std::vector<RemoteCall*> pointers;
+  for (RemoteCall& call : calls) pointers.push_back(&call);
+  return pointers;
+}
+
 }  // namespace
 
 void prepare_infection() { prepare_self_return_frames(); }
@@ -58,7 +66,8 @@ Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector
                      const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale, const TwinWish& twin,
                      const Deadline& deadline)
     : tree_(tree), process_(process), threads_(std::move(threads)), stale_(std::move(stale)), twin_(twin) {
-  STASIS_CONTEXT("mapping the parasite", process_.host_pid);
+  STASIS_CONTEXT("preparing the parasite", process_.host_pid);
+  deadline.check("preparing the parasite");
   STASIS_ASSERT(!threads_.empty());
   records_.resize(threads_.size());
   timers_.resize(timer_ids.size());
@@ -73,34 +82,37 @@ Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector
   region_bytes_ = align(first_slot_offset_ + threads_.size() * slot_bytes_, kPageBytes);
 
   set_options(true);
-  try {
-    InfectedThread& leader = threads_.front();
-    way_home_ =
-        std::make_unique<WayHome>(process_, vmas, return_paths, leader.context, *leader.xstate, leader.rseq_abort_ip);
-    fault_point("parasite_map");
-    const int64_t mapped = run_remote_syscall(
-        tree_, *leader.thread, leader.context, way_home_->site(), SYS_mmap,
-        {free_home(process_.host_pid, vmas, region_bytes_), region_bytes_, PROT_READ | PROT_WRITE | PROT_EXEC,
-         MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, static_cast<uint64_t>(-1), 0},
-        deadline);
-    if (mapped < 0)
-      throw NativeError::from_errno("mmap in the target", static_cast<int>(-mapped)).with_pid(process_.host_pid);
-    region_address_ = static_cast<uint64_t>(mapped);
-    fault_point("parasite_mapped");
-    write_region();
-  } catch (...) {
-    // The destructor does not run for an object that was not completed.
-    if (region_address_) {
-      try {
-        put_back(Deadline::in_ms(1000));
-      } catch (const NativeError& error) {
-        log_line("taking the parasite out: %s", error.what());
-      }
-    }
-    way_home_.reset();
-    set_options(false);
-    throw;
+  const InfectedThread& leader = threads_.front();
+  way_home_ =
+      std::make_unique<WayHome>(process_, vmas, return_paths, leader.context, *leader.xstate, leader.rseq_abort_ip);
+  home_ = free_home(process_.host_pid, vmas, region_bytes_);
+}
+
+RemoteCall Infection::leader_call(uint64_t number, const std::array<uint64_t, 6>& arguments) {
+  const InfectedThread& leader = threads_.front();
+  return {leader.thread, &leader.context, way_home_->site(), number, arguments, 0};
+}
+
+void Infection::map_all(FrozenTree& tree, const std::vector<Infection*>& infections, const Deadline& deadline) {
+  STASIS_CONTEXT("mapping the parasite");
+  fault_point("parasite_map");
+  std::vector<RemoteCall> calls;
+  for (Infection* infection : infections) {
+    calls.push_back(infection->leader_call(
+        SYS_mmap, {infection->home_, infection->region_bytes_, PROT_READ | PROT_WRITE | PROT_EXEC,
+                   MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, static_cast<uint64_t>(-1), 0}));
   }
+  run_remote_syscalls(tree, pointers_to(calls), deadline);
+  for (size_t i = 0; i < calls.size(); ++i) {
+    if (calls[i].result > 0) infections[i]->region_address_ = static_cast<uint64_t>(calls[i].result);
+  }
+  for (size_t i = 0; i < calls.size(); ++i) {
+    if (calls[i].result < 0)
+      throw NativeError::from_errno("mmap in the target", static_cast<int>(-calls[i].result))
+          .with_pid(infections[i]->process_.host_pid);
+  }
+  fault_point("parasite_mapped");
+  parallel_for(infections.size(), kMaximalWorkers, [&](size_t index, bool) { infections[index]->write_region(); });
 }
 
 Infection::~Infection() {
@@ -251,16 +263,60 @@ void Infection::await_answers(const Deadline& deadline) {
   }
 }
 
-void Infection::take_out(const Deadline& deadline, const std::function<void(int32_t)>& on_twin) {
-  STASIS_CONTEXT("taking the parasite out", process_.host_pid);
+int32_t Infection::await(const Deadline& deadline) {
+  STASIS_CONTEXT("waiting for the parasite", process_.host_pid);
   await_answers(deadline);
   fault_point("parasite_answered");
-  if (twin_.wanted) {
-    collect();
-    on_twin(process_record_.twin_pid);
+  if (!twin_.wanted) return 0;
+  collect();
+  return process_record_.twin_pid;
+}
+
+void Infection::take_out_all(FrozenTree& tree, const std::vector<Infection*>& infections, const Deadline& deadline) {
+  STASIS_CONTEXT("taking the parasite out");
+  std::vector<TracedThread*> running;
+  for (const Infection* infection : infections) {
+    const std::vector<TracedThread*> threads = infection->running_threads();
+    running.insert(running.end(), threads.begin(), threads.end());
   }
-  put_back(deadline);
-  set_options(false);
+  tree.interrupt(running, deadline);
+  fault_point("parasite_interrupted");
+  for (Infection* infection : infections) infection->restore_threads();
+  fault_point("parasite_unmap");
+  std::vector<RemoteCall> calls;
+  for (Infection* infection : infections)
+    calls.push_back(infection->leader_call(SYS_munmap, {infection->region_address_, infection->region_bytes_}));
+  run_remote_syscalls(tree, pointers_to(calls), deadline);
+  for (size_t i = 0; i < calls.size(); ++i) {
+    Infection& infection = *infections[i];
+    if (calls[i].result < 0)
+      throw NativeError::from_errno("munmap in the target", static_cast<int>(-calls[i].result))
+          .with_pid(infection.process_.host_pid);
+    infection.region_address_ = 0;
+  }
+  for (Infection* infection : infections) {
+    infection->shared_ = sys::Mapping();
+    for (const StaleParasite& stale : std::exchange(infection->stale_, {})) {
+      RemoteCall call = infection->leader_call(SYS_munmap, {stale.address, stale.length_bytes});
+      run_remote_syscalls(tree, {&call}, deadline);
+    }
+    infection->way_home_.reset();
+    infection->set_options(false);
+  }
+  fault_point("parasite_unmapped");
+  for (const Infection* infection : infections) {
+    if (infection->left_by_itself_)
+      throw NativeError("conflict", "the core was held up for so long that the parasite went home")
+          .with_pid(infection->process_.host_pid);
+  }
+}
+
+std::vector<TracedThread*> Infection::running_threads() const {
+  std::vector<TracedThread*> running;
+  for (const InfectedThread& thread : threads_) {
+    if (running_ && !thread.thread->stopped) running.push_back(thread.thread);
+  }
+  return running;
 }
 
 void Infection::collect() {
@@ -278,60 +334,44 @@ void Infection::collect() {
   for (size_t i = 0; i < threads_.size(); ++i) std::memcpy(&records_[i], own + slot_offset(i), sizeof(ThreadRecord));
 }
 
-// Also the way out of every failure, so it copes with threads in any stage.
+// Preconditions: all threads are stopped, in whatever stage.
+void Infection::restore_threads() {
+  if (!running_) return;
+  running_ = false;
+  collect();
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    InfectedThread& thread = threads_[i];
+    const uint64_t ip = read_registers(thread.thread->host_tid).rip;
+    if (ip - region_address_ >= region_bytes_) {
+      // We were away for longer than the parasite's patience.
+      if (records_[i].state == parasite::kLeaving) {
+        left_by_itself_ = true;
+        // The frame below the stack tells of an old context now.
+        if (i == 0) way_home_->forget_frame();
+        thread.context = read_interrupted_context(thread.thread->host_tid);
+      }
+      continue;
+    }
+    if (thread.rseq_critical_section_address) {
+      // The kernel cleared the pointer when it saw the thread outside the
+      // section; with it back, the kernel aborts the section as it would have done.
+      const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
+      if (memory.ok()) {
+        sys::try_pwrite(memory.value.borrow(), &thread.rseq_critical_section_address, sizeof(uint64_t),
+                        thread.rseq_address + 8);
+      }
+    }
+    restore_interrupted_context(thread.thread->host_tid, thread.context);
+  }
+}
+
+// The way out of a failure.
 void Infection::put_back(const Deadline& deadline) {
-  bool left_by_itself = false;
-  if (running_) {
-    std::vector<TracedThread*> outside;
-    for (InfectedThread& thread : threads_) {
-      if (!thread.thread->stopped) outside.push_back(thread.thread);
-    }
-    tree_.interrupt(outside, deadline);
-    fault_point("parasite_interrupted");
-    collect();
-    for (size_t i = 0; i < threads_.size(); ++i) {
-      InfectedThread& thread = threads_[i];
-      const uint64_t ip = read_registers(thread.thread->host_tid).rip;
-      if (ip - region_address_ >= region_bytes_) {
-        // We were away for longer than the parasite's patience.
-        if (records_[i].state == parasite::kLeaving) {
-          left_by_itself = true;
-          // The frame below the stack tells of an old context now.
-          if (i == 0) way_home_->forget_frame();
-          thread.context = read_interrupted_context(thread.thread->host_tid);
-        }
-        continue;
-      }
-      if (thread.rseq_critical_section_address) {
-        // The kernel cleared the pointer when it saw the thread outside the
-        // section; with it back, the kernel aborts the section as it would have done.
-        const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
-        if (memory.ok()) {
-          sys::try_pwrite(memory.value.borrow(), &thread.rseq_critical_section_address, sizeof(uint64_t),
-                          thread.rseq_address + 8);
-        }
-      }
-      restore_interrupted_context(thread.thread->host_tid, thread.context);
-    }
-    running_ = false;
-  }
-  fault_point("parasite_unmap");
-  const uint64_t address = std::exchange(region_address_, 0);
-  InfectedThread& leader = threads_.front();
-  const int64_t unmapped = run_remote_syscall(tree_, *leader.thread, leader.context, way_home_->site(), SYS_munmap,
-                                              {address, region_bytes_, 0, 0, 0, 0}, deadline);
-  shared_ = sys::Mapping();
-  for (const StaleParasite& stale : std::exchange(stale_, {})) {
-    run_remote_syscall(tree_, *leader.thread, leader.context, way_home_->site(), SYS_munmap,
-                       {stale.address, stale.length_bytes, 0, 0, 0, 0}, deadline);
-  }
+  tree_.interrupt(running_threads(), deadline);
+  restore_threads();
+  RemoteCall call = leader_call(SYS_munmap, {std::exchange(region_address_, 0), region_bytes_});
+  run_remote_syscalls(tree_, {&call}, deadline);
   way_home_.reset();
-  if (unmapped < 0)
-    throw NativeError::from_errno("munmap in the target", static_cast<int>(-unmapped)).with_pid(process_.host_pid);
-  fault_point("parasite_unmapped");
-  if (left_by_itself)
-    throw NativeError("conflict", "the core was held up for so long that the parasite went home")
-        .with_pid(process_.host_pid);
 }
 
 }  // namespace stasis

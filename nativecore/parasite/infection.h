@@ -48,7 +48,7 @@ struct TwinWish {
 
 class Infection {
  public:
-  // Maps and prepares; no thread runs yet. `threads` leader first.
+  // Prepares; nothing is mapped yet. `threads` leader first.
   Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
             std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids,
             std::vector<StaleParasite> stale, const TwinWish& twin, const Deadline& deadline);
@@ -56,11 +56,15 @@ class Infection {
   Infection& operator=(const Infection&) = delete;
   ~Infection();
 
+  // Of several processes at once, because each stop is a round through the scheduler.
+  static void map_all(FrozenTree& tree, const std::vector<Infection*>& infections, const Deadline& deadline);
   void start(const Deadline& deadline);
-  // Waits until all threads have answered, puts them back and unmaps. In between
-  // `on_twin` is told the twin's pid in the target's namespace, or a negative errno.
-  // Postconditions: the records are here, nothing of the parasite is there.
-  void take_out(const Deadline& deadline, const std::function<void(int32_t)>& on_twin);
+  // Waits until all threads have answered. The result is the twin's pid in the
+  // target's namespace, or a negative errno; 0 where none was wished for.
+  int32_t await(const Deadline& deadline);
+  // Puts all threads back and unmaps.
+  // Postconditions: the records are here, nothing of the parasites is there.
+  static void take_out_all(FrozenTree& tree, const std::vector<Infection*>& infections, const Deadline& deadline);
   // Where the parasite is, and in the twin stays.
   uint64_t region_address() const { return region_address_; }
 
@@ -75,6 +79,9 @@ class Infection {
   void await_answers(const Deadline& deadline);
   bool has_answered(size_t index);
   void attend_stops(size_t index);
+  RemoteCall leader_call(uint64_t number, const std::array<uint64_t, 6>& arguments);
+  std::vector<TracedThread*> running_threads() const;
+  void restore_threads();
   void put_back(const Deadline& deadline);
   void set_options(bool inside);
   void collect();
@@ -89,10 +96,12 @@ class Infection {
   uint64_t first_slot_offset_ = 0;
   uint64_t slot_bytes_ = 0;
   uint64_t region_bytes_ = 0;
+  uint64_t home_ = 0;                 // where to map
   uint64_t region_address_ = 0;       // in the target; 0 while nothing is mapped
   sys::Mapping shared_;               // the same pages here; without privilege for map_files: none
   std::vector<unsigned char> image_;  // the region's content before start, and after, without shared_
   bool running_ = false;
+  bool left_by_itself_ = false;  // a thread went home before we came back
   bool options_set_ = false;
 
   parasite::ProcessRecord process_record_{};

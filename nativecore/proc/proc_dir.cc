@@ -83,16 +83,14 @@ ProcDir ProcDir::open(pid_t host_pid) {
 
 std::optional<std::string> ProcDir::read_if_short(const char* name, size_t limit_bytes) const {
   const UniqueFd file = sys::openat(directory_.borrow(), name, O_RDONLY);
-  std::string text(limit_bytes, '\0');
+  static thread_local std::vector<char> buffer;  // fresh memory for each text would cost page faults
+  if (buffer.size() < limit_bytes) buffer.resize(limit_bytes);
   for (size_t length = 0; length < limit_bytes;) {
     const sys::Try<int64_t> count =
         sys::try_syscall(SYS_read, static_cast<uint64_t>(file.borrow()),
-                         reinterpret_cast<uint64_t>(text.data() + length), limit_bytes - length);
+                         reinterpret_cast<uint64_t>(buffer.data() + length), limit_bytes - length);
     if (!count.ok()) throw NativeError::from_errno("read", count.error).with_path(name).with_pid(host_pid_);
-    if (count.value == 0) {
-      text.resize(length);
-      return text;
-    }
+    if (count.value == 0) return std::string(buffer.data(), length);
     length += static_cast<size_t>(count.value);
   }
   return std::nullopt;

@@ -59,6 +59,7 @@ std::vector<pid_t> TracedProcess::host_tids() const {
 
 FrozenTree::FrozenTree(FrozenTree&& other) noexcept
     : processes_(std::move(other.processes_)),
+      process_of_pid_(std::move(other.process_of_pid_)),
       process_of_tid_(std::move(other.process_of_tid_)),
       before_detaching_(std::move(other.before_detaching_)),
       active_(std::exchange(other.active_, false)) {}
@@ -147,7 +148,7 @@ TracedProcess* FrozenTree::add_process(pid_t host_pid) {
     throw NativeError("unsupported", "the main thread has exited while other threads run on").with_pid(host_pid);
   }
   processes_.push_back(std::move(process));
-  return processes_.back().get();
+  return process_of_pid_[host_pid] = processes_.back().get();
 }
 
 TracedThread& FrozenTree::add_thread(TracedProcess& process, pid_t host_tid) {
@@ -218,6 +219,7 @@ void FrozenTree::remove_thread(pid_t host_tid) {
   if (stat.ok() && stat_state(stat.value) == 'Z') {
     process.zombie = true;
   } else {
+    process_of_pid_.erase(process.host_pid);
     std::erase_if(processes_, [&](const auto& entry) { return entry.get() == &process; });
     if (processes_.empty()) throw NativeError("task_gone", "the root process has exited");
   }
@@ -233,27 +235,36 @@ TracedThread* FrozenTree::find_thread(pid_t host_tid) {
 }
 
 TracedProcess* FrozenTree::find_process(pid_t host_pid) {
+  const auto known = process_of_pid_.find(host_pid);
+  return known == process_of_pid_.end() ? nullptr : known->second;
+}
+
+const TracedThread* FrozenTree::find_unstopped() const {
   for (const auto& process : processes_) {
-    if (process->host_pid == host_pid) return process.get();
+    for (const TracedThread& thread : process->threads) {
+      if (!thread.stopped) return &thread;
+    }
   }
   return nullptr;
 }
 
 void FrozenTree::await_all_stopped(const FreezeRequest& request) {
   for (;;) {
+    // One by one: asking for any of them makes the kernel look through all each time.
+    const TracedThread* const unstopped = find_unstopped();
+    if (!unstopped) return;
     int status = 0;
-    const sys::Try<pid_t> waited = sys::try_waitpid(-1, &status, WNOHANG);
+    const sys::Try<pid_t> waited = sys::try_waitpid(unstopped->host_tid, &status, WNOHANG);
     if (waited.ok() && waited.value > 0) {
       on_status(waited.value, status);
       continue;
     }
-    const TracedThread* unstopped = nullptr;
-    for (const auto& process : processes_) {
-      for (const TracedThread& thread : process->threads) {
-        if (!thread.stopped) unstopped = &thread;
-      }
+    // What comes of others: newborns before their parents' events, the ends of threads.
+    const sys::Try<pid_t> other = sys::try_waitpid(-1, &status, WNOHANG);
+    if (other.ok() && other.value > 0) {
+      on_status(other.value, status);
+      continue;
     }
-    if (!unstopped) return;
     if (request.aborted && request.aborted()) throw NativeError("aborted", "waiting until all threads have stopped");
     if (request.deadline.expired()) {
       throw NativeError("deadline", "waiting until all threads have stopped").with_pid(unstopped->host_tid);
@@ -350,6 +361,7 @@ void FrozenTree::order_processes() {
   }
   // A zombie that its parent reaped before it was stopped itself.
   std::erase_if(processes_, [&](const auto& process) { return !parents.contains(process->host_pid); });
+  std::erase_if(process_of_pid_, [&](const auto& entry) { return !parents.contains(entry.first); });
   if (processes_.empty()) throw NativeError("task_gone", "the root process has exited");
   const pid_t root_host_pid = processes_.front()->host_pid;
   const auto depth = [&](pid_t host_pid) {

@@ -99,8 +99,10 @@ class FrozenTree {
   void order_processes();
   TracedThread* find_thread(pid_t host_tid);
   TracedProcess* find_process(pid_t host_pid);
+  const TracedThread* find_unstopped() const;
 
   std::vector<std::unique_ptr<TracedProcess>> processes_;
+  std::unordered_map<pid_t, TracedProcess*> process_of_pid_;
   std::unordered_map<pid_t, TracedProcess*> process_of_tid_;
   std::function<void()> before_detaching_;
   bool active_ = false;

@@ -15,6 +15,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "base/deadline.h"
 #include "trace/frozen_tree.h"
@@ -43,6 +44,21 @@ struct CallSite {
   // is none, and the thread's own stack pointer stays.
   uint64_t stack_pointer = 0;
 };
+
+// One call in one thread; several threads make theirs at the same time.
+struct RemoteCall {
+  TracedThread* thread = nullptr;
+  const InterruptedContext* context = nullptr;  // what to leave the thread with
+  CallSite site;
+  uint64_t number = 0;
+  std::array<uint64_t, 6> arguments{};
+  int64_t result = 0;  // a value, or a negative errno
+};
+
+// Preconditions: the threads are in ptrace stop, in 64-bit code, and no two are the same.
+// Postconditions: they are in a ptrace stop again, with their contexts, also
+// when it throws (but for those that have died).
+void run_remote_syscalls(FrozenTree& tree, const std::vector<RemoteCall*>& calls, const Deadline& deadline);
 
 // The call's result: a value, or a negative errno.
 // Preconditions: the thread is in ptrace stop, in 64-bit code; `context` is what to leave it with.
