@@ -55,6 +55,8 @@ export class CompileContext {
   readonly fileSlots = new Map<number, SlotRef>();
   /** Lowest number for descriptors that are only held until every task has its own: above every target's. */
   highFdBase = 0;
+  /** So many numbers after highFdBase stay open until the root task closes them in CREDENTIALS: mappings are made from them. */
+  keptDescriptors = 0;
 
   constructor(
     readonly images: ImageModel,

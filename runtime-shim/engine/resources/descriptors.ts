@@ -105,7 +105,10 @@ function compileTable(ctx: CompileContext, task: PlannedTask): void {
   }
   closeBetween(ctx, task, next, ctx.highFdBase - 1, from);
   // All but the root directory at highFdBase, which mapped files are opened below later.
-  builder.step(Phase.DESCRIPTORS, 'close_range', [ctx.highFdBase + 1, 0xffffffff, 0], { from, note: 'what was held' });
+  builder.step(Phase.DESCRIPTORS, 'close_range', [ctx.highFdBase + 1 + ctx.keptDescriptors, 0xffffffff, 0], {
+    from,
+    note: 'what was held',
+  });
   releaseHeldDescriptors(ctx, builder, from);
 }
 

@@ -281,7 +281,11 @@ export function compileHeldDescriptors(ctx: CompileContext): void {
 /** Closes what was held, in a task whose mappings are made, and takes back the limit that made room for it. */
 export function releaseHeldDescriptors(ctx: CompileContext, task: TaskBuilder, from: string): void {
   const state = heldOf(ctx);
-  task.step(Phase.THREADS, 'close_range', [ctx.highFdBase, 0xffffffff, 0], { from });
+  const { highFdBase: base, keptDescriptors: kept } = ctx;
+  if (kept > 0 && task === ctx.root.builder) {
+    task.step(Phase.THREADS, 'close_range', [base, base, 0], { from });
+    task.step(Phase.THREADS, 'close_range', [base + 1 + kept, 0xffffffff, 0], { from });
+  } else task.step(Phase.THREADS, 'close_range', [base, 0xffffffff, 0], { from });
   if (state.inheritedLimit !== undefined)
     task.step(Phase.THREADS, 'prlimit64', [0, kRlimitNofile, ctx.plan.at(state.inheritedLimit, 0), 0], { from });
 }
@@ -321,7 +325,7 @@ export function openBelowRoot(
 }
 
 /** Flags that make sense when a file is opened again: nothing that creates or cuts, and what openat2 accepts. */
-function openFlagsOf(flags: number): number {
+export function openFlagsOf(flags: number): number {
   if ((flags & kOPath) !== 0) return (flags & (kOPath | kODirectory | kONofollow)) | kOCloexec;
   // A terminal among the files must not become the controlling one.
   return (flags & ~(kOCreate | kOExclusive | kOTruncate | kOAsync | kOTmpfile)) | kOCloexec | kONoCtty;

@@ -474,7 +474,7 @@ describe('open files', () => {
     assert.deepEqual(objections, [
       '3 an io_uring instance',
       '4 an inotify instance',
-      '5 a memfd',
+      '5 a memfd of huge pages',
       '6 a pidfd',
       '7 a userfaultfd',
       '20 a terminal, "/dev/pts/0" (136:0), whose state is not carried',

@@ -19,6 +19,7 @@ import {
   linkText,
 } from './file-common.js';
 import { inetSocketRoom } from './inet-socket.js';
+import { memfdRoom, openMemfds } from './memfd.js';
 import { pipeRoom } from './pipe.js';
 import { regularFileRoom } from './regular-file.js';
 import { signalfdRoom } from './signalfd.js';
@@ -37,6 +38,7 @@ export const fileRooms: readonly FileRoom[] = [
   timerfdRoom,
   signalfdRoom,
   fifoRoom,
+  memfdRoom,
 ];
 
 export const filesRoom: Room = {
@@ -59,6 +61,7 @@ export const filesRoom: Room = {
 
   compile(ctx) {
     compileHeldDescriptors(ctx);
+    openMemfds(ctx);
     for (const task of ctx.images.tasks)
       for (const descriptor of task.fds) {
         if (ctx.fileSlots.has(descriptor.id)) continue;
@@ -96,7 +99,6 @@ const typeNames: Readonly<Record<number, string>> = {
   [fd_types.NS]: 'a namespace',
   [fd_types.TUNF]: 'a tun device',
   [fd_types.EXT]: 'a file that a plugin carried',
-  [fd_types.MEMFD]: 'a memfd',
   [fd_types.BPFMAP]: 'a BPF map',
   [fd_types.PIDFD]: 'a pidfd',
 };
@@ -130,7 +132,7 @@ const kinds: readonly { readonly link: RegExp; readonly what: string; readonly h
   { link: /^anon_inode:\[?(fscontext|fs_context|mount.*)\]?/, what: 'a mount being made' },
   { link: /^anon_inode:kvm/, what: 'a virtual machine' },
   { link: /^anon_inode:\[landlock-ruleset\]/, what: 'a landlock ruleset' },
-  { link: /^\/memfd:/, what: 'a memfd', hint: 'memory files are not carried yet' },
+  { link: /^\/memfd:/, what: 'a memfd of huge pages', hint: 'use transparent huge pages' },
   { link: /^\/dmabuf:/, what: 'a DMA buffer' },
   { link: /^(net|mnt|pid|ipc|uts|user|cgroup|time):\[/, what: 'a namespace', hint: 'let the process close it first' },
 ];

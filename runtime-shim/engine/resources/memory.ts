@@ -21,6 +21,7 @@ import {
   prot,
   vmaStatus,
 } from './mapping-flags.js';
+import { encodeMappedMemfd, finishMemfds, mappedMemfd } from './memfd.js';
 import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
 import { SharedMemoryPlan, isSharedAnonymous, sharedMapping, sharedObjectOf } from './shared-memory.js';
@@ -145,7 +146,20 @@ function encodeMapping(
     const heap = mapping.name === '[heap]' ? vmaStatus.HEAP : 0;
     return { ...base, flags, status: base.status | heap, ...extra };
   }
+  const shared = mapping.permissions[3] === 's';
   const object = sharedObjectOf(ctx.capture, file);
+  if (object?.kind === 'memfd') {
+    const access = (shared ? mapping.flags.has('mw') : (file.linkMode & 0o200) !== 0) ? kReadWrite : kReadOnly;
+    return {
+      ...base,
+      flags: (flags & ~(mapFlag.ANONYMOUS | mapFlag.PRIVATE)) | (shared ? mapFlag.SHARED : mapFlag.PRIVATE),
+      pgoff: mapping.offset,
+      shmid: BigInt(encodeMappedMemfd(ctx, object, access)),
+      status: vmaStatus.REGULAR | (shared ? vmaStatus.FILE_SHARED : vmaStatus.FILE_PRIVATE) | vmaStatus.MEMFD,
+      ...extra,
+      fdflags: access,
+    };
+  }
   if (object !== undefined)
     return {
       ...base,
@@ -153,7 +167,6 @@ function encodeMapping(
       ...sharedMapping(object, mapping.offset),
       ...extra,
     };
-  const shared = mapping.permissions[3] === 's';
   const writable = (file.linkMode & 0o200) !== 0;
   const id = encodePathFile(
     ctx,
@@ -206,7 +219,6 @@ function refuseMapping(
   if (label.includes('[io_uring]')) return { what: 'an io_uring ring', hint: 'let the program close its rings first' };
   if (label.startsWith('anon_inode:')) return { what: `a kernel object ("${label}")` };
   if (label.startsWith('/SYSV')) return { what: 'a System V shared memory segment' };
-  if (label.startsWith('/memfd:')) return { what: 'a memfd' };
   if (flags.has('ht')) return { what: 'huge pages (hugetlb)', hint: 'use transparent huge pages' };
   if (flags.has('ss')) return { what: 'a shadow stack', hint: 'run the program without user shadow stacks' };
   if (mapping.protectionKey !== 0) return { what: `memory with protection key ${mapping.protectionKey}` };
@@ -215,7 +227,10 @@ function refuseMapping(
     return shared || mapping.inode !== 0n
       ? { what: shared ? 'shared anonymous memory' : `a file that could not be looked at ("${label}")` }
       : undefined;
-  if (isAnonymousZero(mapping, file) || sharedObjectOf(ctx.capture, file) !== undefined) return undefined;
+  if (isAnonymousZero(mapping, file)) return undefined;
+  const object = sharedObjectOf(ctx.capture, file);
+  if (object?.kind === 'anonymous' && !shared) return { what: 'a private mapping of shared anonymous memory' };
+  if (object !== undefined) return undefined;
   const kind = (file.stat?.mode ?? 0) & kPathModeMask;
   if (kind === kModeCharacter) return { what: `a device ("${label}")` };
   if (kind !== kModeRegular) return { what: `something that is not a regular file ("${label}")` };
@@ -235,6 +250,8 @@ function openFlagsOf(vma: vma_entry): number {
 const isFileMapping = (vma: vma_entry): boolean =>
   (vma.status & (vmaStatus.FILE_PRIVATE | vmaStatus.FILE_SHARED)) !== 0 && (vma.status & vmaStatus.REGULAR) !== 0;
 
+const isMemfd = (vma: vma_entry): boolean => (vma.status & vmaStatus.MEMFD) !== 0;
+
 /** The files of all mappings and the executable, once per way of opening. */
 function openFiles(ctx: CompileContext, { image, builder }: PlannedTask, mm: mm_entry): ReadonlyMap<string, SlotRef> {
   const slots = new Map<string, SlotRef>();
@@ -244,7 +261,8 @@ function openFiles(ctx: CompileContext, { image, builder }: PlannedTask, mm: mm_
   };
   open(mm.exe_file_id, kReadOnly, `mm[${image.pid}].exe`);
   for (const vma of mm.vmas)
-    if (isFileMapping(vma) && isOurs(vma)) open(Number(vma.shmid), openFlagsOf(vma), vmaName(`mm[${image.pid}]`, vma));
+    if (isFileMapping(vma) && isOurs(vma) && !isMemfd(vma))
+      open(Number(vma.shmid), openFlagsOf(vma), vmaName(`mm[${image.pid}]`, vma));
   return slots;
 }
 
@@ -272,6 +290,7 @@ function compile(ctx: CompileContext): void {
     if (!checkMappings(ctx, task.image, mm)) continue;
     compileTask(ctx, task, mm, shared);
   }
+  finishMemfds(ctx);
 }
 
 /** Objects to what cannot be mapped; false if the rest makes no sense either. */
@@ -312,7 +331,6 @@ function checkMappings(ctx: CompileContext, task: ImageTask, mm: mm_entry): bool
 function unsupportedMapping(vma: vma_entry): string | undefined {
   const { status } = vma;
   if ((status & vmaStatus.SYSVIPC) !== 0) return 'a System V shared memory segment';
-  if ((status & vmaStatus.MEMFD) !== 0) return 'a memfd';
   if ((status & vmaStatus.AIORING) !== 0) return 'an asynchronous I/O ring';
   if ((status & vmaStatus.SOCKET) !== 0) return 'a packet socket ring';
   if ((status & vmaStatus.SHSTK) !== 0) return 'a shadow stack';
@@ -330,7 +348,7 @@ function compileTask(ctx: CompileContext, planned: PlannedTask, mm: mm_entry, sh
 
   // before the other mappings: the kernel takes the address as a hint, so the range must be free
   compileVdso(ctx, image, builder, mm);
-  for (const vma of mm.vmas) if (isOurs(vma)) compileMapping(builder, vma, slots, shared, from);
+  for (const vma of mm.vmas) if (isOurs(vma)) compileMapping(ctx, builder, vma, slots, shared, from);
   shared.leave(builder, from);
   compileFills(ctx, planned, mm);
   compileFields(ctx, builder, mm, slots, from);
@@ -350,13 +368,15 @@ const isOurs = (vma: vma_entry): boolean =>
 const vmaName = (from: string, vma: vma_entry): string => `${from}.vma[${vma.start.toString(16)}]`;
 
 function compileMapping(
+  ctx: CompileContext,
   builder: TaskBuilder,
   vma: vma_entry,
   slots: ReadonlyMap<string, SlotRef>,
   shared: SharedMemoryPlan,
   from: string,
 ): void {
-  const file = isFileMapping(vma) ? slots.get(fileKey(Number(vma.shmid), openFlagsOf(vma))) : undefined;
+  let file = isFileMapping(vma) ? slots.get(fileKey(Number(vma.shmid), openFlagsOf(vma))) : undefined;
+  if (isMemfd(vma)) file = mappedMemfd(ctx, Number(vma.shmid));
   let flags = vma.flags & ~mapFlag.LOCKED; // locked after the fill, or every page would be there already
   if ((flags & mapFlag.DROPPABLE) !== 0) flags &= ~mapFlag.PRIVATE;
   if (isFileMapping(vma)) flags &= ~mapFlag.ANONYMOUS;

@@ -125,6 +125,40 @@ describe('shared memory', () => {
     assert.ok(size(mapped) < 1003n * kPage);
   });
 
+  it('of a memfd is mapped from descriptors, read-only ones from one that cannot write, and sealed last', () => {
+    const capture = withShared(two, '/memfd:name (deleted)');
+    capture.sharedMemory[0]!.seals = 0x0e;
+    for (const { task, permissions } of two) {
+      const raw = capture.tasks[task]!;
+      const text = Buffer.from(raw.smaps).toString('latin1');
+      const writable = permissions === 'rw-s' ? 'mw' : '';
+      raw.smaps = Buffer.from(
+        text.replace(/(memfd:name[^]*?VmFlags: )[^\n]*/, `$1rd mr ${writable} me sh ms`),
+        'latin1',
+      );
+    }
+    const plan = planOf(imagesOf(capture));
+    assert.deepEqual(lines(plan, 0, Phase.FILES, /memfd_create|ftruncate/).length, 2);
+    const mapped = two.map(({ task }) =>
+      plan.tasks[task]!.phases.find(({ phase }) => phase === Phase.MEMORY)!
+        .steps.filter(({ op, args }) => op === 'mmap' && ((args[3]?.immediate ?? 0n) & 1n) !== 0n)
+        .map(({ args }) => args[4]?.slot),
+    );
+    assert.equal(mapped.flat().length, 2);
+    assert.notEqual(mapped[0]![0], mapped[1]![0]);
+    const reopened = lines(plan, 0, Phase.FILES, /openat .*name/);
+    assert.equal(reopened.length, 1);
+    // filled through the root task; then the seals; then the descriptors that were kept for it
+    const last = lines(plan, 0, Phase.CREDENTIALS, /F_ADD_SEALS|close_range/);
+    assert.equal(last.length, 2);
+    assert.match(last[0]!, /F_ADD_SEALS/);
+    assert.equal(
+      plan.tasks[0]!.fills.filter(({ method, pageFile }) => method === 1 && plan.pageFiles[pageFile] === 'pages-77.img')
+        .length,
+      1,
+    );
+  });
+
   it('has a number of its own in the images when a segment has the same inode number', () => {
     const capture = withShared(two);
     capture.sharedMemory.push({

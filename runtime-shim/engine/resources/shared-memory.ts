@@ -1,14 +1,16 @@
 // Memory that processes share: objects of the kernel's own tmpfs, each captured
 // once. Anonymous ones are made again by the root task at an address that nobody
 // uses, next to the hole; the tree inherits them through fork, and each task
-// makes its mappings out of that one. memfds and System V segments are not
-// carried yet.
+// makes its mappings out of that one. memfds are filled the same way. System V
+// segments are not carried yet.
 import type { Capture, MappedFile, PageMap, SharedMemory } from '../../../nativecore/schema/messages.js';
 import type { vma_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext, PlannedTask } from '../compile-context.js';
 import type { ImageSetWriter } from '../image-set.js';
-import { Phase, type TaskBuilder } from '../plan/builder.js';
+import { Phase, type SlotRef, type TaskBuilder } from '../plan/builder.js';
+import { corrupt } from './file-common.js';
 import { kPageBytes, kTaskEnd, mapFlag, pageFlag, prot, vmaStatus } from './mapping-flags.js';
+import { plannedMemfds } from './memfd.js';
 
 // ---- raw capture to images
 
@@ -57,7 +59,7 @@ function kindOf({ link }: { readonly link: Uint8Array }): SharedKind {
 }
 
 /** The object behind a mapping; undefined if it is none of the kernel's own tmpfs. */
-export function sharedObjectOf(capture: Capture, file: MappedFile): SharedObject | undefined {
+export function sharedObjectOf(capture: Capture, file: Pick<MappedFile, 'link' | 'stat'>): SharedObject | undefined {
   return sharedObjects(capture).find(
     ({ raw, kind }) =>
       raw.stat?.device === file.stat?.device && raw.stat?.inode === file.stat?.inode && kind === kindOf(file),
@@ -108,7 +110,9 @@ interface SharedContent {
 interface PlannedObject {
   readonly shmid: bigint;
   readonly sizeBytes: bigint;
-  readonly reserve: boolean;
+  /** Of mmap(2) where it is made. */
+  readonly flags: number;
+  readonly memfd: SlotRef | undefined;
   readonly content: SharedContent;
   scratch: bigint;
 }
@@ -122,6 +126,7 @@ export const isSharedAnonymous = (vma: vma_entry): boolean =>
 export class SharedMemoryPlan {
   readonly #ctx: CompileContext;
   readonly #objects = new Map<bigint, PlannedObject>();
+  readonly #memfds: PlannedObject[] = [];
   /** Room for all of them, one after the other. */
   readonly lengthBytes: bigint;
   #start = 0n;
@@ -149,7 +154,25 @@ export class SharedMemoryPlan {
         });
         continue;
       }
-      this.#objects.set(shmid, { shmid, sizeBytes, reserve, content, scratch: total });
+      const flags = mapFlag.SHARED | mapFlag.ANONYMOUS | (reserve ? 0 : mapFlag.NORESERVE);
+      this.#objects.set(shmid, { shmid, sizeBytes, flags, memfd: undefined, content, scratch: total });
+      total += sizeBytes;
+    }
+    for (const { entry, slot } of plannedMemfds(ctx)) {
+      const content = contentOf(ctx, BigInt(entry.shmid));
+      const last = content.runs.at(-1);
+      if (last === undefined) continue;
+      const sizeBytes = ((entry.size + kPageBytes - 1n) / kPageBytes) * kPageBytes;
+      if (last.end > sizeBytes)
+        throw corrupt(`pagemap-shmem-${entry.shmid}.img`, `has pages beyond the end of "${entry.name}"`);
+      this.#memfds.push({
+        shmid: BigInt(entry.shmid),
+        sizeBytes,
+        flags: mapFlag.SHARED,
+        memfd: slot,
+        content,
+        scratch: total,
+      });
       total += sizeBytes;
     }
     this.lengthBytes = total;
@@ -159,16 +182,15 @@ export class SharedMemoryPlan {
   place(start: bigint): void {
     this.#start = start;
     const root = this.#ctx.root.builder;
-    for (const object of this.#objects.values()) {
+    for (const object of [...this.#objects.values(), ...this.#memfds]) {
       object.scratch += start;
-      const from = `shmem[${object.shmid}]`;
-      const flags =
-        mapFlag.SHARED | mapFlag.ANONYMOUS | mapFlag.FIXED_NOREPLACE | (object.reserve ? 0 : mapFlag.NORESERVE);
-      root.step(Phase.FILES, 'mmap', [object.scratch, object.sizeBytes, prot.READ | prot.WRITE, flags, -1, 0n], {
-        from,
-        expected: object.scratch,
-        note: 'children inherit it',
-      });
+      const { scratch, sizeBytes, flags, memfd } = object;
+      root.step(
+        Phase.FILES,
+        'mmap',
+        [scratch, sizeBytes, prot.READ | prot.WRITE, flags | mapFlag.FIXED_NOREPLACE, memfd ?? -1, 0n],
+        { from: `shmem[${object.shmid}]`, expected: scratch, note: 'children inherit it' },
+      );
       const { file, runs } = object.content;
       for (const run of runs)
         root.fills.push({

@@ -6,6 +6,7 @@
 //   user         to be root inside, before anything that needs it
 //   cgroups      the namespace, while the root task stands in its group
 //   uts, ipc     ipc through the caller's /proc, so before the mounts
+//   memfd        the same
 //   net          before sysfs is mounted, which shows it
 //   mounts       last: then the caller's files are gone
 //
@@ -15,6 +16,7 @@ import type { Room } from '../room.js';
 import { cgroupsRoom } from './cgroups.js';
 import { fileLocksRoom } from './file-locks.js';
 import { ipcNamespaceRoom } from './ipc-namespace.js';
+import { memfdDirectoryRoom } from './memfd.js';
 import { hostPathsRoom, mountsRoom } from './mounts.js';
 import { namespacesRoom } from './namespaces.js';
 import { netNamespaceRoom } from './net-namespace.js';
@@ -28,6 +30,7 @@ export const surroundingRooms: readonly Room[] = [
   cgroupsRoom,
   utsNamespaceRoom,
   ipcNamespaceRoom,
+  memfdDirectoryRoom,
   netNamespaceRoom,
   mountsRoom,
   fileLocksRoom,
