@@ -1,7 +1,10 @@
 #include "capture/capture_shared_memory.h"
 
 #include <fcntl.h>
+#include <sched.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -10,7 +13,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <map>
+#include <thread>
 #include <tuple>
 #include <utility>
 
@@ -44,6 +49,45 @@ uint64_t find_shared_memory_device() {
 // The inode number of a segment is its id, and another object's may be the same.
 using ObjectKey = std::pair<bool, uint64_t>;  // is a segment, inode
 ObjectKey key_of(const std::string& name, uint64_t inode) { return {name.starts_with(kSegmentName), inode}; }
+
+// Second column of /proc/sysvipc/shm.
+std::vector<int> segment_ids(const std::string& table) {
+  std::vector<int> ids;
+  for (size_t at = table.find('\n'); at != std::string::npos && at + 1 < table.size(); at = table.find('\n', at + 1)) {
+    int key, id;
+    if (std::sscanf(table.c_str() + at + 1, "%d %d", &key, &id) == 2) ids.push_back(id);
+  }
+  return ids;
+}
+
+// Attached to our own address space, for as long as it takes to open its memory.
+class AttachedSegment {
+ public:
+  explicit AttachedSegment(int id) : address_(::shmat(id, nullptr, SHM_RDONLY)) {
+    if (address_ == reinterpret_cast<void*>(-1)) throw NativeError::from_errno("shmat", errno);
+    shmid_ds status;
+    if (::shmctl(id, IPC_STAT, &status) < 0) {
+      const int error = errno;
+      ::shmdt(address_);
+      throw NativeError::from_errno("shmctl", error);
+    }
+    const uint64_t start = reinterpret_cast<uint64_t>(address_);
+    char name[96];
+    std::snprintf(
+        name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(start),
+        static_cast<unsigned long long>(start + (status.shm_segsz + kPageBytes - 1) / kPageBytes * kPageBytes));
+    name_ = name;
+  }
+  AttachedSegment(const AttachedSegment&) = delete;
+  AttachedSegment& operator=(const AttachedSegment&) = delete;
+  ~AttachedSegment() { ::shmdt(address_); }
+  const std::string& name() const { return name_; }  // below /proc/PID of ours
+  uint64_t device(const ProcDir& own) const { return stat_of(own.borrow(), name_.c_str()).device; }
+
+ private:
+  void* address_;
+  std::string name_;
+};
 
 // Addresses of its pieces are offsets in the object.
 class ObjectContent : public PageSource {
@@ -90,16 +134,59 @@ class CopiedObject : public PageSource {
 }  // namespace
 
 SharedMemoryCapture::SharedMemoryCapture(CaptureContext& context, PageFiles& files)
-    : context_(context), files_(files) {}
+    : context_(context), files_(files), device_(find_shared_memory_device()) {}
 
 void SharedMemoryCapture::scan() {
   STASIS_CONTEXT("looking for shared memory");
   find_mapped();
   find_open();
+  find_unattached();
   parallel_for(objects_.size(), kMaximalWorkers, [&](size_t index, bool in_caller) {
     if (in_caller) context_.check_abort();
     find_runs(index);
   });
+}
+
+bool SharedMemoryCapture::knows_segment(uint64_t id) const {
+  return std::any_of(context_.data.shared_memory.begin(), context_.data.shared_memory.end(),
+                     [id](const CapturedSharedMemory& object) {
+                       return object.link.starts_with(kSegmentName) && object.stat.inode == id;
+                     });
+}
+
+// Segments of the container's own namespace that no task has attached: we do, for a moment, in a thread that enters it.
+void SharedMemoryCapture::find_unattached() {
+  const ProcDir& root = context_.tree.processes().front()->proc;
+  const uint64_t inode = stat_of(root.borrow(), "ns/ipc").inode;
+  for (const CapturedNamespaceId& own : context_.data.host.own_namespaces) {
+    if (own.kind == "ipc" && own.inode == inode) return;
+  }
+  std::vector<int> ids;
+  for (const CapturedIpcNamespace& ipc : context_.data.ipc_namespaces) {
+    if (ipc.inode != inode) continue;
+    for (const int id : segment_ids(ipc.sysvipc_shm)) {
+      if (!knows_segment(static_cast<uint64_t>(id))) ids.push_back(id);
+    }
+  }
+  if (ids.empty()) return;
+  std::exception_ptr failure;
+  std::thread visitor([&] {
+    try {
+      STASIS_CONTEXT("reading shared memory that is not attached");
+      sys::setns(sys::openat(root.borrow(), "ns/ipc", O_RDONLY).borrow(), CLONE_NEWIPC);
+      const ProcDir own = ProcDir::open(::getpid());
+      for (const int id : ids) {
+        const AttachedSegment segment(id);
+        // Of huge pages, which are on another file system: TypeScript misses it, and objects.
+        if (segment.device(own) != device_) continue;
+        add(own, segment.name().c_str(), own.readlink(segment.name().c_str()), 0);
+      }
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  });
+  visitor.join();
+  if (failure) std::rethrow_exception(failure);
 }
 
 void SharedMemoryCapture::add(const ProcDir& proc, const char* name, std::string link, uint64_t mapped_end) {
@@ -121,13 +208,12 @@ void SharedMemoryCapture::add(const ProcDir& proc, const char* name, std::string
 }
 
 void SharedMemoryCapture::find_mapped() {
-  const uint64_t device = find_shared_memory_device();
   std::map<ObjectKey, size_t> known;
   for (size_t i = 0; i < context_.data.tasks.size(); ++i) {
     const CapturedTask& task = context_.data.tasks[i];
     const ProcDir& proc = context_.tree.processes()[i]->proc;
     for (const Vma& vma : task.vmas) {
-      if (vma.device != device || vma.name.empty()) continue;
+      if (vma.device != device_ || vma.name.empty()) continue;
       const uint64_t end = vma.offset + (vma.end - vma.start);
       const auto [entry, is_new] = known.try_emplace(key_of(vma.name, vma.inode), objects_.size());
       if (!is_new) {

@@ -47,11 +47,14 @@ class SharedMemoryCapture {
   };
   void find_mapped();
   void find_open();
+  void find_unattached();
+  bool knows_segment(uint64_t id) const;
   void add(const ProcDir& proc, const char* name, std::string link, uint64_t mapped_end);
   void find_runs(size_t index);
 
   CaptureContext& context_;
   PageFiles& files_;
+  uint64_t device_;                 // of the kernel's own tmpfs
   std::vector<SharedPages> pages_;  // one entry per object
   std::vector<Object> objects_;
   bool written_ = false;

@@ -36,7 +36,7 @@ void capture_mapped_files(CapturedTask& task, const ProcDir& proc, PathChecker& 
   // A library is mapped in five pieces, which name the same file: looked at once.
   std::map<std::tuple<uint64_t, uint64_t, std::string>, CapturedPath> known;
   for (const Vma& vma : task.vmas) {
-    if (vma.inode == 0) continue;
+    if (vma.inode == 0 && !vma.name.starts_with("/SYSV")) continue;  // the id of a segment may be 0
     char name[96];
     std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(vma.start),
                   static_cast<unsigned long long>(vma.end));

@@ -150,7 +150,7 @@ describe('what the engine refuses to capture', () => {
         smapsWith(c, (text) =>
           text.replace(/rw-p (\S+) \S+ \S+ +\[heap\]/, 'rw-s $1 00:01 32768 /SYSV00000000 (deleted)'),
         ),
-      /a System V shared memory segment mapped at 0x/,
+      /a System V shared memory segment of an IPC namespace that is not the container's own mapped at 0x/,
     ],
     [
       'shared memory that could not be looked at',

@@ -1,12 +1,14 @@
-// IPC namespace: its sysctls. System V objects are refused by kind and id;
-// their contents are in no image yet.
+// IPC namespace: its sysctls, and System V shared memory, which has a file of
+// its own. Message queues and semaphore sets are refused by kind and id.
 import type { IpcNamespace } from '../../../nativecore/schema/messages.js';
 import type { ipc_var_entry } from '../../../oci-spec/images/messages.js';
+import type { CompileContext } from '../compile-context.js';
 import type { EncodeContext } from '../encode-context.js';
 import { Phase } from '../plan/builder.js';
 import type { Room } from '../room.js';
 import { kAtFdCwd, kOCloexec, kOWriteOnly } from './file-common.js';
 import { createsNamespace, imageNamespaceId, namespaceOf } from './namespaces.js';
+import { compileSegments, encodeSegments } from './sysv-segments.js';
 
 /** What a fresh namespace has: linux/ipc.h, linux/msg.h, linux/sem.h, linux/shm.h, linux/ipc_namespace.h. */
 const fresh: Readonly<Record<string, string>> = {
@@ -33,7 +35,10 @@ export const ipcNamespaceRoom: Room = {
     const namespace = namespaceOf(ctx, 'ipc');
     if (namespace === undefined || namespace.own || namespace.externalKey !== undefined) return;
     const content = ctx.capture.ipcNamespaces.find(({ inode }) => inode === namespace.inode);
-    if (content !== undefined) objectToObjects(content, ctx);
+    if (content !== undefined) {
+      encodeSegments(ctx, namespace.id, content.sysvipcShm);
+      objectToObjects(content, ctx);
+    }
     const value = (name: string): string => {
       const found = content?.sysctls.find((sysctl) => sysctl.name === name);
       const text =
@@ -62,36 +67,48 @@ export const ipcNamespaceRoom: Room = {
   compile(ctx) {
     const id = imageNamespaceId(ctx, 'ipc');
     if (id === undefined) return;
-    for (const image of ['ipcns-shm', 'ipcns-msg', 'ipcns-sem'] as const) {
+    for (const image of ['ipcns-msg', 'ipcns-sem'] as const) {
       if ((ctx.images.set.raw(`${image}-${id}.img`)?.length ?? 0) > 8)
         ctx.object('IMAGE_FEATURE_UNSUPPORTED', `"${image}-${id}.img" holds System V objects, which are not carried`, {
           image: `${image}-${id}.img`,
         });
     }
-    const variables = ctx.images.set.maybe('ipcns-var', id);
-    if (variables === undefined || !createsNamespace(ctx, 'ipc')) return;
-    const task = ctx.root.builder;
-    const from = `ipcns-var-${id}`;
-    for (const [name, value] of sysctlsOf(variables)) {
-      if (value === fresh[name]) continue;
-      // Through the caller's /proc, which is still mounted: these files act on the IPC namespace of the task that opens them.
-      const file = ctx.plan.slot(name);
-      task.step(
-        Phase.NAMESPACES,
-        'openat',
-        [kAtFdCwd, ctx.plan.text(`/proc/sys/${name}`), kOWriteOnly | kOCloexec, 0],
-        { out: file, from },
-      );
-      const bytes = Buffer.from(value, 'latin1');
-      task.step(Phase.NAMESPACES, 'write', [file, ctx.plan.blob(bytes), bytes.length], {
-        expected: bytes.length,
-        from,
-        note: value,
-      });
-      task.step(Phase.NAMESPACES, 'close', [file], { from });
+    if (!createsNamespace(ctx, 'ipc')) {
+      if (ctx.images.set.entries('ipcns-shm', id).length > 0)
+        ctx.object(
+          'IMAGE_FEATURE_UNSUPPORTED',
+          'the container has System V shared memory, and joins an IPC namespace in which it cannot be made again',
+          { image: `ipcns-shm-${id}.img` },
+        );
+      return;
     }
+    compileSysctls(ctx, id);
+    compileSegments(ctx, id); // its limits allow what is there
   },
 };
+
+function compileSysctls(ctx: CompileContext, id: number): void {
+  const variables = ctx.images.set.maybe('ipcns-var', id);
+  if (variables === undefined) return;
+  const task = ctx.root.builder;
+  const from = `ipcns-var-${id}`;
+  for (const [name, value] of sysctlsOf(variables)) {
+    if (value === fresh[name]) continue;
+    // Through the caller's /proc, which is still mounted: these files act on the IPC namespace of the task that opens them.
+    const file = ctx.plan.slot(name);
+    task.step(Phase.NAMESPACES, 'openat', [kAtFdCwd, ctx.plan.text(`/proc/sys/${name}`), kOWriteOnly | kOCloexec, 0], {
+      out: file,
+      from,
+    });
+    const bytes = Buffer.from(value, 'latin1');
+    task.step(Phase.NAMESPACES, 'write', [file, ctx.plan.blob(bytes), bytes.length], {
+      expected: bytes.length,
+      from,
+      note: value,
+    });
+    task.step(Phase.NAMESPACES, 'close', [file], { from });
+  }
+}
 
 function sysctlsOf(variables: ipc_var_entry): [string, string][] {
   const values: [string, string][] = [
@@ -116,7 +133,6 @@ function sysctlsOf(variables: ipc_var_entry): [string, string][] {
 /** /proc/sysvipc tables: a heading, then a line per object with key and id first. */
 function objectToObjects(namespace: IpcNamespace, ctx: EncodeContext): void {
   const tables = [
-    ['shared memory segment', namespace.sysvipcShm],
     ['message queue', namespace.sysvipcMsg],
     ['semaphore set', namespace.sysvipcSem],
   ] as const;

@@ -24,7 +24,8 @@ import {
 import { encodeMappedMemfd, finishMemfds, mappedMemfd } from './memfd.js';
 import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
-import { SharedMemoryPlan, isSharedAnonymous, sharedMapping, sharedObjectOf } from './shared-memory.js';
+import { SharedMemoryPlan, isShared, sharedMapping, sharedObjectOf } from './shared-memory.js';
+import { finishSegments, ownsSegments } from './sysv-segments.js';
 
 export const memoryRoom: Room = { kind: 'memory', encode, compile };
 
@@ -164,7 +165,7 @@ function encodeMapping(
     return {
       ...base,
       flags: (flags & ~mapFlag.PRIVATE) | mapFlag.SHARED,
-      ...sharedMapping(object, mapping.offset),
+      ...sharedMapping(object, mapping),
       ...extra,
     };
   const writable = (file.linkMode & 0o200) !== 0;
@@ -218,7 +219,8 @@ function refuseMapping(
     return { what: 'an asynchronous I/O ring', hint: 'let the program use its I/O without io_setup(2)' };
   if (label.includes('[io_uring]')) return { what: 'an io_uring ring', hint: 'let the program close its rings first' };
   if (label.startsWith('anon_inode:')) return { what: `a kernel object ("${label}")` };
-  if (label.startsWith('/SYSV')) return { what: 'a System V shared memory segment' };
+  if (label.startsWith('/SYSV') && !ownsSegments(ctx))
+    return { what: "a System V shared memory segment of an IPC namespace that is not the container's own" };
   if (flags.has('ht')) return { what: 'huge pages (hugetlb)', hint: 'use transparent huge pages' };
   if (flags.has('ss')) return { what: 'a shadow stack', hint: 'run the program without user shadow stacks' };
   if (mapping.protectionKey !== 0) return { what: `memory with protection key ${mapping.protectionKey}` };
@@ -291,6 +293,7 @@ function compile(ctx: CompileContext): void {
     compileTask(ctx, task, mm, shared);
   }
   finishMemfds(ctx);
+  finishSegments(ctx);
 }
 
 /** Objects to what cannot be mapped; false if the rest makes no sense either. */
@@ -330,7 +333,6 @@ function checkMappings(ctx: CompileContext, task: ImageTask, mm: mm_entry): bool
 
 function unsupportedMapping(vma: vma_entry): string | undefined {
   const { status } = vma;
-  if ((status & vmaStatus.SYSVIPC) !== 0) return 'a System V shared memory segment';
   if ((status & vmaStatus.AIORING) !== 0) return 'an asynchronous I/O ring';
   if ((status & vmaStatus.SOCKET) !== 0) return 'a packet socket ring';
   if ((status & vmaStatus.SHSTK) !== 0) return 'a shadow stack';
@@ -382,7 +384,7 @@ function compileMapping(
   if (isFileMapping(vma)) flags &= ~mapFlag.ANONYMOUS;
   else flags |= mapFlag.ANONYMOUS;
   const length = vma.end - vma.start;
-  if (isSharedAnonymous(vma)) shared.map(builder, vma, vmaName(from, vma));
+  if (isShared(vma)) shared.map(builder, vma, vmaName(from, vma));
   else
     builder.step(
       Phase.MEMORY,

@@ -1,16 +1,18 @@
 // Memory that processes share: objects of the kernel's own tmpfs, each captured
 // once. Anonymous ones are made again by the root task at an address that nobody
 // uses, next to the hole; the tree inherits them through fork, and each task
-// makes its mappings out of that one. memfds are filled the same way. System V
-// segments are not carried yet.
+// makes its mappings out of that one. memfds and System V segments, which are
+// made elsewhere, are filled the same way.
 import type { Capture, MappedFile, PageMap, SharedMemory } from '../../../nativecore/schema/messages.js';
 import type { vma_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext, PlannedTask } from '../compile-context.js';
 import type { ImageSetWriter } from '../image-set.js';
+import type { SmapsEntry } from '../proc-text.js';
 import { Phase, type SlotRef, type TaskBuilder } from '../plan/builder.js';
 import { corrupt } from './file-common.js';
 import { kPageBytes, kTaskEnd, mapFlag, pageFlag, prot, vmaStatus } from './mapping-flags.js';
 import { plannedMemfds } from './memfd.js';
+import { attachSegment, plannedSegments, segmentBytes } from './sysv-segments.js';
 
 // ---- raw capture to images
 
@@ -66,12 +68,19 @@ export function sharedObjectOf(capture: Capture, file: Pick<MappedFile, 'link' |
   );
 }
 
-/** What a mapping of an anonymous object adds to the entry of a private one. */
+/** What a mapping of an anonymous object or a segment adds to the entry of a private one. */
 export function sharedMapping(
   object: SharedObject,
-  offset: bigint,
+  { offset, flags }: SmapsEntry,
 ): Pick<vma_entry, 'pgoff' | 'shmid' | 'status' | 'fdflags'> {
-  return { pgoff: offset, shmid: object.shmid, status: vmaStatus.REGULAR | vmaStatus.ANON_SHARED, fdflags: kReadWrite };
+  const segment = object.kind === 'segment' ? vmaStatus.SYSVIPC : 0;
+  return {
+    pgoff: offset,
+    shmid: object.shmid,
+    status: vmaStatus.REGULAR | vmaStatus.ANON_SHARED | segment,
+    // attached for reading only
+    fdflags: object.kind === 'segment' && !flags.has('mw') ? 0 : kReadWrite,
+  };
 }
 const kReadWrite = 2;
 
@@ -112,20 +121,23 @@ interface PlannedObject {
   readonly sizeBytes: bigint;
   /** Of mmap(2) where it is made. */
   readonly flags: number;
-  readonly memfd: SlotRef | undefined;
+  readonly memfd?: SlotRef;
+  readonly segment?: number;
   readonly content: SharedContent;
   scratch: bigint;
 }
 
 const kMremapMayMoveFixed = 1 | 2;
 
-export const isSharedAnonymous = (vma: vma_entry): boolean =>
-  (vma.status & vmaStatus.ANON_SHARED) !== 0 && (vma.status & vmaStatus.SYSVIPC) === 0;
+/** Mapped out of what the root task has made: anonymous memory and segments. */
+export const isShared = (vma: vma_entry): boolean => (vma.status & vmaStatus.ANON_SHARED) !== 0;
+const isSegment = (vma: vma_entry): boolean => (vma.status & vmaStatus.SYSVIPC) !== 0;
 
 /** All shared anonymous objects of the images, and where they are kept until every task has mapped them. */
 export class SharedMemoryPlan {
   readonly #ctx: CompileContext;
   readonly #objects = new Map<bigint, PlannedObject>();
+  readonly #segments = new Map<bigint, PlannedObject>();
   readonly #memfds: PlannedObject[] = [];
   /** Room for all of them, one after the other. */
   readonly lengthBytes: bigint;
@@ -136,7 +148,7 @@ export class SharedMemoryPlan {
     const sizes = new Map<bigint, { end: bigint; reserve: boolean }>();
     for (const { image } of tasks)
       for (const vma of image.mm?.vmas ?? []) {
-        if (!isSharedAnonymous(vma)) continue;
+        if (!isShared(vma) || isSegment(vma)) continue;
         const end = vma.pgoff + (vma.end - vma.start);
         const known = sizes.get(vma.shmid) ?? { end: 0n, reserve: false };
         known.end = end > known.end ? end : known.end;
@@ -155,7 +167,16 @@ export class SharedMemoryPlan {
         continue;
       }
       const flags = mapFlag.SHARED | mapFlag.ANONYMOUS | (reserve ? 0 : mapFlag.NORESERVE);
-      this.#objects.set(shmid, { shmid, sizeBytes, flags, memfd: undefined, content, scratch: total });
+      this.#objects.set(shmid, { shmid, sizeBytes, flags, content, scratch: total });
+      total += sizeBytes;
+    }
+    for (const segment of plannedSegments(ctx)) {
+      const shmid = BigInt(segment.id);
+      const content = contentOf(ctx, shmid);
+      const sizeBytes = segmentBytes(segment);
+      if ((content.runs.at(-1)?.end ?? 0n) > sizeBytes)
+        throw corrupt(`pagemap-shmem-${shmid}.img`, `has pages beyond the end of segment ${shmid}`);
+      this.#segments.set(shmid, { shmid, sizeBytes, flags: 0, segment: segment.id, content, scratch: total });
       total += sizeBytes;
     }
     for (const { entry, slot } of plannedMemfds(ctx)) {
@@ -182,15 +203,15 @@ export class SharedMemoryPlan {
   place(start: bigint): void {
     this.#start = start;
     const root = this.#ctx.root.builder;
-    for (const object of [...this.#objects.values(), ...this.#memfds]) {
+    for (const object of [...this.#objects.values(), ...this.#segments.values(), ...this.#memfds]) {
       object.scratch += start;
-      const { scratch, sizeBytes, flags, memfd } = object;
-      root.step(
-        Phase.FILES,
-        'mmap',
-        [scratch, sizeBytes, prot.READ | prot.WRITE, flags | mapFlag.FIXED_NOREPLACE, memfd ?? -1, 0n],
-        { from: `shmem[${object.shmid}]`, expected: scratch, note: 'children inherit it' },
-      );
+      const { scratch, sizeBytes, flags, memfd, segment } = object;
+      const options = { from: `shmem[${object.shmid}]`, expected: scratch, note: 'children inherit it' };
+      if (segment === undefined) {
+        const access = prot.READ | prot.WRITE;
+        const how = flags | mapFlag.FIXED_NOREPLACE;
+        root.step(Phase.FILES, 'mmap', [scratch, sizeBytes, access, how, memfd ?? -1, 0n], options);
+      } else root.step(Phase.FILES, 'shmat', [segment, scratch, 0], options);
       const { file, runs } = object.content;
       for (const run of runs)
         root.fills.push({
@@ -211,8 +232,12 @@ export class SharedMemoryPlan {
 
   /** The mapping itself; advice and locks are as with others. */
   map(builder: TaskBuilder, vma: vma_entry, from: string): void {
-    const object = this.#objects.get(vma.shmid);
-    if (object === undefined) return; // objected to
+    const object = (isSegment(vma) ? this.#segments : this.#objects).get(vma.shmid);
+    if (object === undefined) {
+      if (isSegment(vma)) this.#objectToSegment(vma, from);
+      return;
+    }
+    if (isSegment(vma) && attachSegment(builder, vma, object.sizeBytes, from)) return;
     // An old length of 0 makes another mapping of the same memory, mremap(2).
     builder.step(
       Phase.MEMORY,
@@ -222,6 +247,14 @@ export class SharedMemoryPlan {
     );
     if (vma.prot !== (prot.READ | prot.WRITE))
       builder.step(Phase.MEMORY, 'mprotect', [vma.start, vma.end - vma.start, vma.prot], { from });
+  }
+
+  #objectToSegment(vma: vma_entry, from: string): void {
+    this.#ctx.object(
+      'IMAGE_FEATURE_UNSUPPORTED',
+      `${from} is the System V shared memory segment ${vma.shmid}, which does not come with the images`,
+      { address: vma.start },
+    );
   }
 
   /** When the task has its mappings; the root, through which the objects are filled, when that is done. */

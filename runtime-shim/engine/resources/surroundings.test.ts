@@ -355,13 +355,84 @@ describe('namespaces', () => {
     );
   });
 
-  it('refuses System V objects by kind and id', () => {
-    const sysvipcShm = Buffer.from('       key      shmid perms size\n         0          3   600 4096\n');
-    const ipc = { inode: 202n, sysvipcShm, sysvipcMsg: none, sysvipcSem: none, sysctls: [] };
-    assert.match(
-      objectionsOf(containerWith(runcMountinfo, { ipcNamespaces: [ipc] }).encode())[0] ?? '',
-      /shared memory segment \(id 3\)/,
+  const segmentTable = Buffer.from(
+    `       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid
+      4660      65537   640                 20490     1     1      2   999   998   999   998
+-1010101010          3  1600                  8192     1     1      2     0     0     7     0
+`,
+  );
+  const segmentOf = (inode: bigint): NonNullable<Capture['sharedMemory']>[number] => ({
+    link: Buffer.from('/SYSV00001234 (deleted)'),
+    stat: statx({ device: 1n, inode, sizeBytes: 20490n }),
+    seals: 1,
+  });
+
+  it('makes System V shared memory with its ids, keys, owners and modes', () => {
+    const ipc = { inode: 202n, sysvipcShm: segmentTable, sysvipcMsg: none, sysvipcSem: none, sysctls: [] };
+    const sharedMemory = [segmentOf(65537n), segmentOf(3n)];
+    const fixture = containerWith(runcMountinfo, { ipcNamespaces: [ipc], sharedMemory });
+    const encoded = fixture.encode();
+    assert.deepEqual(objectionsOf(encoded), []);
+    // created by uid 7, and owned by root
+    assert.deepEqual(
+      encoded.degradations.map(({ code }) => code),
+      ['SEGMENT_CREATOR_LOST'],
     );
+    const steps = stepsOf(fixture.compile({}, fixture.model(encoded)), 1, Phase.NAMESPACES);
+    const made = steps.filter((step) => /shm(get|ctl)|shm_next_id|^write/.test(step));
+    const bytes = (text: string): string => `<${Buffer.from(text).toString('hex')}>`;
+    assert.deepEqual(
+      made.map((step) =>
+        step
+          .replace(/s\d+/, 'f')
+          .replace(/<0+e7030000.*>/, '<owners>')
+          .replace(/<0{40,}.*>/, '<owners>'),
+      ),
+      [
+        'openat -100 "/proc/sys/kernel/shm_next_id" 524289 0',
+        `write f ${bytes('65537')} 5`,
+        'shmget 4660 20490 1952',
+        'shmctl 65537 1 <owners>',
+        'openat -100 "/proc/sys/kernel/shm_next_id" 524289 0',
+        `write f ${bytes('3')} 1`,
+        // removed while attached, so without its key
+        'shmget 0 8192 1920',
+        'shmctl 3 1 <owners>',
+      ],
+    );
+  });
+
+  it('refuses images whose segments nobody could have', () => {
+    const ipc = { inode: 202n, sysvipcShm: segmentTable, sysvipcMsg: none, sysvipcSem: none, sysctls: [] };
+    const fixture = containerWith(runcMountinfo, {
+      ipcNamespaces: [ipc],
+      sharedMemory: [segmentOf(65537n), segmentOf(3n)],
+    });
+    const encoded = fixture.encode();
+    const changed = (change: object): CompileContext => {
+      const model = fixture.model(encoded, (files) => {
+        const images = new ImageSetWriter();
+        const desc = { key: 1, uid: 0, gid: 0, cuid: 0, cgid: 0, mode: 0o600, id: 3 };
+        images.add('ipcns-shm', 5, { desc, size: 4096n, in_pagemaps: true, ...change });
+        for (const name of files.keys()) if (name.startsWith('ipcns-shm')) files.set(name, images.files()[0]!.bytes);
+      });
+      return fixture.compile({}, model);
+    };
+    assert.match(objectionsOf(changed({ in_pagemaps: false }))[0] ?? '', /has its content in an old form/);
+    assert.match(objectionsOf(changed({ hugetlb_flag: 4 }))[0] ?? '', /huge pages/);
+    assert.throws(() => changed({ size: 0n }), /impossible segment 3/);
+    assert.throws(() => changed({ size: 1n << 60n }), /impossible segment 3/);
+  });
+
+  it('refuses System V objects whose content is not carried, by kind and id', () => {
+    const sysvipcShm = Buffer.from(
+      'key shmid perms size cpid lpid nattch uid gid cuid cgid\n 0 3 600 4096 1 1 0 0 0 0 0\n',
+    );
+    const sysvipcSem = Buffer.from('key semid perms nsems\n 0 9 600 2\n');
+    const ipc = { inode: 202n, sysvipcShm, sysvipcMsg: none, sysvipcSem, sysctls: [] };
+    const objections = objectionsOf(containerWith(runcMountinfo, { ipcNamespaces: [ipc] }).encode());
+    assert.match(objections[0] ?? '', /shared memory segment 3 is made of huge pages/);
+    assert.match(objections[1] ?? '', /semaphore set \(id 9\)/);
   });
 
   it('refuses a task in a namespace or cgroup of its own', () => {
