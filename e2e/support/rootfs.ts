@@ -1,6 +1,6 @@
 // Root file systems for test containers. No registry is needed: one is
-// busybox-static with its links, the other is made of Debian packages that apt
-// downloads and tar unpacks (they are not installed here). Both are made once,
+// busybox-static with its links, the others are made of Debian packages that apt
+// downloads and tar unpacks (they are not installed here). Each is made once,
 // in build/cache, and hard-linked into each test's bundle.
 import {
   chmodSync,
@@ -18,10 +18,13 @@ import { dirname, join } from 'node:path';
 import { cacheDirectory, targetDirectory } from './paths.js';
 import { mustRun } from './run.js';
 
-export type RootfsKind = 'busybox' | 'debian';
+export type RootfsKind = 'busybox' | 'debian' | 'postgres';
 
-/** Packages of the `debian` root file system; everything they depend on comes along. */
-const debianPackages = ['python3', 'redis-server', 'coreutils', 'dash'];
+/** Packages of root file systems; everything they depend on comes along. */
+const packagesOf: Readonly<Record<Exclude<RootfsKind, 'busybox'>, readonly string[]>> = {
+  debian: ['python3', 'redis-server', 'coreutils', 'dash'],
+  postgres: ['postgresql-15', 'coreutils', 'dash'],
+};
 
 /** A writable copy of a root file system at `destination`, with the named self-checking targets in /targets. */
 export async function makeRootfs(
@@ -29,7 +32,7 @@ export async function makeRootfs(
   destination: string,
   targets: readonly string[] = [],
 ): Promise<void> {
-  const master = kind === 'busybox' ? await busyboxMaster() : await debianMaster();
+  const master = kind === 'busybox' ? await busyboxMaster() : await debianMaster(packagesOf[kind]);
   mkdirSync(dirname(destination), { recursive: true });
   // Hard links: programs under test make new files, they do not write into the installed ones.
   await mustRun('cp', ['-al', master, destination]);
@@ -52,11 +55,11 @@ async function busyboxMaster(): Promise<string> {
   });
 }
 
-async function debianMaster(): Promise<string> {
-  const master = join(cacheDirectory, `rootfs-debian-${contentName(debianPackages)}`);
+async function debianMaster(packages: readonly string[]): Promise<string> {
+  const master = join(cacheDirectory, `rootfs-debian-${contentName(packages)}`);
   if (existsSync(master)) return master;
-  const downloads = join(cacheDirectory, `packages-${contentName(debianPackages)}`);
-  await downloadPackages(debianPackages, downloads, []);
+  const downloads = join(cacheDirectory, `packages-${contentName(packages)}`);
+  await downloadPackages(packages, downloads, []);
   return await make(master, async (directory) => {
     makeSkeleton(directory, ['usr/bin', 'usr/sbin', 'usr/lib', 'usr/lib64']);
     for (const name of ['bin', 'sbin', 'lib', 'lib64']) symlinkSync(`usr/${name}`, join(directory, name));
