@@ -1,10 +1,33 @@
 // Copies the built runtime to PREFIX/bin and PREFIX/lib/stasis. The copy finds
 // everything relative to its own path: it needs no environment, no working
 // directory and nothing of this repository. Files are replaced by rename.
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execFileSync } from 'node:child_process';
+import { installManual } from './manual.js';
+
+/**
+ * Names that others look for. Managers decide by the runtime's name whether it
+ * gets a JSON log and which archives are its own, so there are copies of the
+ * name under a directory where no search path finds them.
+ */
+const links: readonly (readonly [name: string, target: string])[] = [
+  ['bin/criu', 'stasis-criu'],
+  ['lib/stasis/runtimes/runc', '../../../bin/stasis'],
+  ['lib/stasis/runtimes/crun', '../../../bin/stasis'],
+];
 
 const build = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -14,13 +37,16 @@ function main(args: readonly string[]): void {
     mkdirSync(join(prefix, folder), { recursive: true, mode: 0o755 });
     for (const name of readdirSync(join(build, folder))) {
       const from = join(build, folder, name);
-      if (statSync(from).isFile() && !name.endsWith('.new')) copy(from, join(prefix, folder, name));
+      if (lstatSync(from).isFile() && !name.endsWith('.new')) copy(from, join(prefix, folder, name));
     }
   }
+  mkdirSync(join(prefix, 'lib/stasis/runtimes'), { recursive: true, mode: 0o755 });
+  for (const [name, target] of links) link(target, join(prefix, name));
   // The first start fills the compile cache; without this it would be a container manager's.
   rmSync(join(prefix, 'lib/stasis/compile-cache'), { recursive: true, force: true });
   const stasis = join(prefix, 'bin/stasis');
   console.log(execFileSync(stasis, ['--version'], { env: {}, cwd: '/', encoding: 'utf8' }).trimEnd());
+  for (const path of installManual(prefix)) console.log(`installed ${path}`);
   console.log(`installed ${stasis}`);
 }
 
@@ -34,6 +60,13 @@ function parsePrefix(args: readonly string[]): string {
     process.exit(2);
   }
   return resolve(value);
+}
+
+function link(target: string, path: string): void {
+  const temporary = `${path}.new`;
+  rmSync(temporary, { force: true });
+  symlinkSync(target, temporary);
+  renameSync(temporary, path);
 }
 
 function copy(from: string, to: string): void {

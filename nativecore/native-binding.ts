@@ -36,6 +36,14 @@ export interface NativeBinding {
   renameWithoutReplacing(oldPath: string, newPath: string): boolean;
   /** O_PATH descriptor of a path that is resolved without leaving the root; the caller closes it. */
   openInRoot(root: string, path: string): number;
+  /** One packet of a SOCK_SEQPACKET socket; undefined if the other side has gone. Blocks. */
+  receivePacket(ownFd: number): Buffer | undefined;
+  /** The descriptors travel as SCM_RIGHTS and stay the caller's. */
+  sendPacket(ownFd: number, bytes: Buffer, ownFds: readonly number[]): void;
+  /** Host pid of whoever made the socket pair. */
+  peerPid(ownFd: number): number;
+  /** Connected stream socket, accepted or not; the caller closes it. */
+  connectUnix(path: string): number;
   loadCgroupDeviceProgram(instructions: Buffer): number;
   attachCgroupDeviceProgram(cgroupFd: number, programFd: number): void;
   getKernelFacts(): NativeKernelFacts;
@@ -47,6 +55,10 @@ export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'tryLock',
   'renameWithoutReplacing',
   'openInRoot',
+  'receivePacket',
+  'sendPacket',
+  'peerPid',
+  'connectUnix',
   'loadCgroupDeviceProgram',
   'attachCgroupDeviceProgram',
   'getKernelFacts',

@@ -8,6 +8,8 @@ export interface CheckpointOptions {
   readonly imagePath: string;
   /** Where the log and the statistics go; the images' directory if undefined. */
   readonly workPath: string | undefined;
+  /** Name of the log, if it is not dump.log. */
+  readonly logName?: string;
   readonly leaveRunning: boolean;
   /** Whether success waits until the images are on the disk. */
   readonly sync: boolean;

@@ -68,11 +68,13 @@ export interface TreeCheckpoint {
   >;
   /** Files beside the images. */
   readonly files: readonly { readonly name: string; readonly bytes: Uint8Array }[];
+  /** The images are complete, and the tree has not been ended: a failure here leaves it running. */
+  readonly committed?: () => void;
 }
 
 /** A process tree, whoever it belongs to. */
 export async function checkpointTree(request: CheckpointOptions, tree: TreeCheckpoint): Promise<CheckpointResult> {
-  using log = new LogFile(request.workPath ?? request.imagePath, 'dump.log');
+  using log = new LogFile(request.workPath ?? request.imagePath, request.logName ?? 'dump.log');
   using output = new ImageOutput(request.imagePath, request.sync);
   await using core = new CoreSession({
     subcommand: 'capture',
@@ -104,6 +106,7 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   const thawed = request.leaveRunning ? await core.receive('thawed') : undefined;
   for (const file of [...encoded.files, ...encodePageMaps(capture, pageMap), ...tree.files]) output.write(file);
   await output.commit(encoded.inventory);
+  tree.committed?.();
 
   // Not before the commit: until here the target can go on as if nothing had happened.
   const ended = thawed ?? (core.send({ kill: {} }), await core.receive('killed'));

@@ -7,13 +7,14 @@ import { checkpointDefaults } from '../../runtime-shim/checkpoint-request.js';
 import { becomeSubreaper, stayWith } from '../../runtime-shim/foreground.js';
 import { checkHost } from '../../runtime-shim/host-check.js';
 import { restoreDefaults } from '../../runtime-shim/restore-request.js';
+import { criuVersion, serve } from '../../runtime-shim/rpc/service.js';
 import { refuseUnbuilt, usage } from '../arguments.js';
 import { errorDetails, errorSentence } from '../render/error.js';
 import { requireRoot } from '../require-root.js';
 import { stasisVersion } from '../version.js';
 
 /** The version of CRIU whose images and command line these are. */
-const kCriuVersion = '4.2';
+const kCriuVersion = `${criuVersion.major}.${criuVersion.minor}`;
 
 interface CriuOption extends RuntimeOption {
   /** CRIU's one-letter form. */
@@ -43,6 +44,12 @@ async function main(words: readonly string[]): Promise<number> {
     if (given['help'] === true) return print(helpText());
     refuseUnbuilt(given, options);
     const [action, ...rest] = positionals;
+    if (action === 'swrk') {
+      const ownFd = Number(rest[0]);
+      if (rest.length !== 1 || !Number.isInteger(ownFd) || ownFd < 0)
+        throw usage('cannot serve: swrk needs the number of its socket', 'this action is for programs, see criu dump');
+      return await serve(ownFd);
+    }
     if (rest.length > 0) throw usage(`cannot understand ${JSON.stringify(rest[0])} after ${action}`);
     const abort = new AbortController();
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => abort.abort());
@@ -54,9 +61,9 @@ async function main(words: readonly string[]): Promise<number> {
       case 'check':
         return check();
       case undefined:
-        throw usage('cannot tell what to do: no action is given', 'give one of: dump, restore, check');
+        throw usage('cannot tell what to do: no action is given', 'give one of: dump, restore, check, swrk');
       default:
-        throw usage(`cannot ${action}: this action is not built yet`, 'built are: dump, restore, check');
+        throw usage(`cannot ${action}: this action is not built yet`, 'built are: dump, restore, check, swrk');
     }
   } catch (error) {
     process.stderr.write(`${[...errorDetails(error, false), errorSentence(error)].join('\n')}\n`);
@@ -157,6 +164,7 @@ function helpText(): string {
     'criu dump -t PID -D DIR [options]',
     'criu restore -D DIR [-d] [options]',
     'criu check',
+    'criu swrk FD',
     '',
     ...lines,
     '',

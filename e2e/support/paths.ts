@@ -7,6 +7,7 @@ export const repository = join(dirname(fileURLToPath(import.meta.url)), '..', '.
 export const buildDirectory = join(repository, 'build');
 export const stasisProgram = join(buildDirectory, 'bin', 'stasis');
 export const coreProgram = join(buildDirectory, 'bin', 'stasis-core');
+export const criuProgram = join(buildDirectory, 'bin', 'stasis-criu');
 export const targetDirectory = join(buildDirectory, 'targets');
 export const cacheDirectory = join(buildDirectory, 'cache');
 export const peerDirectory = join(buildDirectory, 'peers');

@@ -19,6 +19,10 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("tryLock", Napi::Function::New(env, try_lock, "tryLock"));
   exports.Set("renameWithoutReplacing", Napi::Function::New(env, rename_without_replacing, "renameWithoutReplacing"));
   exports.Set("openInRoot", Napi::Function::New(env, open_in_root, "openInRoot"));
+  exports.Set("receivePacket", Napi::Function::New(env, receive_packet, "receivePacket"));
+  exports.Set("sendPacket", Napi::Function::New(env, send_packet, "sendPacket"));
+  exports.Set("peerPid", Napi::Function::New(env, peer_pid, "peerPid"));
+  exports.Set("connectUnix", Napi::Function::New(env, connect_unix, "connectUnix"));
   exports.Set("loadCgroupDeviceProgram",
               Napi::Function::New(env, load_cgroup_device_program, "loadCgroupDeviceProgram"));
   exports.Set("attachCgroupDeviceProgram",

@@ -112,6 +112,18 @@ export function cgroupDirectories(layout: CgroupLayout, place: CgroupPlace): Map
   return result;
 }
 
+/** Where a process is in the hierarchy of a controller ("" is the unified tree); undefined: there is none. */
+export function cgroupDirectoryOf(layout: CgroupLayout, hostPid: number, controller: string): string | undefined {
+  const mount = layout.mounts.get(controller);
+  if (mount === undefined) return undefined;
+  for (const line of readText(`/proc/${hostPid}/cgroup`).split('\n')) {
+    const [, controllers, ...path] = line.split(':');
+    if (controllers?.split(',').includes(controller) === true)
+      return join(mount.mountPoint, relative(mount.root, path.join(':')));
+  }
+  return undefined;
+}
+
 export interface ContainerCgroup {
   readonly paths: ReadonlyMap<string, string>;
   /** For ExecuteRequest. */

@@ -5,8 +5,10 @@ export {
   type BaseRuntime,
   type BaseRuntimeVersion,
 } from './base-runtime.js';
+export { freezerOf, type Freezer } from './freezer.js';
 export {
   cgroupDirectories,
+  cgroupDirectoryOf,
   createCgroup,
   missingCgroups,
   readCgroupLayout,
