@@ -15,6 +15,7 @@
 #include <cstring>
 #include <exception>
 #include <map>
+#include <set>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -179,7 +180,7 @@ void SharedMemoryCapture::find_unattached() {
         const AttachedSegment segment(id);
         // Of huge pages, which are on another file system: TypeScript misses it, and objects.
         if (segment.device(own) != device_) continue;
-        add(own, segment.name().c_str(), own.readlink(segment.name().c_str()), 0);
+        add(own, segment.name().c_str(), own.readlink(segment.name().c_str()));
       }
     } catch (...) {
       failure = std::current_exception();
@@ -189,7 +190,7 @@ void SharedMemoryCapture::find_unattached() {
   if (failure) std::rethrow_exception(failure);
 }
 
-void SharedMemoryCapture::add(const ProcDir& proc, const char* name, std::string link, uint64_t mapped_end) {
+void SharedMemoryCapture::add(const ProcDir& proc, const char* name, std::string link) {
   sys::Try<UniqueFd> opened = sys::try_openat(proc.borrow(), name, O_RDONLY);
   if (!opened.ok()) throw NativeError::from_errno("openat", opened.error).with_path(link).with_pid(proc.host_pid());
   Object object;
@@ -197,8 +198,6 @@ void SharedMemoryCapture::add(const ProcDir& proc, const char* name, std::string
   const sys::Try<struct statx> stat = sys::try_statx(object.file.borrow(), "", AT_EMPTY_PATH);
   if (!stat.ok()) throw NativeError::from_errno("statx", stat.error).with_path(link).with_pid(proc.host_pid());
   const sys::Try<int64_t> seals = sys::try_fcntl(object.file.borrow(), F_GET_SEALS, 0);
-  object.mapped_end = mapped_end;
-  object.is_anonymous = !link.starts_with(kSegmentName) && !link.starts_with(kMemfdName);
   const auto number = static_cast<uint32_t>(objects_.size());
   uint32_t pages_id = context_.request.first_pages_id + number;
   for (const CapturedTask& task : context_.data.tasks) pages_id += task.zombie ? 0 : 1;
@@ -208,23 +207,18 @@ void SharedMemoryCapture::add(const ProcDir& proc, const char* name, std::string
 }
 
 void SharedMemoryCapture::find_mapped() {
-  std::map<ObjectKey, size_t> known;
+  std::set<ObjectKey> known;
   for (size_t i = 0; i < context_.data.tasks.size(); ++i) {
     const CapturedTask& task = context_.data.tasks[i];
     const ProcDir& proc = context_.tree.processes()[i]->proc;
     for (const Vma& vma : task.vmas) {
       if (vma.device != device_ || vma.name.empty()) continue;
-      const uint64_t end = vma.offset + (vma.end - vma.start);
-      const auto [entry, is_new] = known.try_emplace(key_of(vma.name, vma.inode), objects_.size());
-      if (!is_new) {
-        objects_[entry->second].mapped_end = std::max(objects_[entry->second].mapped_end, end);
-        continue;
-      }
+      if (!known.insert(key_of(vma.name, vma.inode)).second) continue;
       STASIS_CONTEXT("opening shared memory", task.host_pid);
       char name[96];
       std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(vma.start),
                     static_cast<unsigned long long>(vma.end));
-      add(proc, name, proc.readlink(name), end);
+      add(proc, name, proc.readlink(name));
     }
   }
 }
@@ -243,7 +237,7 @@ void SharedMemoryCapture::find_open() {
     STASIS_CONTEXT("opening shared memory", file.host_pid, file.fd);
     char name[32];
     std::snprintf(name, sizeof name, "fd/%d", file.fd);
-    add(*directories.at(file.host_pid), name, file.path.link, 0);
+    add(*directories.at(file.host_pid), name, file.path.link);
   }
 }
 
@@ -264,12 +258,6 @@ void SharedMemoryCapture::find_runs(size_t index) {
         std::min((static_cast<uint64_t>(hole) + kPageBytes - 1) / kPageBytes * kPageBytes, end_of_pages);
     runs.push_back({start, (end - start) / kPageBytes});
     at = end;
-  }
-  // The format has no place for the size of an anonymous object, which may reach beyond what is mapped: a last page
-  // tells it.
-  const uint64_t told = runs.empty() ? 0 : runs.back().address + runs.back().page_count * kPageBytes;
-  if (objects_[index].is_anonymous && end_of_pages > std::max(told, objects_[index].mapped_end)) {
-    runs.push_back({end_of_pages - kPageBytes, 1});
   }
 }
 

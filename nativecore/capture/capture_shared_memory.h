@@ -40,16 +40,13 @@ class SharedMemoryCapture {
  private:
   struct Object {
     UniqueFd file;  // for reading
-    // End of what is mapped of it, in bytes; only what is mapped counts for the size of an anonymous one.
-    uint64_t mapped_end = 0;
-    bool is_anonymous = false;
     std::unique_ptr<PageSource> source;
   };
   void find_mapped();
   void find_open();
   void find_unattached();
   bool knows_segment(uint64_t id) const;
-  void add(const ProcDir& proc, const char* name, std::string link, uint64_t mapped_end);
+  void add(const ProcDir& proc, const char* name, std::string link);
   void find_runs(size_t index);
 
   CaptureContext& context_;

@@ -3,7 +3,12 @@
 // /proc/self/fd, as the program must have got it. Its content is filled like
 // that of other shared memory; seals come last, as they forbid that.
 import type { MappedFile } from '../../../nativecore/schema/messages.js';
-import { fd_types, type memfd_file_entry, type memfd_inode_entry } from '../../../oci-spec/images/messages.js';
+import {
+  fd_types,
+  type memfd_file_entry,
+  type memfd_inode_entry,
+  type vma_entry,
+} from '../../../oci-spec/images/messages.js';
 import type { CompileContext } from '../compile-context.js';
 import type { EncodeContext } from '../encode-context.js';
 import { Phase, type SlotRef } from '../plan/builder.js';
@@ -52,7 +57,10 @@ function inodeIdOf(ctx: EncodeContext, object: SharedObject): number {
   known.set(object, (id = known.size + 1));
   const { raw } = object;
   const link = Buffer.from(raw.link).toString('utf8');
-  const name = link.slice(kPrefix.length, link.endsWith(kDeleted) ? -kDeleted.length : undefined);
+  const name = link.slice(
+    object.kind === 'memfd' ? kPrefix.length : 0,
+    link.endsWith(kDeleted) ? -kDeleted.length : undefined,
+  );
   ctx.images.add('memfd', undefined, {
     name,
     uid: insideUid(ctx, raw.stat?.uid ?? 0),
@@ -130,17 +138,19 @@ export interface PlannedMemfd {
 }
 
 interface Memfds {
+  /** Those that are no memfds, see isAnonymous. */
+  readonly anonymous: Map<bigint, memfd_inode_entry>;
   directory: SlotRef | undefined;
   readonly objects: Map<bigint, PlannedMemfd>;
-  /** Files of mappings, by file id. */
-  readonly mapped: Map<number, SlotRef>;
+  /** What mappings are made from, by file and access. */
+  readonly mapped: Map<string, SlotRef>;
 }
 const planned = new WeakMap<CompileContext, Memfds>();
 
 function memfdsOf(ctx: CompileContext): Memfds {
   let memfds = planned.get(ctx);
   if (memfds === undefined)
-    planned.set(ctx, (memfds = { directory: undefined, objects: new Map(), mapped: new Map() }));
+    planned.set(ctx, (memfds = { anonymous: new Map(), directory: undefined, objects: new Map(), mapped: new Map() }));
   return memfds;
 }
 
@@ -162,10 +172,41 @@ export const memfdDirectoryRoom: Room = {
   },
 };
 
+/**
+ * The format has shared anonymous memory as a memfd of this name, which nobody
+ * has open. (CRIU restores it as one; with the entries of its older releases,
+ * ANON_SHARED, it waits for ever where processes have mapped in another order.)
+ */
+function anonymousEntries(ctx: CompileContext): ReadonlySet<bigint> {
+  const inodeOf = (fileId: number): bigint => BigInt(ctx.images.files.get(fileId)?.memfd?.inode_id ?? 0);
+  const used = new Set<bigint>();
+  for (const task of ctx.images.tasks) {
+    for (const { id } of task.fds) used.add(inodeOf(id));
+    for (const vma of task.mm?.vmas ?? [])
+      if ((vma.status & vmaStatus.MEMFD) !== 0 && (vma.status & vmaStatus.FILE_PRIVATE) !== 0)
+        used.add(inodeOf(Number(vma.shmid)));
+  }
+  return new Set(
+    ctx.images.set
+      .messages('memfd')
+      .filter((entry) => entry.name === kAnonymousName && entry.seals === kSealSeal && !used.has(entry.inode_id))
+      .map((entry) => entry.inode_id),
+  );
+}
+const kAnonymousName = '/dev/zero';
+
+/** The anonymous object that a mapping belongs to. */
+export function anonymousOf(ctx: CompileContext, vma: vma_entry): memfd_inode_entry | undefined {
+  if ((vma.status & vmaStatus.MEMFD) === 0) return undefined;
+  const file = ctx.images.files.get(Number(vma.shmid))?.memfd;
+  return file === undefined ? undefined : memfdsOf(ctx).anonymous.get(BigInt(file.inode_id));
+}
+
 /** Makes the objects, before any other file: what is kept for mappings and seals has the lowest of the high numbers. */
 export function openMemfds(ctx: CompileContext): void {
-  const { objects, mapped } = memfdsOf(ctx);
+  const { anonymous, objects, mapped } = memfdsOf(ctx);
   const task = ctx.root.builder;
+  const unnamed = anonymousEntries(ctx);
   for (const entry of ctx.images.set.messages('memfd')) {
     const from = `memfd[${entry.inode_id}]`;
     if (entry.hugetlb_flag !== undefined && entry.hugetlb_flag !== 0) {
@@ -175,6 +216,10 @@ export function openMemfds(ctx: CompileContext): void {
     }
     if (Buffer.byteLength(entry.name) > kMaxNameBytes || entry.size > kTaskEnd || objects.has(entry.inode_id))
       throw corrupt('memfd.img', `has an impossible entry ${entry.inode_id}`);
+    if (unnamed.has(entry.inode_id)) {
+      anonymous.set(entry.inode_id, entry);
+      continue;
+    }
     const low = ctx.plan.slot(`memfd ${entry.name}, low`);
     const flags = kMfdCloexec | (entry.seals === kSealSeal ? 0 : kMfdAllowSealing);
     task.step(Phase.FILES, 'memfd_create', [ctx.plan.text(entry.name), flags], { out: low, from, note: entry.name });
@@ -183,18 +228,26 @@ export function openMemfds(ctx: CompileContext): void {
   }
   for (const { image } of ctx.tasks.values())
     for (const vma of image.mm?.vmas ?? []) {
-      if ((vma.status & vmaStatus.MEMFD) === 0) continue;
-      const id = Number(vma.shmid);
+      if ((vma.status & vmaStatus.MEMFD) === 0 || anonymousOf(ctx, vma) !== undefined) continue;
+      const access = (vma.fdflags ?? kOReadWrite) & kOAccessMode;
+      const id = mappedKey(vma);
       if (mapped.has(id)) continue;
-      const file = ctx.images.files.get(id)?.memfd;
+      const file = ctx.images.files.get(Number(vma.shmid))?.memfd;
       const from = `mm[${image.pid}].vma[${vma.start.toString(16)}]`;
-      if (file === undefined) throw corrupt('files.img', `has no memfd ${id}, which ${from} names`);
-      const writable = (file.flags & kOAccessMode) === kOReadWrite;
+      if (file === undefined) throw corrupt('files.img', `has no memfd ${vma.shmid}, which ${from} names`);
+      // What the mapping says; the file of one by CRIU may say less.
       mapped.set(
         id,
-        writable ? objectOf(ctx, file, from).slot : keep(ctx, reopen(ctx, file, from), 'memfd, read-only', from),
+        access === kOReadWrite
+          ? objectOf(ctx, file, from).slot
+          : keep(ctx, reopen(ctx, { ...file, flags: access }, from), 'memfd, read-only', from),
       );
     }
+}
+
+/** One descriptor for each object and way of access. */
+function mappedKey(vma: vma_entry): string {
+  return `${vma.shmid}:${(vma.fdflags ?? kOReadWrite) & kOAccessMode}`;
 }
 
 function keep(ctx: CompileContext, low: SlotRef, name: string, from: string): SlotRef {
@@ -224,8 +277,8 @@ function reopen(ctx: CompileContext, file: memfd_file_entry, from: string): Slot
 }
 
 /** The descriptor that a mapping of this file is made from, in every task. */
-export function mappedMemfd(ctx: CompileContext, fileId: number): SlotRef | undefined {
-  return memfdsOf(ctx).mapped.get(fileId);
+export function mappedMemfd(ctx: CompileContext, vma: vma_entry): SlotRef | undefined {
+  return memfdsOf(ctx).mapped.get(mappedKey(vma));
 }
 
 /** When all files are open: what could have been in the way of opening them. When all is filled and mapped: the seals. */

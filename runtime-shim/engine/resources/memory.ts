@@ -24,7 +24,7 @@ import {
 import { encodeMappedMemfd, finishMemfds, mappedMemfd } from './memfd.js';
 import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
-import { SharedMemoryPlan, isShared, sharedMapping, sharedObjectOf } from './shared-memory.js';
+import { SharedMemoryPlan, segmentMapping, sharedObjectOf } from './shared-memory.js';
 import { finishSegments, ownsSegments } from './sysv-segments.js';
 
 export const memoryRoom: Room = { kind: 'memory', encode, compile };
@@ -149,7 +149,7 @@ function encodeMapping(
   }
   const shared = mapping.permissions[3] === 's';
   const object = sharedObjectOf(ctx.capture, file);
-  if (object?.kind === 'memfd') {
+  if (object !== undefined && object.kind !== 'segment') {
     const access = (shared ? mapping.flags.has('mw') : (file.linkMode & 0o200) !== 0) ? kReadWrite : kReadOnly;
     return {
       ...base,
@@ -165,7 +165,7 @@ function encodeMapping(
     return {
       ...base,
       flags: (flags & ~mapFlag.PRIVATE) | mapFlag.SHARED,
-      ...sharedMapping(object, mapping),
+      ...segmentMapping(object, mapping),
       ...extra,
     };
   const writable = (file.linkMode & 0o200) !== 0;
@@ -378,13 +378,13 @@ function compileMapping(
   from: string,
 ): void {
   let file = isFileMapping(vma) ? slots.get(fileKey(Number(vma.shmid), openFlagsOf(vma))) : undefined;
-  if (isMemfd(vma)) file = mappedMemfd(ctx, Number(vma.shmid));
+  if (isMemfd(vma)) file = mappedMemfd(ctx, vma);
   let flags = vma.flags & ~mapFlag.LOCKED; // locked after the fill, or every page would be there already
   if ((flags & mapFlag.DROPPABLE) !== 0) flags &= ~mapFlag.PRIVATE;
   if (isFileMapping(vma)) flags &= ~mapFlag.ANONYMOUS;
   else flags |= mapFlag.ANONYMOUS;
   const length = vma.end - vma.start;
-  if (isShared(vma)) shared.map(builder, vma, vmaName(from, vma));
+  if (shared.holds(vma)) shared.map(builder, vma, vmaName(from, vma));
   else
     builder.step(
       Phase.MEMORY,

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { Phase, type Capture, type Plan } from '../../../nativecore/schema/messages.js';
 import { compilePlan } from '../compile.js';
 import { decodeImages } from '../decode.js';
+import { ImageSetReader, ImageSetWriter } from '../image-set.js';
 import { printStep } from '../plan/print.js';
 import { verifyPlan } from '../plan/verify.js';
 import { compileOptions, MemoryImages, readCapture, somePages } from '../recorded.js';
@@ -123,6 +124,32 @@ describe('shared memory', () => {
       phases.find(({ phase }) => phase === Phase.FILES)!.steps.findLast(({ op }) => op === 'mmap')!.args[1]!.immediate!;
     assert.equal(size(beyond), 1003n * kPage);
     assert.ok(size(mapped) < 1003n * kPage);
+  });
+
+  it('is understood as older releases of CRIU write it', () => {
+    const images = imagesOf(withShared(two));
+    const set = new ImageSetReader(images);
+    const written = new ImageSetWriter();
+    for (const name of images.list()) {
+      const pid = Number(/^mm-(\d+)\.img$/.exec(name)?.[1]);
+      if (!Number.isInteger(pid)) continue;
+      const mm = set.one('mm', pid);
+      const old = { shmid: kInode, status: 0x101, flags: 0x21 };
+      written.add('mm', pid, {
+        ...mm,
+        vmas: mm.vmas.map((vma) => ((vma.status & 0x4000) === 0 ? vma : { ...vma, ...old })),
+      });
+    }
+    const before = planOf(images);
+    for (const file of written.files()) images.put(file);
+    images.remove('memfd.img');
+    const plan = planOf(images);
+    for (const { task } of two)
+      assert.equal(
+        lines(plan, task, Phase.MEMORY, /mremap/).length,
+        lines(before, task, Phase.MEMORY, /mremap/).length,
+      );
+    assert.equal(lines(plan, 0, Phase.FILES, /memfd_create/).length, 0);
   });
 
   it('of a memfd is mapped from descriptors, read-only ones from one that cannot write, and sealed last', () => {

@@ -11,7 +11,7 @@ import type { SmapsEntry } from '../proc-text.js';
 import { Phase, type SlotRef, type TaskBuilder } from '../plan/builder.js';
 import { corrupt } from './file-common.js';
 import { kPageBytes, kTaskEnd, mapFlag, pageFlag, prot, vmaStatus } from './mapping-flags.js';
-import { plannedMemfds } from './memfd.js';
+import { anonymousOf, plannedMemfds } from './memfd.js';
 import { attachSegment, plannedSegments, segmentBytes } from './sysv-segments.js';
 
 // ---- raw capture to images
@@ -68,18 +68,17 @@ export function sharedObjectOf(capture: Capture, file: Pick<MappedFile, 'link' |
   );
 }
 
-/** What a mapping of an anonymous object or a segment adds to the entry of a private one. */
-export function sharedMapping(
+/** What a mapping of a segment adds to the entry of a private one; the other kinds are mapped files. */
+export function segmentMapping(
   object: SharedObject,
   { offset, flags }: SmapsEntry,
 ): Pick<vma_entry, 'pgoff' | 'shmid' | 'status' | 'fdflags'> {
-  const segment = object.kind === 'segment' ? vmaStatus.SYSVIPC : 0;
   return {
     pgoff: offset,
     shmid: object.shmid,
-    status: vmaStatus.REGULAR | vmaStatus.ANON_SHARED | segment,
-    // attached for reading only
-    fdflags: object.kind === 'segment' && !flags.has('mw') ? 0 : kReadWrite,
+    status: vmaStatus.REGULAR | vmaStatus.ANON_SHARED | vmaStatus.SYSVIPC,
+    // 0: attached for reading only
+    fdflags: flags.has('mw') ? kReadWrite : 0,
   };
 }
 const kReadWrite = 2;
@@ -127,10 +126,9 @@ interface PlannedObject {
   scratch: bigint;
 }
 
+const wholePages = (bytes: bigint): bigint => ((bytes + kPageBytes - 1n) / kPageBytes) * kPageBytes;
 const kMremapMayMoveFixed = 1 | 2;
 
-/** Mapped out of what the root task has made: anonymous memory and segments. */
-export const isShared = (vma: vma_entry): boolean => (vma.status & vmaStatus.ANON_SHARED) !== 0;
 const isSegment = (vma: vma_entry): boolean => (vma.status & vmaStatus.SYSVIPC) !== 0;
 
 /** All shared anonymous objects of the images, and where they are kept until every task has mapped them. */
@@ -148,12 +146,13 @@ export class SharedMemoryPlan {
     const sizes = new Map<bigint, { end: bigint; reserve: boolean }>();
     for (const { image } of tasks)
       for (const vma of image.mm?.vmas ?? []) {
-        if (!isShared(vma) || isSegment(vma)) continue;
-        const end = vma.pgoff + (vma.end - vma.start);
-        const known = sizes.get(vma.shmid) ?? { end: 0n, reserve: false };
-        known.end = end > known.end ? end : known.end;
+        const found = this.#anonymous(vma);
+        if (found === undefined) continue;
+        const mapped = vma.pgoff + (vma.end - vma.start);
+        const known = sizes.get(found.shmid) ?? { end: found.sizeBytes, reserve: false };
+        known.end = mapped > known.end ? mapped : known.end;
         known.reserve ||= (vma.flags & mapFlag.NORESERVE) === 0;
-        sizes.set(vma.shmid, known);
+        sizes.set(found.shmid, known);
       }
     let total = 0n;
     for (const [shmid, { end, reserve }] of sizes) {
@@ -183,7 +182,7 @@ export class SharedMemoryPlan {
       const content = contentOf(ctx, BigInt(entry.shmid));
       const last = content.runs.at(-1);
       if (last === undefined) continue;
-      const sizeBytes = ((entry.size + kPageBytes - 1n) / kPageBytes) * kPageBytes;
+      const sizeBytes = wholePages(entry.size);
       if (last.end > sizeBytes)
         throw corrupt(`pagemap-shmem-${entry.shmid}.img`, `has pages beyond the end of "${entry.name}"`);
       this.#memfds.push({
@@ -197,6 +196,19 @@ export class SharedMemoryPlan {
       total += sizeBytes;
     }
     this.lengthBytes = total;
+  }
+
+  /** Number of the anonymous object of a mapping, and its size as far as the images tell it. */
+  #anonymous(vma: vma_entry): { readonly shmid: bigint; readonly sizeBytes: bigint } | undefined {
+    const entry = anonymousOf(this.#ctx, vma);
+    if (entry !== undefined) return { shmid: BigInt(entry.shmid), sizeBytes: wholePages(entry.size) };
+    const isOld = (vma.status & vmaStatus.ANON_SHARED) !== 0 && !isSegment(vma);
+    return isOld ? { shmid: vma.shmid, sizeBytes: 0n } : undefined;
+  }
+
+  /** Is it mapped out of what the root task has made? */
+  holds(vma: vma_entry): boolean {
+    return isSegment(vma) || this.#anonymous(vma) !== undefined;
   }
 
   /** Objects are made at `start` by the root task, filled there by the coordinator, and inherited. */
@@ -232,7 +244,9 @@ export class SharedMemoryPlan {
 
   /** The mapping itself; advice and locks are as with others. */
   map(builder: TaskBuilder, vma: vma_entry, from: string): void {
-    const object = (isSegment(vma) ? this.#segments : this.#objects).get(vma.shmid);
+    const object = isSegment(vma)
+      ? this.#segments.get(vma.shmid)
+      : this.#objects.get(this.#anonymous(vma)?.shmid ?? -1n);
     if (object === undefined) {
       if (isSegment(vma)) this.#objectToSegment(vma, from);
       return;
@@ -243,7 +257,7 @@ export class SharedMemoryPlan {
       Phase.MEMORY,
       'mremap',
       [object.scratch + vma.pgoff, 0n, vma.end - vma.start, kMremapMayMoveFixed, vma.start],
-      { from, expected: vma.start, note: `shared memory ${vma.shmid}` },
+      { from, expected: vma.start, note: `shared memory ${object.shmid}` },
     );
     if (vma.prot !== (prot.READ | prot.WRITE))
       builder.step(Phase.MEMORY, 'mprotect', [vma.start, vma.end - vma.start, vma.prot], { from });
