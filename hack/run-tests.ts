@@ -55,10 +55,15 @@ const groups: readonly Group[] = [
     what: 'crit and checkpointctl read our images',
     run: (options) => runInterop(options),
   },
+  {
+    name: 'managers',
+    what: 'podman drives an installed stasis',
+    run: (options) => runManagers(options),
+  },
 ];
 
-/** Groups that are run when none is named: `faults` is part of v1 and v2. */
-const usual = groups.filter((group) => group.name !== 'faults');
+/** Groups that are run when none is named: `faults` is part of v1 and v2, `managers` installs packages (hack/managers). */
+const usual = groups.filter((group) => !['faults', 'managers'].includes(group.name));
 
 function main(args: readonly string[]): void {
   if (args.includes('--list')) {
@@ -99,6 +104,13 @@ function runInterop(options: readonly string[]): Summary {
   const provides = ['root', 'built', ...(peers.status === 0 ? ['peers'] : [])].join(',');
   const environment = { STASIS_LANE: 'interop', STASIS_LANE_PROVIDES: provides };
   return runMocha('interop', [`${compiled}/e2e/interop/**/*.test.js`], options, [], environment);
+}
+
+function runManagers(options: readonly string[]): Summary {
+  const managers = spawnSync(process.execPath, [`${compiled}/hack/managers.js`], { cwd: repository, stdio: 'inherit' });
+  const provides = ['root', 'built', ...(managers.status === 0 ? ['podman'] : [])].join(',');
+  const environment = { STASIS_LANE: 'managers', STASIS_LANE_PROVIDES: provides };
+  return runMocha('managers', [`${compiled}/e2e/managers/**/*.test.js`], options, ownMounts, environment);
 }
 
 function runMocha(

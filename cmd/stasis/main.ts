@@ -25,6 +25,8 @@ interface Log {
   readonly path: string | undefined;
   readonly format: LogFormat;
   readonly debug: boolean;
+  /** Managers show their users what is on stderr, some of them its first line: there, one sentence has to do. */
+  readonly calledByProgram: boolean;
 }
 
 async function main(words: readonly string[]): Promise<number> {
@@ -71,6 +73,7 @@ function findLog(words: readonly string[]): Log {
     path: path === '' ? undefined : path,
     format: value('log-format') === 'json' ? 'json' : 'text',
     debug: words.includes('--debug') || words.includes('-debug'),
+    calledByProgram: words.some((word) => /^--?(work-path|pid-file)(=|$)/.test(word)),
   };
 }
 
@@ -151,11 +154,11 @@ function print(text: string): number {
   return 0;
 }
 
-/** As runc: a record in the log and the plain sentence on stderr, last. Without a log there is room for the details. */
+/** As runc: a record in the log and the plain sentence on stderr, last. For a person without a log there are details. */
 function report(error: unknown, log: Log): void {
   const sentence = errorSentence(error);
   const logged = log.path !== undefined && appendLog(log.path, logRecord(log.format, 'error', sentence, new Date()));
-  const details = logged && !log.debug ? [] : errorDetails(error, log.debug);
+  const details = (logged || log.calledByProgram) && !log.debug ? [] : errorDetails(error, log.debug);
   process.stderr.write(`${[...details, sentence].join('\n')}\n`);
 }
 

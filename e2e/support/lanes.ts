@@ -5,9 +5,9 @@ import { existsSync } from 'node:fs';
 import { release } from 'node:os';
 import type { Context } from 'mocha';
 import { cgroupVersion } from './cgroups.js';
-import { peerDirectory, stasisProgram } from './paths.js';
+import { managersDirectory, peerDirectory, stasisProgram } from './paths.js';
 
-export type Need = 'root' | 'cgroup-v1' | 'cgroup-v2' | 'built' | 'peers' | `kernel>=${number}.${number}`;
+export type Need = 'root' | 'cgroup-v1' | 'cgroup-v2' | 'built' | 'peers' | 'podman' | `kernel>=${number}.${number}`;
 
 /** Name of the lane, from STASIS_LANE, which hack/run-tests.ts sets. */
 export function laneName(): string {
@@ -39,6 +39,8 @@ function isMet(need: Need): boolean {
       return cgroupVersion() === 2;
     case 'built':
       return existsSync(stasisProgram);
+    case 'podman':
+      return existsSync('/usr/bin/podman') && existsSync(`${managersDirectory}/stasis/bin/criu`);
     case 'peers':
       return existsSync(`${peerDirectory}/complete`);
     default:

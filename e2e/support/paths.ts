@@ -11,5 +11,7 @@ export const criuProgram = join(buildDirectory, 'bin', 'stasis-criu');
 export const targetDirectory = join(buildDirectory, 'targets');
 export const cacheDirectory = join(buildDirectory, 'cache');
 export const peerDirectory = join(buildDirectory, 'peers');
+/** What hack/managers installs. */
+export const managersDirectory = join(buildDirectory, 'managers');
 /** One folder per test; kept when the test fails. */
 export const artefactDirectory = join(buildDirectory, 'e2e');

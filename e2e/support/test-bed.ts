@@ -16,6 +16,7 @@ type BedOptions = Omit<ContainerOptions, 'directory' | 'id'> & { readonly id?: s
 export class TestBed {
   #directory = '';
   readonly #containers: Container[] = [];
+  readonly #closing: (() => Promise<void>)[] = [];
 
   /** The folder of the running test. */
   get directory(): string {
@@ -40,7 +41,13 @@ export class TestBed {
     mkdirSync(this.#directory, { recursive: true });
   }
 
+  /** For what a test started besides containers; called before anybody looks for what is left. */
+  onClose(action: () => Promise<void>): void {
+    this.#closing.push(action);
+  }
+
   async close(): Promise<void> {
+    for (const action of this.#closing.splice(0).reverse()) await action();
     for (const container of this.#containers.splice(0)) await container.destroy();
   }
 

@@ -1,0 +1,277 @@
+// podman, unmodified, with stasis as its runtime: what its users type, and
+// what they see when it cannot be done.
+import assert from 'node:assert/strict';
+import { chmodSync, existsSync, mkdirSync, renameSync } from 'node:fs';
+import { join } from 'node:path';
+import { requires } from '../support/lanes.js';
+import { Podman } from '../support/podman.js';
+import { mustRun } from '../support/run.js';
+import { useTestBed } from '../support/test-bed.js';
+
+describe('podman', () => {
+  const bed = useTestBed();
+  let podman: Podman;
+
+  beforeEach(async function () {
+    this.timeout(60_000);
+    requires(this, 'root', 'built', 'podman');
+    podman = await openPodman();
+  });
+
+  async function openPodman(runtime = 'bin/stasis'): Promise<Podman> {
+    // podman remembers the runtime and its folders: another runtime, other folders.
+    const opened = await Podman.open(join(bed.directory, `podman-${runtime.replaceAll('/', '-')}`), runtime);
+    bed.onClose(() => opened.close());
+    return opened;
+  }
+
+  it('uses every other verb as with the base runtime, before and after a restore', async () => {
+    await podman.start('c', '--health-cmd', 'echo fine', '--health-interval', 'disable');
+    const looks = async (): Promise<void> => {
+      assert.match(await podman.must('exec', 'c', 'ps'), /sh -c trap/);
+      assert.match(await podman.must('top', 'c'), /sh -c trap/);
+      assert.match(await podman.must('stats', '--no-stream', 'c'), /\bc\b/);
+      assert.match(await podman.must('ps', '--format', '{{.Names}} {{.Status}}'), /^c Up/m);
+      await podman.must('healthcheck', 'run', 'c');
+      await podman.must('pause', 'c');
+      assert.equal(await podman.inspect('c', '{{.State.Status}}'), 'paused');
+      await podman.must('unpause', 'c');
+      await podman.count('c');
+    };
+    await looks();
+    await podman.must('container', 'checkpoint', 'c');
+    assert.equal(await podman.inspect('c', '{{.State.Status}} {{.State.Checkpointed}}'), 'exited true');
+    await podman.must('container', 'restore', 'c');
+    assert.equal(await podman.inspect('c', '{{.State.Status}} {{.State.Restored}}'), 'running true');
+    await looks();
+    await podman.must('stop', 'c');
+    assert.equal(await podman.inspect('c', '{{.State.ExitCode}}'), '7');
+    const id = await podman.inspect('c', '{{.Id}}');
+    await podman.must('rm', 'c');
+    await podman.assertNothingLeft([id]);
+  });
+
+  it('checkpoints and restores ten times in a row, and removes it without a trace', async () => {
+    await podman.start('c');
+    const id = await podman.inspect('c', '{{.Id}}');
+    for (let round = 1; round <= 10; round += 1) {
+      await podman.must('container', 'checkpoint', 'c');
+      await podman.must('container', 'restore', 'c');
+    }
+    assertWithoutGap(await podman.count('c'));
+    await podman.must('rm', '-f', '-t', '0', 'c');
+    await podman.assertNothingLeft([id]);
+  });
+
+  it('leaves it running, keeps files, and prints statistics', async () => {
+    await podman.start('c');
+    const pid = await podman.inspect('c', '{{.State.Pid}}');
+    const checkpoint = await podman.must('container', 'checkpoint', '--leave-running', '--keep', '--print-stats', 'c');
+    assert.equal(await podman.inspect('c', '{{.State.Pid}}'), pid);
+    assert.ok(statistics(checkpoint)['frozen_time']! > 0, checkpoint);
+    assert.ok(existsSync(join(await podman.imagesDirectory('c'), '../dump.log')));
+    assertWithoutGap(await podman.count('c'));
+    await podman.must('container', 'checkpoint', '--keep', 'c');
+    const restore = await podman.must('container', 'restore', '--keep', '--print-stats', 'c');
+    assert.ok(statistics(restore)['pages_restored']! > 0, restore);
+    assert.ok(existsSync(join(await podman.imagesDirectory('c'), 'inventory.img')));
+    assertWithoutGap(await podman.count('c'));
+  });
+
+  for (const compression of ['gzip', 'zstd', 'none']) {
+    it(`exports with --compress ${compression}, and imports`, async () => {
+      const archive = join(bed.directory, 'c.tar');
+      await podman.start('c');
+      await podman.must('container', 'checkpoint', '--export', archive, '--compress', compression, '--file-locks', 'c');
+      await podman.must('rm', 'c');
+      await podman.must('container', 'restore', '--import', archive, '--file-locks');
+      assertWithoutGap(await podman.count('c'));
+    });
+  }
+
+  it('restores three clones side by side', async () => {
+    const archive = join(bed.directory, 'c.tar');
+    await podman.start('c');
+    await podman.must('container', 'checkpoint', '--export', archive, 'c');
+    for (const name of ['one', 'two', 'three']) {
+      await podman.must('container', 'restore', '--import', archive, '--name', name);
+    }
+    for (const name of ['one', 'two', 'three']) await podman.count(name);
+  });
+
+  it('carries volumes, a user and limits', async () => {
+    const archive = join(bed.directory, 'c.tar');
+    const shared = join(bed.directory, 'shared');
+    mkdirSync(shared);
+    chmodSync(shared, 0o777);
+    await podman.start(
+      ...(['c', '--user', '1000', '--memory', '64m', '--cpus', '0.5'] as const),
+      ...['-v', 'data:/data', '-v', `${shared}:/shared`],
+    );
+    await podman.must('exec', '--user', '0', 'c', 'sh', '-c', 'echo kept >/data/file && echo outside >/shared/file');
+    await podman.must('container', 'checkpoint', '--export', archive, 'c');
+    await podman.must('rm', '-f', '-v', 'c');
+    await podman.must('volume', 'rm', '-f', 'data');
+    await podman.must('container', 'restore', '--import', archive);
+    assert.equal(
+      await podman.must('exec', 'c', 'sh', '-c', 'id -u; cat /data/file /shared/file'),
+      '1000\nkept\noutside',
+    );
+    assert.equal(await podman.inspect('c', '{{.HostConfig.Memory}}'), String(64 << 20));
+    await podman.count('c');
+
+    await podman.must('rm', '-f', '-t', '0', 'c');
+    const refused = await podman.run('container', 'restore', '--import', archive);
+    assert.match(refused.stderr, /volume with name data already exists/);
+    await podman.must('container', 'restore', '--import', archive, '--ignore-volumes');
+    await podman.count('c');
+  });
+
+  it('carries changes of the root file system, unless told to ignore them', async () => {
+    const archive = join(bed.directory, 'c.tar');
+    await podman.start('c');
+    await podman.must('exec', 'c', 'sh', '-c', 'echo changed >/root/file; rm /bin/vi');
+    await podman.must('container', 'checkpoint', '--export', archive, 'c');
+    const restored = async (...options: readonly string[]): Promise<string> => {
+      await podman.must('rm', '-f', '-t', '0', 'c');
+      await podman.must('container', 'restore', '--import', archive, ...options);
+      return await podman.must('exec', 'c', 'sh', '-c', 'cat /root/file; test -e /bin/vi || echo gone; true');
+    };
+    assert.equal(await restored(), 'changed\ngone');
+    assert.equal(await restored('--ignore-rootfs'), '');
+  });
+
+  it('keeps the address on a bridge network, and gives a clone another', async () => {
+    const archive = join(bed.directory, 'c.tar');
+    const address = async (name: string): Promise<string> =>
+      /inet (\S+)/.exec(await podman.must('exec', name, 'ip', 'addr', 'show', 'eth0'))?.[1] ?? '';
+    await podman.start('c', '--network', 'podman');
+    const before = await address('c');
+    assert.notEqual(before, '');
+    await podman.must('container', 'checkpoint', 'c');
+    await podman.must('container', 'restore', 'c');
+    assert.equal(await address('c'), before);
+    await podman.must('container', 'checkpoint', '--export', archive, 'c');
+    await podman.must('rm', 'c');
+    await podman.must('container', 'restore', '--import', archive);
+    assert.equal(await address('c'), before);
+    await podman.must('container', 'restore', '--import', archive, '--name', 'clone');
+    assert.notEqual(await address('clone'), before);
+  });
+
+  it('restores in a pod, the same and another', async () => {
+    const archive = join(bed.directory, 'c.tar');
+    const makePod = async (name: string): Promise<string> =>
+      await podman.must('pod', 'create', '--name', name, '--infra-image', 'box', '--infra-command', '/bin/sleep 1000');
+    await makePod('first');
+    await podman.start('c', '--pod', 'first');
+    await podman.must('container', 'checkpoint', 'c');
+    await podman.must('container', 'restore', 'c');
+    await podman.count('c');
+    await podman.must('container', 'checkpoint', '--export', archive, 'c');
+    await podman.must('rm', 'c');
+    const other = await makePod('other');
+    // podman 4.3 looks for the pod by its id.
+    await podman.must('container', 'restore', '--import', archive, '--pod', other);
+    await podman.count('c');
+    assert.equal(await podman.inspect('c', '{{.Pod}}'), other);
+  });
+
+  it('restores from an image', async () => {
+    await podman.start('c');
+    await podman.must('container', 'checkpoint', '--create-image', 'warm', 'c');
+    await podman.must('rm', 'c');
+    await podman.must('container', 'restore', 'warm');
+    await podman.count('c');
+  });
+
+  it('does all containers at once', async () => {
+    await podman.start('one');
+    await podman.start('two');
+    await podman.must('container', 'checkpoint', '--all');
+    assert.equal(await podman.must('ps', '--format', '{{.Names}}'), '');
+    await podman.must('container', 'restore', '--all');
+    for (const name of ['one', 'two']) assertWithoutGap(await podman.count(name));
+  });
+
+  it('shows one sentence when a checkpoint is refused, and the container runs on', async () => {
+    await podman.must(
+      'run',
+      '-d',
+      '--name',
+      'c',
+      '--network',
+      'none',
+      'box',
+      'sh',
+      '-c',
+      'exec 5<>/dev/ptmx; sleep 1000',
+    );
+    const pid = await podman.inspect('c', '{{.State.Pid}}');
+    const result = await podman.run('container', 'checkpoint', 'c');
+    assert.notEqual(result.exitCode, 0);
+    const [sentence, ...rest] = result.stderr.trimEnd().split('\n');
+    assert.match(sentence!, /^cannot checkpoint: fd 5 of pid /);
+    // podman's own line, and nothing else of ours.
+    assert.equal(rest.length, 1, result.stderr);
+    assert.equal(await podman.inspect('c', '{{.State.Status}} {{.State.Pid}}'), `running ${pid}`);
+    assert.equal(await podman.must('logs', 'c'), '');
+  });
+
+  for (const [runtime, ownLog] of [
+    ['bin/stasis', false],
+    ['lib/stasis/runtimes/runc', true],
+  ] as const) {
+    it(`shows one sentence when a restore fails, called ${runtime}`, async () => {
+      if (runtime !== 'bin/stasis') podman = await openPodman(runtime);
+      await podman.start('c');
+      await podman.must('container', 'checkpoint', '--keep', 'c');
+      const images = await podman.imagesDirectory('c');
+      renameSync(join(images, 'core-1.img'), join(bed.directory, 'core-1.img'));
+      const log = await podman.must('logs', 'c');
+      const result = await podman.run('container', 'restore', '--keep', 'c');
+      assert.notEqual(result.exitCode, 0);
+      assert.match(
+        result.stderr,
+        /^Error: OCI runtime error: \S+: cannot read images from [^\n]+"core-1.img" is missing[^\n]*\n?$/,
+      );
+      assert.equal(await podman.must('logs', 'c'), log, "something of ours is in the container's log");
+      if (ownLog) assert.match((JSON.parse(await podman.runtimeLog('c')) as { msg: string }).msg, /core-1.img/);
+      renameSync(join(bed.directory, 'core-1.img'), join(images, 'core-1.img'));
+      await podman.must('container', 'restore', 'c');
+      await podman.count('c');
+    });
+  }
+
+  it('refuses an archive that was made with another runtime', async () => {
+    const archive = join(bed.directory, 'c.tar');
+    await podman.start('c');
+    await podman.must('container', 'checkpoint', '--export', archive, 'c');
+    const other = await openPodman('lib/stasis/runtimes/crun');
+    const result = await other.run('container', 'restore', '--import', archive);
+    assert.match(result.stderr, /was created with runtime .* and cannot be restored with runtime/);
+  });
+
+  it('writes archives that checkpointctl shows', async function () {
+    requires(this, 'peers');
+    const { peers } = await import('../support/peers.js');
+    const archive = join(bed.directory, 'c.tar');
+    await podman.start('c');
+    await podman.must('container', 'checkpoint', '--export', archive, 'c');
+    const { stdout } = await mustRun(peers.checkpointctl, ['inspect', '--all', archive]);
+    assert.match(stdout, /Process tree/i);
+    assert.match(stdout, /Frozen time/i);
+  });
+});
+
+function assertWithoutGap(numbers: readonly number[]): void {
+  assert.deepEqual(
+    numbers,
+    numbers.map((_, index) => index + 1),
+  );
+}
+
+function statistics(text: string): Readonly<Record<string, number>> {
+  const parsed = JSON.parse(text) as { container_statistics: { criu_statistics: Record<string, number> }[] };
+  return parsed.container_statistics[0]?.criu_statistics ?? {};
+}

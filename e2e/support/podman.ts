@@ -1,0 +1,146 @@
+// podman with everything of its own below one folder: storage, state, volumes,
+// configuration; the runtime is an installed stasis, and so is the criu that
+// podman looks for.
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { managersDirectory } from './paths.js';
+import { makeRootfs } from './rootfs.js';
+import { describeFailure, mustRun, run, type CommandResult } from './run.js';
+import { waitFor } from './wait.js';
+
+/** Where hack/managers installs stasis. */
+export const installedPrefix = join(managersDirectory, 'stasis');
+
+// Its defaults raise hard limits, which a root without CAP_SYS_RESOURCE cannot do.
+const configuration = `[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+log_driver = "k8s-file"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+`;
+
+/** Prints numbers, and ends on SIGTERM. */
+export const counter = 'trap "exit 7" TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done';
+
+export class Podman {
+  readonly directory: string;
+  readonly #runtime: string;
+  /** podman refuses names of more than 50 characters here. */
+  readonly #runDirectory = mkdtempSync(join(tmpdir(), 'stasis-podman-'));
+
+  private constructor(directory: string, runtime: string) {
+    this.directory = directory;
+    this.#runtime = runtime;
+  }
+
+  /** Has an image "box" made of busybox. `runtime`: below the installed prefix. */
+  static async open(directory: string, runtime = 'bin/stasis'): Promise<Podman> {
+    const podman = new Podman(directory, join(installedPrefix, runtime));
+    mkdirSync(directory, { recursive: true });
+    writeFileSync(join(directory, 'containers.conf'), configuration);
+    const rootfs = join(directory, 'box');
+    await makeRootfs('busybox', rootfs);
+    await mustRun('tar', ['-C', rootfs, '-cf', `${rootfs}.tar`, '.']);
+    await podman.must('import', `${rootfs}.tar`, 'box');
+    return podman;
+  }
+
+  async run(...words: readonly string[]): Promise<CommandResult> {
+    return await run('podman', [...this.#globals(), ...words], {
+      env: {
+        PATH: `${installedPrefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
+        CONTAINERS_CONF: join(this.directory, 'containers.conf'),
+        HOME: this.directory,
+      },
+    });
+  }
+
+  async must(...words: readonly string[]): Promise<string> {
+    const result = await this.run(...words);
+    if (result.exitCode !== 0) throw new Error(describeFailure(result));
+    return result.stdout.trimEnd();
+  }
+
+  /** Starts a counter that is called `name`. */
+  async start(name: string, ...options: readonly string[]): Promise<void> {
+    const network = options.some((word) => word === '--network' || word === '--pod') ? [] : ['--network', 'none'];
+    await this.must('run', '-d', '--name', name, ...network, ...options, 'box', 'sh', '-c', counter);
+    await this.count(name);
+  }
+
+  /** Waits until the counter has gone on, and returns all that the log has of it. */
+  async count(name: string): Promise<readonly number[]> {
+    const numbers = async (): Promise<number[]> =>
+      (await this.must('logs', name)).split('\n').filter(Boolean).map(Number);
+    const before = (await numbers()).length;
+    return await waitFor(`more output of ${name}`, async () => {
+      const now = await numbers();
+      return now.length > before ? now : undefined;
+    });
+  }
+
+  async inspect(name: string, format: string): Promise<string> {
+    return await this.must('inspect', name, '--format', format);
+  }
+
+  /** What conmon and the runtime have written for podman to read. */
+  async runtimeLog(name: string): Promise<string> {
+    const path = join(
+      this.#runDirectory,
+      'overlay-containers',
+      await this.inspect(name, '{{.Id}}'),
+      'userdata/oci-log',
+    );
+    return existsSync(path) ? readFileSync(path, 'utf8') : '';
+  }
+
+  async imagesDirectory(name: string): Promise<string> {
+    return join(this.directory, 'root/overlay-containers', await this.inspect(name, '{{.Id}}'), 'userdata/checkpoint');
+  }
+
+  /** Nothing of any container is left: neither in podman's view nor on the host. */
+  async assertNothingLeft(ids: readonly string[]): Promise<void> {
+    const left = await this.must('ps', '-a', '--format', '{{.Names}}');
+    if (left !== '') throw new Error(`containers are left: ${left}`);
+    for (const id of ids) {
+      if (existsSync(`/run/runc/${id}`)) throw new Error(`the state of ${id} is left in /run/runc`);
+      await waitFor(`the cgroups of ${id} to go`, () => (cgroupsOf(id).length === 0 ? true : undefined), {
+        seen: () => cgroupsOf(id).join(', '),
+      });
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.run('pod', 'rm', '-f', '-t', '0', '-a');
+    await this.run('rm', '-f', '-t', '0', '-a');
+    await this.run('volume', 'rm', '-f', '-a');
+    // podman keeps its storage mounted.
+    await run('umount', ['-R', join(this.directory, 'root/overlay')]);
+    rmSync(this.#runDirectory, { recursive: true, force: true });
+  }
+
+  #globals(): string[] {
+    const below = (name: string): string => join(this.directory, name);
+    return [
+      '--root',
+      below('root'),
+      '--runroot',
+      this.#runDirectory,
+      '--tmpdir',
+      below('tmp'),
+      '--runtime',
+      this.#runtime,
+    ];
+  }
+}
+
+/** Directories of any hierarchy that carry the container's id. */
+function cgroupsOf(id: string): string[] {
+  return readdirSync('/sys/fs/cgroup', { withFileTypes: true })
+    .filter((entry) => entry.isDirectory())
+    .flatMap((entry) => ['', entry.name])
+    .map((hierarchy) => join('/sys/fs/cgroup', hierarchy, 'libpod_parent', `libpod-${id}`))
+    .filter((path) => existsSync(path));
+}
