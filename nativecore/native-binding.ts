@@ -44,6 +44,10 @@ export interface NativeBinding {
   peerPid(ownFd: number): number;
   /** Connected stream socket, accepted or not; the caller closes it. */
   connectUnix(path: string): number;
+  /** Gives the disk back what has been read; false if the file system cannot. */
+  punchHole(ownFd: number, offset: number, lengthBytes: number): boolean;
+  /** An extended attribute, links not followed; undefined if there is none. */
+  getAttribute(path: string, name: string): Buffer | undefined;
   loadCgroupDeviceProgram(instructions: Buffer): number;
   attachCgroupDeviceProgram(cgroupFd: number, programFd: number): void;
   getKernelFacts(): NativeKernelFacts;
@@ -59,6 +63,8 @@ export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'sendPacket',
   'peerPid',
   'connectUnix',
+  'punchHole',
+  'getAttribute',
   'loadCgroupDeviceProgram',
   'attachCgroupDeviceProgram',
   'getKernelFacts',

@@ -1,9 +1,10 @@
 // Descriptors and paths: advisory locks, claiming a name, opening a path inside a
-// foreign root.
+// foreign root, holes, extended attributes.
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/file.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 #include <cstdio>
 
@@ -44,6 +45,25 @@ Napi::Value open_in_root(const Napi::CallbackInfo& info) {
   long fd = ::syscall(SYS_openat2, directory.borrow(), path.c_str(), &how, sizeof how);
   if (fd < 0) throw_errno(info.Env(), "openat2", errno);
   return Napi::Number::New(info.Env(), static_cast<double>(fd));
+}
+
+// punchHole(fd, offset, length) -> boolean: gives the disk back what has been read. False: the file system cannot.
+Napi::Value punch_hole(const Napi::CallbackInfo& info) {
+  int result = ::fallocate(info[0].As<Napi::Number>().Int32Value(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                           info[1].As<Napi::Number>().Int64Value(), info[2].As<Napi::Number>().Int64Value());
+  if (result < 0 && errno != EOPNOTSUPP && errno != ENOSYS) throw_errno(info.Env(), "fallocate", errno);
+  return Napi::Boolean::New(info.Env(), result == 0);
+}
+
+// getAttribute(path, name) -> Buffer | undefined: an extended attribute of a file, links not followed.
+Napi::Value get_attribute(const Napi::CallbackInfo& info) {
+  std::string path = info[0].As<Napi::String>();
+  std::string name = info[1].As<Napi::String>();
+  char value[4096];
+  ssize_t length = ::lgetxattr(path.c_str(), name.c_str(), value, sizeof value);
+  if (length >= 0) return Napi::Buffer<char>::Copy(info.Env(), value, static_cast<size_t>(length));
+  if (errno != ENODATA && errno != EOPNOTSUPP) throw_errno(info.Env(), "lgetxattr", errno);
+  return info.Env().Undefined();
 }
 
 }  // namespace stasis::binding

@@ -23,6 +23,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("sendPacket", Napi::Function::New(env, send_packet, "sendPacket"));
   exports.Set("peerPid", Napi::Function::New(env, peer_pid, "peerPid"));
   exports.Set("connectUnix", Napi::Function::New(env, connect_unix, "connectUnix"));
+  exports.Set("punchHole", Napi::Function::New(env, punch_hole, "punchHole"));
+  exports.Set("getAttribute", Napi::Function::New(env, get_attribute, "getAttribute"));
   exports.Set("loadCgroupDeviceProgram",
               Napi::Function::New(env, load_cgroup_device_program, "loadCgroupDeviceProgram"));
   exports.Set("attachCgroupDeviceProgram",
