@@ -52,8 +52,28 @@ const shared: readonly RuntimeOption[] = [
   { name: 'auto-dedup', type: 'boolean', describe: 'drop duplicates in parent images', refused: incremental },
 ];
 
+const ignoreRootfs: RuntimeOption = {
+  name: 'ignore-rootfs',
+  type: 'boolean',
+  describe: 'with --archive: leave the changed files of the root file system alone',
+};
+
 export const checkpointOptions: readonly RuntimeOption[] = [
   ...shared,
+  {
+    name: 'archive',
+    type: 'string',
+    describe: 'write one file instead of a directory: .tar, .tar.zst, .tar.gz; "-" is standard output',
+  },
+  {
+    name: 'compress',
+    type: 'string',
+    describe: 'with --archive: none, gzip or zstd (default: as the name says)',
+    values: ['none', 'gzip', 'zstd'],
+  },
+  { name: 'lower', type: 'string', describe: 'with --archive: what the root file system was, if it is no overlay' },
+  { name: 'image', type: 'string', describe: 'with --archive: name of the image that the container was made from' },
+  ignoreRootfs,
   { name: 'parent-path', type: 'string', describe: 'images of an earlier pre-dump', refused: incremental },
   { name: 'pre-dump', type: 'boolean', describe: 'dump memory only, for a later checkpoint', refused: incremental },
   { name: 'leave-running', type: 'boolean', describe: 'let the container run on' },
@@ -71,6 +91,9 @@ export const checkpointOptions: readonly RuntimeOption[] = [
 
 export const restoreOptions: readonly RuntimeOption[] = [
   ...shared,
+  { name: 'archive', type: 'string', describe: 'restore from this archive, of whatever manager' },
+  { name: 'max-bytes', type: 'string', describe: 'with --archive: refuse one that unpacks to more' },
+  ignoreRootfs,
   { name: 'bundle', alias: 'b', type: 'string', describe: 'directory of config.json (default: the working directory)' },
   { name: 'detach', alias: 'd', type: 'boolean', describe: 'return as soon as the container runs' },
   { name: 'pid-file', type: 'string', describe: 'file that the pid of init is written to' },

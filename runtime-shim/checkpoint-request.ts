@@ -1,11 +1,23 @@
 // What a checkpoint is asked for and what it answers.
 import type { Timing } from '../nativecore/index.js';
 import type { EncodedImages, EncodeOptions } from './engine/index.js';
+import type { ArchiveTarget } from './archive-output.js';
 import { StasisError, type Degradation } from './errors/index.js';
+
+export interface ArchiveRequest {
+  readonly target: ArchiveTarget;
+  readonly ignoreRootfs: boolean;
+  /** Absolute: what the root file system was before the container changed it, where that is no overlay. */
+  readonly lower: string | undefined;
+  /** Image that the container was made from; "" if nobody said. */
+  readonly image: string;
+}
 
 export interface CheckpointOptions {
   /** Absolute. */
   readonly imagePath: string;
+  /** In place of imagePath. */
+  readonly archive?: ArchiveRequest;
   /** Where the log and the statistics go; the images' directory if undefined. */
   readonly workPath: string | undefined;
   /** Name of the log, if it is not dump.log. */

@@ -12,6 +12,7 @@ import {
 import { refuseObjections, type CheckpointOptions, type CheckpointResult } from './checkpoint-request.js';
 import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from './checkpoint-steps.js';
 import { CoreSession, LogFile, timingLine } from './core-session.js';
+import { archiveContainer, type ContainerArchive } from './container-archive.js';
 import { ImageOutput } from './image-output.js';
 import type { Capture, CaptureRequest } from '../nativecore/index.js';
 
@@ -28,7 +29,10 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
   const { state } = container;
   const externals = checkpointExternals(state, readCgroupLayout());
 
+  using archive =
+    request.archive === undefined ? undefined : archiveContainer(request.archive, container, request.sync);
   const result = await checkpointTree(request, {
+    ...(archive === undefined ? {} : { output: archive }),
     goal: `checkpoint container ${JSON.stringify(request.id)}`,
     capture: {
       rootHostPid: state.initHostPid,
@@ -70,12 +74,16 @@ export interface TreeCheckpoint {
   readonly files: readonly { readonly name: string; readonly bytes: Uint8Array }[];
   /** The images are complete, and the tree has not been ended: a failure here leaves it running. */
   readonly committed?: () => void;
+  /** The caller's; a directory of images if undefined. */
+  readonly output?: ContainerArchive;
 }
 
 /** A process tree, whoever it belongs to. */
 export async function checkpointTree(request: CheckpointOptions, tree: TreeCheckpoint): Promise<CheckpointResult> {
-  using log = new LogFile(request.workPath ?? request.imagePath, request.logName ?? 'dump.log');
-  using output = new ImageOutput(request.imagePath, request.sync);
+  const workPath = request.workPath ?? tree.output?.staging ?? request.imagePath;
+  using log = new LogFile(workPath, request.logName ?? 'dump.log');
+  using own = tree.output === undefined ? new ImageOutput(request.imagePath, request.sync) : undefined;
+  const output = own ?? tree.output!;
   await using core = new CoreSession({
     subcommand: 'capture',
     goal: tree.goal,
@@ -101,23 +109,24 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   // While the core writes pages: what cannot be carried must be known before anything is committed.
   const encoded = encodeImages(capture, { ...request.encode, ...tree.encode, leaveRunning: request.leaveRunning });
   refuseObjections(tree.goal, encoded.objections);
+  for (const file of [...encoded.files, ...tree.files]) output.write(file);
 
   const pageMap = await core.receive('pagesWritten');
   const thawed = request.leaveRunning ? await core.receive('thawed') : undefined;
-  for (const file of [...encoded.files, ...encodePageMaps(capture, pageMap), ...tree.files]) output.write(file);
-  await output.commit(encoded.inventory);
+  for (const file of encodePageMaps(capture, pageMap)) output.write(file);
+  const stats = encodeStats({ dump: dumpTimings(pageMap, (thawed ?? pageMap).timings) });
+  await output.commit(encoded.inventory, [stats]);
   tree.committed?.();
 
   // Not before the commit: until here the target can go on as if nothing had happened.
   const ended = thawed ?? (core.send({ kill: {} }), await core.receive('killed'));
   log.write([timingLine(tree.goal, ended.timings)]);
-  const stats = encodeStats({ dump: dumpTimings(pageMap, ended.timings) });
-  writeStats(request.workPath ?? request.imagePath, stats, log);
+  writeStats(workPath, stats, log);
   return {
     imagePath: output.directory,
     imageBytes: output.sizeBytes(),
     summary: encoded.summary,
-    degradations: encoded.degradations,
+    degradations: [...encoded.degradations, ...(tree.output?.degradations ?? [])],
     remarks: capture.remarks,
     timings: ended.timings,
   };

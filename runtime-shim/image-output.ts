@@ -26,11 +26,23 @@ export interface OutputFile {
   readonly bytes: Uint8Array;
 }
 
+/** Where a checkpoint goes: a directory (here) or an archive (archive-output.ts). */
+export interface CheckpointOutput extends Disposable {
+  /** Of the checkpoint, for results. */
+  readonly directory: string;
+  /** Directory that the core writes page files into. */
+  readonly fd: number;
+  write(file: OutputFile): void;
+  /** Postcondition: the checkpoint is complete and on the disk, or nothing of it is there. */
+  commit(inventory: OutputFile, besides: readonly OutputFile[]): Promise<void>;
+  sizeBytes(): number;
+}
+
 const kStagingPrefix = '.stasis-';
 /** Files of checkpoints, ours and other engines'; logs and stats are not among them. */
 const imageName = /\.img$|^descriptors\.json$|^stasis-manifest\.json$/;
 
-export class ImageOutput {
+export class ImageOutput implements CheckpointOutput {
   readonly directory: string;
   /** Of the hidden directory: the core writes page files through it. */
   readonly fd: number;

@@ -50,7 +50,7 @@ function whereText(subject: Subject): string {
 }
 
 /** A control character in a name must not make a second line or colour a terminal. */
-function oneLine(text: string): string {
+export function oneLine(text: string): string {
   // eslint-disable-next-line no-control-regex
   return text.replace(/\s*\n\s*/g, ' ').replace(/[\u0000-\u001f\u007f]/g, '?');
 }

@@ -1,6 +1,6 @@
 // What a verb is, for main.ts; and what it gets.
 import type { RuntimeOption } from '../../oci-spec/runtime-options.js';
-import type { Given } from '../arguments.js';
+import { usage, type Given } from '../arguments.js';
 
 export interface CommandContext {
   readonly cwd: string;
@@ -38,4 +38,18 @@ export function text(given: Given, name: string): string | undefined {
 
 export function flag(given: Given, name: string): boolean {
   return given[name] === true;
+}
+
+/** A size in bytes: digits, then perhaps K, M, G or T (of 1024). */
+export function bytesOption(given: Given, name: string): number | undefined {
+  const value = text(given, name);
+  if (value === undefined) return undefined;
+  const match = /^(\d+)([KMGT]?)$/i.exec(value);
+  const bytes =
+    match === null
+      ? NaN
+      : Number(match[1]) * 1024 ** (match[2] === '' ? 0 : 'KMGT'.indexOf(match[2]!.toUpperCase()) + 1);
+  if (match === null || !Number.isSafeInteger(bytes))
+    throw usage(`cannot use --${name} ${value}: it is no number of bytes`);
+  return bytes;
 }

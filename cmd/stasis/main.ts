@@ -10,11 +10,23 @@ import { versionText } from '../version.js';
 import { checkCommand } from './commands/check.js';
 import { checkpointCommand } from './commands/checkpoint.js';
 import { inspectCommand } from './commands/inspect.js';
+import { packCommand } from './commands/pack.js';
 import { planCommand } from './commands/plan.js';
 import { restoreCommand } from './commands/restore.js';
+import { unpackCommand } from './commands/unpack.js';
+import { verifyCommand } from './commands/verify.js';
 import { flag, text, type Command } from './command.js';
 
-const commands: readonly Command[] = [checkpointCommand, restoreCommand, checkCommand, planCommand, inspectCommand];
+const commands: readonly Command[] = [
+  checkpointCommand,
+  restoreCommand,
+  checkCommand,
+  planCommand,
+  inspectCommand,
+  packCommand,
+  unpackCommand,
+  verifyCommand,
+];
 const common: readonly RuntimeOption[] = [
   { name: 'help', alias: 'h', type: 'boolean', describe: 'show this' },
   { name: 'version', alias: 'v', type: 'boolean', describe: 'show the version' },

@@ -28,6 +28,20 @@ export function formatManifest(manifest: Manifest): Uint8Array {
 
 /** Throws FormatError. */
 export function parseManifest(text: string): Manifest {
+  const manifest = parseEntries(text);
+  for (const name of manifest.files.keys()) {
+    if (name === '' || name.includes('/') || name === '.' || name === '..')
+      throw new FormatError('files', `has an impossible name: ${JSON.stringify(name)}`);
+  }
+  return manifest;
+}
+
+/** stasis-archive.json has the same form; its names are those of an archive's members. Throws FormatError. */
+export function parseArchiveManifest(text: string): Manifest {
+  return parseEntries(text);
+}
+
+function parseEntries(text: string): Manifest {
   const document = new JsonReader(parseJson(text));
   const version = document.field('version').integer();
   if (version !== kVersion) throw new FormatError('version', `is ${version}, this program reads ${kVersion}`);
@@ -36,10 +50,6 @@ export function parseManifest(text: string): Manifest {
     if (!/^[0-9a-f]{64}$/.test(sha256)) throw new FormatError(entry.path, 'has no sha256 digest');
     return { sizeBytes: entry.field('size').integer(), sha256 };
   });
-  for (const name of files.keys()) {
-    if (name === '' || name.includes('/') || name === '.' || name === '..')
-      throw new FormatError('files', `has an impossible name: ${JSON.stringify(name)}`);
-  }
   return { files };
 }
 

@@ -59,6 +59,10 @@ const codes = {
     remedy:
       'Images of another program can hold what stasis does not carry: take it out of the container, and make the checkpoint again.',
   },
+  ARCHIVE_UNSUPPORTED: {
+    kind: 'unsupported',
+    meaning: 'An archive, or a conversion between two forms of one, is not of a kind that can be read or made.',
+  },
   // Kernel, permission, space: operator.
   ENVIRONMENT: {
     kind: 'environment',
@@ -139,6 +143,12 @@ const codes = {
     kind: 'corrupt',
     meaning: "An image file's content differs from the digest in the manifest.",
     remedy: 'Use another copy of the checkpoint.',
+  },
+  ARCHIVE_CORRUPT: {
+    kind: 'corrupt',
+    meaning:
+      'An archive is cut short or malformed, or a member of it is of a kind or has a name that no checkpoint has.',
+    remedy: 'Use another copy; if there is none, do not trust whoever made it.',
   },
   STATE_CORRUPT: {
     kind: 'corrupt',

@@ -5,7 +5,13 @@ import { checkpointContainer } from '../../../runtime-shim/checkpoint.js';
 import { checkpointDefaults } from '../../../runtime-shim/checkpoint-request.js';
 import { jsonText } from '../../render/table.js';
 import { requireRoot } from '../../require-root.js';
-import { flag, text, type Command } from '../command.js';
+import { compressionOfName, type Compression } from '../../../runtime-shim/archive/compression.js';
+import { kStandardOutput } from '../../../runtime-shim/archive/archive-file.js';
+import type { ArchiveRequest } from '../../../runtime-shim/checkpoint-request.js';
+import { usage, type Given } from '../../arguments.js';
+import { oneLine } from '../../render/error.js';
+import { progressLine } from '../../render/progress.js';
+import { flag, text, type Command, type CommandContext } from '../command.js';
 
 export const checkpointCommand: Command = {
   verb: 'checkpoint',
@@ -19,11 +25,13 @@ export const checkpointCommand: Command = {
       const value = text(given, name);
       return value === undefined ? undefined : resolve(context.cwd, value);
     };
+    const archive = archiveRequest(given, context);
     const result = await checkpointContainer({
       ...checkpointDefaults,
       root: context.globals.root,
       id,
       imagePath: path('image-path') ?? resolve(context.cwd, 'checkpoint'),
+      ...(archive === undefined ? {} : { archive }),
       workPath: path('work-path'),
       leaveRunning: flag(given, 'leave-running'),
       sync: !flag(given, 'no-fsync'),
@@ -35,8 +43,40 @@ export const checkpointCommand: Command = {
       },
       signal: context.signal,
     });
-    for (const { message } of result.degradations) context.warn(message);
+    for (const { message } of result.degradations) {
+      context.warn(message);
+      // The streams are a person's here, and not the container's.
+      if (archive !== undefined) process.stderr.write(`warning: ${oneLine(message)}\n`);
+    }
     if (flag(given, 'json')) context.print(jsonText(result));
     return 0;
   },
 };
+
+const forArchives = ['compress', 'lower', 'image', 'ignore-rootfs'] as const;
+
+function archiveRequest(given: Given, context: CommandContext): ArchiveRequest | undefined {
+  const name = text(given, 'archive');
+  if (name === undefined) {
+    const alone = forArchives.find((option) => given[option] !== undefined);
+    if (alone !== undefined) throw usage(`cannot use --${alone} without --archive`);
+    return undefined;
+  }
+  if (text(given, 'image-path') !== undefined) throw usage('cannot use --archive and --image-path together');
+  const toStandardOutput = name === kStandardOutput;
+  if (toStandardOutput && process.stdout.isTTY)
+    throw usage('cannot write an archive to a terminal', 'redirect standard output to a file or a program');
+  if (toStandardOutput && flag(given, 'json'))
+    throw usage('cannot use --json with --archive -: both go to standard output');
+  const lower = text(given, 'lower');
+  return {
+    target: {
+      file: toStandardOutput ? name : resolve(context.cwd, name),
+      compression: (text(given, 'compress') as Compression | undefined) ?? compressionOfName(name),
+      onProgress: progressLine('archiving'),
+    },
+    ignoreRootfs: flag(given, 'ignore-rootfs'),
+    lower: lower === undefined ? undefined : resolve(context.cwd, lower),
+    image: text(given, 'image') ?? '',
+  };
+}

@@ -6,8 +6,10 @@ import { StasisError } from '../../../runtime-shim/errors/index.js';
 import { becomeSubreaper, stayWith } from '../../../runtime-shim/foreground.js';
 import { restoreContainer } from '../../../runtime-shim/restore.js';
 import { restoreDefaults } from '../../../runtime-shim/restore-request.js';
+import { restoreArchive } from '../../../runtime-shim/restore-archive.js';
+import { usage } from '../../arguments.js';
 import { requireRoot } from '../../require-root.js';
-import { flag, text, type Command } from '../command.js';
+import { bytesOption, flag, text, type Command } from '../command.js';
 
 export const restoreCommand: Command = {
   verb: 'restore',
@@ -31,19 +33,33 @@ export const restoreCommand: Command = {
     const detach = flag(given, 'detach');
     // In the foreground the container becomes our child when the core goes, whatever the caller says.
     if (!detach || !flag(given, 'no-subreaper')) becomeSubreaper();
-    const restored = await restoreContainer({
+    const archive = path('archive');
+    if (archive !== undefined && path('image-path') !== undefined)
+      throw usage('cannot use --archive and --image-path together');
+    for (const name of ['ignore-rootfs', 'max-bytes']) {
+      if (archive === undefined && given[name] !== undefined) throw usage(`cannot use --${name} without --archive`);
+    }
+    const request = {
       ...restoreDefaults,
       root: context.globals.root,
       id,
       bundle: path('bundle') ?? context.cwd,
-      imagePath: path('image-path') ?? resolve(context.cwd, 'checkpoint'),
       workPath: path('work-path'),
       pidFile: path('pid-file'),
       noPivot: flag(given, 'no-pivot'),
       noNewKeyring: flag(given, 'no-new-keyring'),
       shellJob: flag(given, 'shell-job'),
       signal: context.signal,
-    });
+    };
+    const restored =
+      archive === undefined
+        ? await restoreContainer({ ...request, imagePath: path('image-path') ?? resolve(context.cwd, 'checkpoint') })
+        : await restoreArchive({
+            ...request,
+            archive,
+            ignoreRootfs: flag(given, 'ignore-rootfs'),
+            maxBytes: bytesOption(given, 'max-bytes'),
+          });
     for (const { message } of restored.degradations) context.warn(message);
     if (detach) return 0;
     const status = await stayWith(restored.initHostPid);

@@ -1,0 +1,66 @@
+// pack: a checkpoint in another form: an archive for a manager, an OCI image, a
+// directory of images.
+import { resolve } from 'node:path';
+import type { RuntimeOption } from '../../../oci-spec/runtime-options.js';
+import { compressionOfName, type Compression } from '../../../runtime-shim/archive/compression.js';
+import {
+  packCheckpoint,
+  sourceForms,
+  targetForms,
+  type SourceForm,
+  type TargetForm,
+} from '../../../runtime-shim/convert.js';
+import { usage } from '../../arguments.js';
+import { oneLine } from '../../render/error.js';
+import { progressLine } from '../../render/progress.js';
+import { jsonText } from '../../render/table.js';
+import { stasisVersion } from '../../version.js';
+import { flag, text, type Command } from '../command.js';
+
+const options: readonly RuntimeOption[] = [
+  { name: 'output', alias: 'o', type: 'string', describe: 'file or directory to write' },
+  { name: 'to', type: 'string', describe: `form of the output: ${targetForms.join(', ')}`, values: targetForms },
+  { name: 'from', type: 'string', describe: 'refuse a source that is of another form', values: sourceForms },
+  {
+    name: 'compress',
+    type: 'string',
+    describe: 'none, gzip or zstd (default: as the name says)',
+    values: ['none', 'gzip', 'zstd'],
+  },
+  { name: 'tag', type: 'string', describe: 'name of the image in an OCI layout' },
+  { name: 'spec', type: 'string', describe: "the container's config.json, for a directory of images" },
+  { name: 'name', type: 'string', describe: 'name of the container' },
+  { name: 'image', type: 'string', describe: 'name of the image that the container was made from' },
+  { name: 'json', type: 'boolean', describe: 'print the result as JSON' },
+];
+
+export const packCommand: Command = {
+  verb: 'pack',
+  describe: 'Convert a checkpoint: archives of podman, CRI-O and containerd, OCI images, directories of images.',
+  positional: 'source',
+  options,
+  runtimeVerb: false,
+  run: async (given, source, context) => {
+    const output = text(given, 'output');
+    if (output === undefined) throw usage('cannot pack: --output is missing', 'name the file or directory to write');
+    const spec = text(given, 'spec');
+    const progress = progressLine('reading');
+    let done = 0;
+    const result = await packCheckpoint({
+      source: resolve(context.cwd, source),
+      from: text(given, 'from') as SourceForm | undefined,
+      to: (text(given, 'to') as TargetForm | undefined) ?? 'stasis',
+      output: resolve(context.cwd, output),
+      compression: (text(given, 'compress') as Compression | undefined) ?? compressionOfName(output),
+      tag: text(given, 'tag') ?? '',
+      spec: spec === undefined ? undefined : resolve(context.cwd, spec),
+      name: text(given, 'name') ?? '',
+      image: text(given, 'image') ?? '',
+      stasisVersion,
+      onBytes: (count) => progress((done += count), 0),
+    });
+    if (flag(given, 'json')) context.print(jsonText(result));
+    else for (const note of result.notes) process.stderr.write(`note: ${oneLine(note)}\n`);
+    return 0;
+  },
+};

@@ -1,0 +1,34 @@
+// verify: whether an archive is whole and sound; nothing is unpacked.
+import { resolve } from 'node:path';
+import type { RuntimeOption } from '../../../oci-spec/runtime-options.js';
+import { describeArchive } from '../../../runtime-shim/convert.js';
+import { bytesText, jsonText } from '../../render/table.js';
+import { progressLine } from '../../render/progress.js';
+import { flag, type Command } from '../command.js';
+
+const options: readonly RuntimeOption[] = [{ name: 'json', type: 'boolean', describe: 'print the result as JSON' }];
+
+export const verifyCommand: Command = {
+  verb: 'verify',
+  describe: 'Check an archive, an OCI image or a directory of images against its digests, and write nothing.',
+  positional: 'file',
+  options,
+  runtimeVerb: false,
+  run: async (given, file, context) => {
+    const progress = progressLine('verifying');
+    let done = 0;
+    const result = await describeArchive(resolve(context.cwd, file), (count) => progress((done += count), 0));
+    if (flag(given, 'json')) context.print(jsonText(result));
+    else {
+      const digests = {
+        all: 'every member has its digest',
+        images: 'every image has its digest; the other members have none',
+        none: 'its maker wrote no digests: the form is sound, the content cannot be known to be',
+      }[result.digests];
+      context.print(
+        `${file}: sound: ${result.form} of a checkpoint of ${JSON.stringify(result.name)}, ${result.files} files, ${bytesText(result.contentBytes)}; ${digests}`,
+      );
+    }
+    return 0;
+  },
+};

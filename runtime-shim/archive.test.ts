@@ -1,0 +1,245 @@
+// Archives: what is written is read again, and what is hostile is refused, with
+// nothing written and nothing touched outside.
+import assert from 'node:assert/strict';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { StasisError } from './errors/index.js';
+import { applyRootfs } from './archive/apply-rootfs.js';
+import { ArchiveFile } from './archive/archive-file.js';
+import { compressionOfName, type Compression } from './archive/compression.js';
+import { foreign, hostileArchives, hostileRootfs, ours, rawTar } from './archive/hostile-archives.js';
+import { PrivateDirectory } from './archive/private-directory.js';
+import { readArchive } from './archive/read-archive.js';
+import { TarWriter } from './archive/tar-writer.js';
+import { unpackCheckpoint } from './convert.js';
+
+describe('archives', () => {
+  let directory: string;
+  beforeEach(() => (directory = mkdtempSync(join(tmpdir(), 'stasis-archive-'))));
+  afterEach(() => rmSync(directory, { recursive: true, force: true }));
+
+  for (const name of ['a.tar', 'a.tar.gz', 'a.tar.zst', 'a.tgz']) {
+    it(`are read as they were written: ${name}`, async () => {
+      const path = join(directory, name);
+      const large = Buffer.alloc(5 << 20, 'pages ');
+      writeFileSync(join(directory, 'pages'), large);
+      await write(path, compressionOfName(name), async (tar) => {
+        await tar.addDirectory({ name: 'checkpoint' });
+        await tar.addFile({ name: 'checkpoint/pages-1.img' }, join(directory, 'pages'));
+        await tar.addBytes({ name: 'checkpoint/inventory.img' }, Buffer.from('inventory'));
+        await tar.addBytes({ name: 'checkpoint/empty.img' }, new Uint8Array());
+      });
+      const destination = join(directory, 'out');
+      mkdirSync(destination);
+      const contents = await readArchive(path, { destination });
+      assert.deepEqual([...contents.files.keys()].sort(), [
+        'checkpoint/empty.img',
+        'checkpoint/inventory.img',
+        'checkpoint/pages-1.img',
+      ]);
+      assert.ok(readFileSync(join(destination, 'checkpoint/pages-1.img')).equals(large));
+      assert.equal(lstatSync(join(destination, 'checkpoint/pages-1.img')).mode & 0o777, 0o600);
+      assert.deepEqual(readdirSync(directory).sort(), [name, 'out', 'pages'].sort(), 'a temporary file is left');
+    });
+  }
+
+  it('are read with every digest compared when they are ours, and without when they are not', async () => {
+    const path = join(directory, 'a.tar');
+    writeFileSync(path, rawTar(ours(foreign())));
+    assert.equal((await readArchive(path)).verified, true);
+    writeFileSync(path, rawTar(foreign()));
+    assert.equal((await readArchive(path)).verified, false);
+  });
+
+  it('do not appear under their name before they are complete', async () => {
+    const path = join(directory, 'a.tar');
+    const writing = write(path, 'none', async (tar) => {
+      await tar.addBytes({ name: 'one' }, Buffer.from('1'));
+      assert.equal(existsSync(path), false);
+      throw new Error('the target resisted');
+    });
+    await assert.rejects(writing, /the target resisted/);
+    assert.deepEqual(readdirSync(directory), []);
+  });
+
+  it('fail with the name of the file when the disk is full', async function () {
+    if (!existsSync('/dev/full')) this.skip();
+    const { createWriteStream } = await import('node:fs');
+    const tar = new TarWriter(createWriteStream('/dev/full'), 'none');
+    await assert.rejects(async () => {
+      for (let at = 0; at < 50; at += 1) await tar.addBytes({ name: `m${at}` }, Buffer.alloc(1 << 20));
+      await tar.finish();
+    }, /ENOSPC/);
+  });
+
+  it('are cleared away when whoever wrote them was killed', () => {
+    // A process id that nobody has.
+    const abandoned = join(directory, '.stasis-4194999-00112233.restore');
+    const mine = join(directory, `.stasis-${process.pid}-00112233.restore`);
+    for (const path of [abandoned, mine]) mkdirSync(path);
+    {
+      using made = new PrivateDirectory(directory, 'restore');
+      assert.equal(lstatSync(made.path).mode & 0o777, 0o700);
+      assert.equal(existsSync(abandoned), false);
+      assert.equal(existsSync(mine), true);
+    }
+    assert.deepEqual(readdirSync(directory), [`.stasis-${process.pid}-00112233.restore`]);
+  });
+
+  describe('of strangers are refused, and nothing outside is touched:', () => {
+    const corpus = hostileArchives();
+    it('there are at least 40 of them', () => assert.ok(corpus.length + hostileRootfs().length >= 40));
+
+    for (const { what, bytes, says, maxBytes } of corpus) {
+      it(what, async () => {
+        const inside = join(directory, 'inside');
+        mkdirSync(inside);
+        writeFileSync(join(inside, 'canary'), 'alive');
+        const path = join(directory, 'hostile.tar');
+        writeFileSync(path, bytes);
+        const before = picture(directory);
+        await refused(
+          unpackCheckpoint({
+            source: path,
+            output: join(inside, 'out'),
+            imagesOnly: false,
+            tag: undefined,
+            maxBytes,
+            onBytes: () => undefined,
+          }),
+          says,
+        );
+        assert.deepEqual(picture(directory), before);
+      });
+    }
+  });
+
+  describe('with changes of a root file system are refused before the first is made:', () => {
+    for (const { what, bytes, says } of hostileRootfs()) {
+      it(what, async () => {
+        const root = makeTree(directory);
+        const tarFile = join(directory, 'rootfs-diff.tar');
+        writeFileSync(tarFile, bytes);
+        const before = picture(directory);
+        await refused(applyRootfs(root, { tarFile, deleted: [] }), says);
+        assert.deepEqual(picture(directory), before);
+      });
+    }
+
+    for (const path of ['/out/secret', '/dirlink/kept']) {
+      it(`a deleted file behind a link: ${path}`, async () => {
+        const root = makeTree(directory);
+        const before = picture(directory);
+        await refused(applyRootfs(root, { tarFile: undefined, deleted: [path] }), /leads through/);
+        assert.deepEqual(picture(directory), before);
+      });
+    }
+
+    it('a deleted link, which goes, and what it leads to stays', async () => {
+      const root = makeTree(directory);
+      await applyRootfs(root, { tarFile: undefined, deleted: ['/out', '/not/there'] });
+      assert.equal(existsSync(join(root, 'out')), false);
+      assert.equal(readFileSync(join(directory, 'outside/secret'), 'utf8'), 'secret');
+    });
+  });
+
+  it('put the changed files of a root file system in their place', async () => {
+    const root = makeTree(directory);
+    const tarFile = join(directory, 'rootfs-diff.tar');
+    writeFileSync(
+      tarFile,
+      rawTar([
+        { name: 'new/', type: '5', mode: 0o750 },
+        { name: 'new/file', content: 'new', mode: 0o4755 },
+        { name: 'new/same', type: '1', link: 'new/file' },
+        { name: 'new/link', type: '2', link: '/anywhere' },
+        { name: 'out', content: 'a file where a link was' },
+        { name: 'dir', content: 'a file where a directory was' },
+        { name: 'made/on/the/way', content: 'x' },
+      ]),
+    );
+    await applyRootfs(root, { tarFile, deleted: ['/f'] });
+    assert.equal(lstatSync(join(root, 'new')).mode & 0o7777, 0o750);
+    assert.equal(lstatSync(join(root, 'new/file')).mode & 0o7777, 0o4755);
+    assert.equal(lstatSync(join(root, 'new/file')).ino, lstatSync(join(root, 'new/same')).ino);
+    assert.equal(readlinkSync(join(root, 'new/link')), '/anywhere');
+    assert.equal(readFileSync(join(root, 'out'), 'utf8'), 'a file where a link was');
+    assert.equal(readFileSync(join(root, 'dir'), 'utf8'), 'a file where a directory was');
+    assert.equal(existsSync(join(root, 'f')), false);
+    assert.equal(readFileSync(join(directory, 'outside/secret'), 'utf8'), 'secret');
+  });
+
+  it('understand the whiteouts of image layers', async () => {
+    const root = makeTree(directory);
+    mkdirSync(join(root, 'opaque'));
+    writeFileSync(join(root, 'opaque/old'), 'old');
+    const tarFile = join(directory, 'rootfs-diff.tar');
+    writeFileSync(
+      tarFile,
+      rawTar([{ name: '.wh.f' }, { name: 'opaque/.wh..wh..opq' }, { name: 'opaque/new', content: 'new' }]),
+    );
+    await applyRootfs(root, { tarFile, deleted: [] });
+    assert.equal(existsSync(join(root, 'f')), false);
+    assert.deepEqual(readdirSync(join(root, 'opaque')), ['new']);
+  });
+});
+
+async function write(path: string, compression: Compression, fill: (tar: TarWriter) => Promise<void>): Promise<void> {
+  using file = new ArchiveFile(path);
+  const tar = new TarWriter(file.sink, compression);
+  try {
+    await fill(tar);
+    await tar.finish();
+  } catch (error) {
+    tar.abort();
+    throw error;
+  }
+  file.commit(true);
+}
+
+async function refused(work: Promise<unknown>, says: RegExp): Promise<void> {
+  await assert.rejects(work, (error: unknown) => {
+    assert.ok(error instanceof StasisError, String((error as Error).stack));
+    assert.match(error.message, says);
+    assert.ok(['ARCHIVE_CORRUPT', 'IMAGE_MISMATCH', 'ARCHIVE_UNSUPPORTED'].includes(error.code), error.code);
+    // eslint-disable-next-line no-control-regex
+    assert.doesNotMatch(error.message, /[\u0000-\u001f]/);
+    return true;
+  });
+}
+
+function makeTree(directory: string): string {
+  const root = join(directory, 'root');
+  mkdirSync(join(directory, 'outside'));
+  writeFileSync(join(directory, 'outside/secret'), 'secret');
+  mkdirSync(join(root, 'dir'), { recursive: true });
+  writeFileSync(join(root, 'dir/kept'), 'kept');
+  writeFileSync(join(root, 'f'), 'file');
+  symlinkSync(join(directory, 'outside'), join(root, 'out'));
+  symlinkSync('dir', join(root, 'dirlink'));
+  return root;
+}
+
+/** Everything below, with what tells a changed file. */
+function picture(directory: string, prefix = ''): string[] {
+  return readdirSync(directory)
+    .sort()
+    .flatMap((name) => {
+      const path = join(directory, name);
+      const stat = lstatSync(path);
+      const facts = `${prefix}${name} ${stat.mode} ${stat.ino} ${stat.isFile() ? `${stat.size} ${stat.mtimeMs}` : ''}`;
+      return [facts, ...(stat.isDirectory() ? picture(path, `${prefix}${name}/`) : [])];
+    });
+}

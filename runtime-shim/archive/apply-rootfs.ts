@@ -1,0 +1,276 @@
+// The changed files of a root file system, put into one. The archive may be
+// anybody's, and the tree may hold any link: everything is opened component by
+// component from a descriptor, and no link is ever followed (path_resolution(7)
+// on /proc/self/fd/N/NAME looks up NAME in the open directory itself). All of it
+// is checked in a first pass, before anything is changed in a second.
+//
+//   Undo            nothing: the caller has checked everything else before
+//   If we die here  some files of the archive are there, each whole
+import {
+  closeSync,
+  constants,
+  createWriteStream,
+  fchmodSync,
+  fchownSync,
+  futimesSync,
+  lchownSync,
+  linkSync,
+  lstatSync,
+  lutimesSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  type Stats,
+} from 'node:fs';
+import { pipeline } from 'node:stream/promises';
+import { errnoCode, fileError } from '../errors/index.js';
+import { privateName } from './private-directory.js';
+import { deletedPathProblem } from './read-archive.js';
+import { corrupt, openArchive, quoted, readTar, type Member } from './tar-reader.js';
+
+const kMaxMembers = 1_000_000;
+const kWhiteout = '.wh.';
+const kOpaque = '.wh..wh..opq';
+
+export interface RootfsUpdate {
+  /** rootfs-diff.tar, plain or compressed; undefined: nothing is new. */
+  readonly tarFile: string | undefined;
+  /** Paths in the container. */
+  readonly deleted: readonly string[];
+  readonly maxBytes?: number;
+}
+
+/** Throws ARCHIVE_CORRUPT before anything is changed. */
+export async function applyRootfs(root: string, update: RootfsUpdate): Promise<void> {
+  const limits = { totalBytes: update.maxBytes ?? Number.MAX_SAFE_INTEGER, members: kMaxMembers };
+  const label = update.tarFile ?? 'rootfs-diff.tar';
+  for (const path of update.deleted) {
+    const problem = deletedPathProblem(path);
+    if (problem !== undefined) throw corrupt('the archive', `deleted.files names ${quoted(path)}, which ${problem}`);
+  }
+  using tree = new Tree(root, label);
+  if (update.tarFile !== undefined) {
+    const check = new Check(tree, label);
+    await readTar(await openArchive(update.tarFile), limits, async (one) => check.take(one), label);
+    await readTar(
+      await openArchive(update.tarFile),
+      limits,
+      async (one, content) => {
+        if (partsOf(one.name).length > 0) await tree.put(one, content);
+      },
+      label,
+    );
+  }
+  for (const path of update.deleted) tree.remove(path.split('/').filter((part) => part !== ''));
+}
+
+/** The first pass. */
+class Check {
+  readonly #seen = new Map<string, Member['kind']>();
+  readonly #tree: Tree;
+  readonly #label: string;
+
+  constructor(tree: Tree, label: string) {
+    this.#tree = tree;
+    this.#label = label;
+  }
+
+  take(one: Member): void {
+    const refuse = (problem: string): never => {
+      throw corrupt(this.#label, `member ${quoted(one.name)} ${problem}`);
+    };
+    const parts = partsOf(one.name);
+    const problem = partsProblem(one.name, parts);
+    if (problem !== undefined) refuse(problem);
+    if (parts.length === 0) return one.kind === 'directory' ? undefined : refuse('has no name');
+    const name = parts.join('/');
+    const before = this.#seen.get(name);
+    if (before !== undefined && !(before === 'directory' && one.kind === 'directory')) refuse('is there twice');
+    if (one.kind === 'device' || one.kind === 'fifo') refuse(`is a ${one.kind === 'fifo' ? 'named pipe' : 'device'}`);
+    if (one.kind === 'symlink' && (one.linkTarget === '' || one.linkTarget.includes('\0')))
+      refuse('is a symbolic link to nowhere');
+    if (one.kind === 'link') {
+      const target = partsOf(one.linkTarget);
+      if (target.length === 0 || partsProblem(one.linkTarget, target) !== undefined)
+        refuse(`is a hard link out of the archive, to ${quoted(one.linkTarget)}`);
+      if (this.#seen.get(target.join('/')) !== 'file')
+        refuse(`is a hard link to ${quoted(one.linkTarget)}, which is no earlier file`);
+    }
+    // In the archive itself and in the tree: a parent that is a link would lead elsewhere.
+    for (let depth = 1; depth < parts.length; depth += 1) {
+      const parent = parts.slice(0, depth).join('/');
+      const kind = this.#seen.get(parent) ?? this.#tree.kindOf(parts.slice(0, depth));
+      if (kind !== undefined && kind !== 'directory') refuse(`lies below ${quoted(parent)}, which is not a directory`);
+    }
+    this.#seen.set(name, one.kind);
+  }
+}
+
+function partsOf(name: string): string[] {
+  return name.split('/').filter((part, at) => part !== '.' && !(part === '' && at > 0));
+}
+
+function partsProblem(name: string, parts: readonly string[]): string | undefined {
+  if (name.startsWith('/')) return 'has an absolute name';
+  if (name.includes('\0')) return 'has a null byte in its name';
+  // What is not UTF-8 has been replaced by the reader, so that the name is another one.
+  if (name.includes('\ufffd')) return 'has a name that is not UTF-8, which is not carried';
+  if (Buffer.byteLength(name) > 4096) return 'has a name of more than 4096 bytes';
+  if (parts.includes('..')) return 'leads out of the root file system';
+  if (parts.some((part) => part === '')) return 'has an empty part in its name';
+  if (parts.some((part) => Buffer.byteLength(part) > 255)) return 'has a part of more than 255 bytes in its name';
+  return undefined;
+}
+
+class Tree {
+  readonly #root: number;
+  readonly #label: string;
+
+  constructor(root: string, label: string) {
+    this.#label = label;
+    try {
+      this.#root = openSync(root, constants.O_RDONLY | constants.O_DIRECTORY);
+    } catch (error) {
+      throw fileError(`cannot change the root file system ${root}`, root, error);
+    }
+  }
+
+  /** undefined: nothing is there. */
+  kindOf(parts: readonly string[]): Member['kind'] | undefined {
+    const stat = this.#within(parts.slice(0, -1), false, (directory) => this.#stat(directory, parts.at(-1)!));
+    if (stat === undefined) return undefined;
+    if (stat.isDirectory()) return 'directory';
+    return stat.isFile() ? 'file' : 'symlink';
+  }
+
+  async put(one: Member, content: AsyncIterable<Buffer>): Promise<void> {
+    const parts = partsOf(one.name);
+    const name = parts.at(-1)!;
+    const directory = this.#openDirectory(parts.slice(0, -1), true)!;
+    try {
+      if (name === kOpaque) this.#empty(directory);
+      else if (name.startsWith(kWhiteout)) remove(entry(directory, name.slice(kWhiteout.length)));
+      else if (one.kind === 'directory') this.#putDirectory(directory, name, one);
+      else await this.#putOther(directory, name, one, content);
+    } catch (error) {
+      throw fileError(`cannot write "/${parts.join('/')}" of the root file system`, parts.join('/'), error);
+    } finally {
+      closeSync(directory);
+    }
+  }
+
+  remove(parts: readonly string[]): void {
+    this.#within(parts.slice(0, -1), false, (directory) => remove(entry(directory, parts.at(-1)!)));
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#root);
+  }
+
+  #putDirectory(directory: number, name: string, one: Member): void {
+    const stat = this.#stat(directory, name);
+    if (stat !== undefined && !stat.isDirectory()) remove(entry(directory, name));
+    if (stat?.isDirectory() !== true) mkdirSync(entry(directory, name), { mode: 0o700 });
+    const fd = openSync(entry(directory, name), kDirectoryFlags);
+    try {
+      setFacts(fd, one);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Beside its place first, then renamed: what was there may be a link, or one file under two names. */
+  async #putOther(directory: number, name: string, one: Member, content: AsyncIterable<Buffer>): Promise<void> {
+    const temporary = entry(directory, privateName('new'));
+    try {
+      if (one.kind === 'symlink') {
+        symlinkSync(one.linkTarget, temporary);
+        lchownSync(temporary, one.uid, one.gid);
+        lutimesSync(temporary, one.mtime, one.mtime);
+      } else if (one.kind === 'link') {
+        const target = partsOf(one.linkTarget);
+        this.#within(target.slice(0, -1), false, (other) => linkSync(entry(other, target.at(-1)!), temporary));
+      } else {
+        const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+        const fd = openSync(temporary, flags, 0o600);
+        try {
+          await pipeline(content, createWriteStream('', { fd, autoClose: false, highWaterMark: 1 << 20 }));
+          setFacts(fd, one);
+        } finally {
+          closeSync(fd);
+        }
+      }
+      const stat = this.#stat(directory, name);
+      if (stat?.isDirectory() === true) remove(entry(directory, name));
+      renameSync(temporary, entry(directory, name));
+    } catch (error) {
+      rmSync(temporary, { force: true });
+      throw error;
+    }
+  }
+
+  #empty(directory: number): void {
+    for (const name of readdirSync(entry(directory, '.'))) remove(entry(directory, name));
+  }
+
+  #stat(directory: number, name: string): Stats | undefined {
+    return lstatSync(entry(directory, name), { throwIfNoEntry: false });
+  }
+
+  #within<T>(parts: readonly string[], make: boolean, use: (directory: number) => T): T | undefined {
+    const directory = this.#openDirectory(parts, make);
+    if (directory === undefined) return undefined;
+    try {
+      return use(directory);
+    } finally {
+      closeSync(directory);
+    }
+  }
+
+  /** The caller closes it. undefined: it is not there, and is not to be made. */
+  #openDirectory(parts: readonly string[], make: boolean): number | undefined {
+    let at = openSync(entry(this.#root, '.'), kDirectoryFlags);
+    for (const [depth, part] of parts.entries()) {
+      try {
+        if (make && this.#stat(at, part) === undefined) mkdirSync(entry(at, part), { mode: 0o755 });
+        const next = openSync(entry(at, part), kDirectoryFlags);
+        closeSync(at);
+        at = next;
+      } catch (error) {
+        closeSync(at);
+        if (errnoCode(error) === 'ENOENT' && !make) return undefined;
+        if (errnoCode(error) === 'ENOTDIR' || errnoCode(error) === 'ELOOP') {
+          throw corrupt(
+            this.#label,
+            `a path in it leads through ${quoted(`/${parts.slice(0, depth + 1).join('/')}`)}, which is not a directory of the root file system`,
+            'restore into the root file system that the checkpoint was made from',
+          );
+        }
+        throw error;
+      }
+    }
+    return at;
+  }
+}
+
+const kDirectoryFlags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+
+/** An entry of an open directory, as openat(2) would find it. */
+function entry(directory: number, name: string): string {
+  return `/proc/self/fd/${directory}/${name}`;
+}
+
+/** Links are removed, not followed. */
+function remove(path: string): void {
+  rmSync(path, { recursive: true, force: true });
+}
+
+/** The owner first: chown(2) takes set-user-ID bits away. */
+function setFacts(fd: number, one: Member): void {
+  fchownSync(fd, one.uid, one.gid);
+  fchmodSync(fd, one.mode);
+  futimesSync(fd, one.mtime, one.mtime);
+}

@@ -1,0 +1,81 @@
+// How an archive is compressed: told by its first bytes, never by its name;
+// when it is written, by the name.
+import { Transform, type TransformCallback } from 'node:stream';
+import {
+  constants,
+  createGunzip,
+  createGzip,
+  createZstdCompress,
+  createZstdDecompress,
+  type Gzip,
+  type ZstdCompress,
+} from 'node:zlib';
+import { StasisError } from '../errors/index.js';
+
+export type Compression = 'none' | 'gzip' | 'zstd';
+export const compressions: readonly Compression[] = ['none', 'gzip', 'zstd'];
+
+export function compressionOfName(name: string): Compression {
+  if (/\.(tar\.zst|tzst)$/.test(name)) return 'zstd';
+  if (/\.(tar\.gz|tgz)$/.test(name)) return 'gzip';
+  return 'none';
+}
+
+/** undefined: none is needed. Fast levels, because a container may stand still meanwhile. */
+export function compressor(compression: Compression): Gzip | ZstdCompress | undefined {
+  if (compression === 'gzip') return createGzip({ level: 1, chunkSize: 1 << 18 });
+  if (compression === 'none') return undefined;
+  return createZstdCompress({
+    chunkSize: 1 << 18,
+    params: { [constants.ZSTD_c_compressionLevel]: 1, [constants.ZSTD_c_checksumFlag]: 1 },
+  });
+}
+
+/** By content. Throws for kinds that are known and not read. */
+export function compressionOf(firstBytes: Uint8Array): Compression {
+  const starts = (...bytes: readonly number[]): boolean => bytes.every((byte, at) => firstBytes[at] === byte);
+  if (starts(0x1f, 0x8b)) return 'gzip';
+  if (starts(0x28, 0xb5, 0x2f, 0xfd)) return 'zstd';
+  for (const [kind, magic] of [
+    ['xz', [0xfd, 0x37, 0x7a, 0x58, 0x5a]],
+    ['bzip2', [0x42, 0x5a, 0x68]],
+    ['lz4', [0x04, 0x22, 0x4d, 0x18]],
+  ] as const) {
+    if (!starts(...magic)) continue;
+    throw new StasisError({
+      code: 'ARCHIVE_UNSUPPORTED',
+      message: `cannot read the archive: it is compressed with ${kind}, and only gzip, zstd and none are read`,
+      hint: `decompress it first (${kind} -d)`,
+    });
+  }
+  return 'none';
+}
+
+/** undefined: the bytes are the archive itself. A zstd frame may ask for 128 MiB of window and no more. */
+export function decompressor(compression: Compression): Transform | undefined {
+  if (compression === 'gzip') return createGunzip({ chunkSize: 1 << 18 });
+  if (compression === 'none') return undefined;
+  return createZstdDecompress({ chunkSize: 1 << 18, params: { [constants.ZSTD_d_windowLogMax]: 27 } });
+}
+
+/** Counts and hashes what passes. */
+export class Meter extends Transform {
+  bytes = 0;
+  readonly #onChunk: (chunk: Buffer) => void;
+
+  constructor(onChunk: (chunk: Buffer) => void = () => undefined) {
+    super();
+    this.#onChunk = onChunk;
+  }
+
+  override _transform(chunk: Buffer, _encoding: BufferEncoding, callback: TransformCallback): void {
+    this.bytes += chunk.length;
+    try {
+      this.#onChunk(chunk);
+    } catch (error) {
+      callback(error as Error);
+      return;
+    }
+    callback(null, chunk);
+  }
+}

@@ -1,0 +1,204 @@
+// A tar file as a stream of members, from whoever it may come: its lengths are
+// bounded before anything is done with them, and what is malformed, cut short
+// or padded without end is refused.
+import { createReadStream } from 'node:fs';
+import { open } from 'node:fs/promises';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { extract, type Header } from 'tar-stream';
+import { FormatError } from '../../oci-spec/json.js';
+import { StasisError, errnoCode, fileError } from '../errors/index.js';
+import { compressionOf, decompressor, Meter } from './compression.js';
+
+export type MemberKind = 'file' | 'directory' | 'symlink' | 'link' | 'device' | 'fifo';
+
+export interface Member {
+  /** As it stands in the archive. */
+  readonly name: string;
+  readonly kind: MemberKind;
+  readonly sizeBytes: number;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly mtime: Date;
+  readonly linkTarget: string;
+  /** Whose major and minor number are zero: how an overlay says "deleted". */
+  readonly isWhiteout: boolean;
+}
+
+export interface ReadLimits {
+  /** Of all contents together. */
+  readonly totalBytes: number;
+  readonly members: number;
+}
+
+/** Header, padding and the end of an archive; more is not there for a reason. */
+const kSlackBytes = 16 << 20;
+const kHeaderBytes = 8192;
+const kBlock = 512;
+
+/**
+ * Calls `take` for each member, in order; it must read the content to its end, or return without touching it.
+ * Throws ARCHIVE_CORRUPT, whatever is wrong; errors of `take` as they are.
+ */
+export async function readTar(
+  source: Readable,
+  limits: ReadLimits,
+  take: (member: Member, content: AsyncIterable<Buffer>) => Promise<void>,
+  label = 'the archive',
+): Promise<void> {
+  const parser = extract();
+  let declaredBytes = 0;
+  let members = 0;
+  let tail: Buffer = Buffer.alloc(0);
+  const meter = new Meter((chunk) => {
+    if (meter.bytes > declaredBytes + members * (kHeaderBytes + kBlock) + kSlackBytes)
+      throw corrupt(label, 'it goes on without end after its members');
+    tail =
+      chunk.length >= 2 * kBlock ? chunk.subarray(-2 * kBlock) : Buffer.concat([tail, chunk]).subarray(-2 * kBlock);
+  });
+  let failure: unknown;
+  const feeding = pipeline(source, meter, parser as unknown as NodeJS.WritableStream).catch((error: unknown) => {
+    failure ??= error;
+  });
+  try {
+    for await (const entry of parser) {
+      const header = entry.header;
+      members += 1;
+      if (members > limits.members) throw corrupt(label, `it has more than ${limits.members} members`);
+      const one = readHeader(header as TarHeader, label);
+      if (one.kind === 'file') declaredBytes += one.sizeBytes;
+      if (declaredBytes > limits.totalBytes) {
+        throw corrupt(
+          label,
+          `with member ${quoted(one.name)} its contents come to ${declaredBytes} bytes, and at most ${limits.totalBytes} are allowed`,
+          'see that there is room, or raise --max-bytes',
+        );
+      }
+      await take(one, entry as AsyncIterable<Buffer>);
+      entry.resume();
+    }
+  } catch (error) {
+    // What `take` says is the cause; what the parser says comes from the stream, see below.
+    failure = error instanceof StasisError || failure === undefined ? error : failure;
+    source.destroy();
+    parser.destroy();
+  }
+  await feeding;
+  if (failure !== undefined) throw explained(failure, label);
+  if (members === 0) throw corrupt(label, 'it has no members');
+  if (tail.length < 2 * kBlock || tail.some((byte) => byte !== 0)) throw corrupt(label, 'it ends too early');
+}
+
+/** What the parser really gives; its types promise what an archive need not have. */
+type TarHeader = Partial<Omit<Header, 'type' | 'pax' | 'name'>> & {
+  readonly name: string;
+  readonly type?: string | null;
+  readonly pax?: Record<string, string> | null;
+};
+
+function readHeader(header: TarHeader, label: string): Member {
+  const { name, type } = header;
+  const size = header.size ?? 0;
+  const refuse = (problem: string): never => {
+    throw corrupt(label, `member ${quoted(name)} ${problem}`);
+  };
+  const kinds: Partial<Record<string, MemberKind>> = {
+    file: 'file',
+    'contiguous-file': 'file',
+    directory: 'directory',
+    symlink: 'symlink',
+    link: 'link',
+    'character-device': 'device',
+    'block-device': 'device',
+    fifo: 'fifo',
+  };
+  const kind = type === null || type === undefined ? undefined : kinds[type];
+  if (kind === undefined) return refuse('is of an unknown kind');
+  // The parser makes -0 of a size of -1.
+  if (!Number.isSafeInteger(size) || size < 0 || Object.is(size, -0)) refuse(`has an impossible size: ${size}`);
+  if (kind !== 'file' && size !== 0) refuse('has content, and is no plain file');
+  for (const key of Object.keys(header.pax ?? {})) {
+    if (key.startsWith('GNU.sparse')) refuse('is a sparse file, which no checkpoint has');
+  }
+  const paxSize = header.pax?.['size'];
+  if (paxSize !== undefined && paxSize !== String(size)) refuse(`has an impossible size: ${paxSize}`);
+  return {
+    name,
+    kind,
+    sizeBytes: size,
+    mode: (header.mode ?? 0) & 0o7777,
+    uid: header.uid ?? 0,
+    gid: header.gid ?? 0,
+    mtime: header.mtime ?? new Date(0),
+    linkTarget: header.linkname ?? '',
+    isWhiteout: type === 'character-device' && header.devmajor === 0 && header.devminor === 0,
+  };
+}
+
+/** The decompressed bytes of a file. The caller reads them to the end or destroys them. */
+export async function openArchive(path: string, onBytes?: (count: number) => void): Promise<Readable> {
+  let compression;
+  try {
+    const file = await open(path, 'r');
+    try {
+      if (!(await file.stat()).isFile()) {
+        throw new StasisError({
+          code: 'ARCHIVE_CORRUPT',
+          message: `cannot read ${path}: it is not a plain file`,
+          subject: { path },
+          hint: 'give the path of an archive',
+        });
+      }
+      const first = Buffer.alloc(6);
+      const { bytesRead } = await file.read(first, 0, first.length, 0);
+      if (bytesRead === 0) throw corrupt(path, 'it is empty');
+      compression = compressionOf(first.subarray(0, bytesRead));
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT') {
+      throw new StasisError({
+        code: 'IMAGE_MISSING',
+        message: `cannot read the archive ${path}: there is no such file`,
+        subject: { path },
+        hint: 'give the path of an archive',
+      });
+    }
+    throw fileError(`cannot read the archive ${path}`, path, error);
+  }
+  const raw = createReadStream(path, { highWaterMark: 1 << 20 });
+  if (onBytes !== undefined) raw.on('data', (chunk) => onBytes(chunk.length));
+  const middle = decompressor(compression);
+  if (middle === undefined) return raw;
+  raw.on('error', (error) => middle.destroy(error));
+  middle.on('close', () => raw.destroy());
+  return raw.pipe(middle);
+}
+
+export function corrupt(label: string, problem: string, hint = 'use another copy of the archive'): StasisError {
+  return new StasisError({
+    code: 'ARCHIVE_CORRUPT',
+    message: `cannot read ${label}: ${problem}`,
+    subject: label.startsWith('/') ? { path: label } : {},
+    hint,
+  });
+}
+
+function explained(error: unknown, label: string): unknown {
+  if (error instanceof StasisError) return error;
+  if (error instanceof FormatError) return corrupt(label, error.message);
+  const { code, errno, message } = error as NodeJS.ErrnoException;
+  if (typeof errno === 'number' && errno < 0 && code?.startsWith('E') === true && code !== 'ERR_')
+    return fileError(`cannot read ${label}`, label, error);
+  if (code?.startsWith('Z_') === true || code?.startsWith('ZSTD_') === true || code?.startsWith('ERR_ZSTD') === true) {
+    return corrupt(label, `its compressed data is damaged or cut short (${message})`);
+  }
+  if (/Unexpected end of data|premature/i.test(message)) return corrupt(label, 'it ends in the middle of a member');
+  return corrupt(label, message);
+}
+
+export function quoted(name: string): string {
+  return JSON.stringify(name.length > 200 ? `${name.slice(0, 200)}...` : name);
+}

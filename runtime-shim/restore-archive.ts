@@ -1,0 +1,56 @@
+// Restoring from an archive: unpacked into a private directory, checked as a
+// whole, and only then used. The archive's own config.json grants nothing: the
+// bundle of this side is the only authority.
+//
+//   Undo            the private directory is removed, whatever comes of the restore
+//   If we die here  it stays under a name that tells whose it was, and goes with the next one;
+//                   what is in the root file system by then stays there
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { member, parseDeletedFiles } from '../oci-spec/checkpoint-archive.js';
+import { applyRootfs } from './archive/apply-rootfs.js';
+import { PrivateDirectory } from './archive/private-directory.js';
+import { readArchive } from './archive/read-archive.js';
+import { temporaryDirectory } from './archive-output.js';
+import { readBundle } from './bundle.js';
+import { refuseObjections } from './checkpoint-request.js';
+import { checkContainerId, refuseUnlessAllowed } from './container/index.js';
+import { planContainer } from './plan.js';
+import { restoreContainer } from './restore.js';
+import type { ContainerRestore, RestoredContainer } from './restore-request.js';
+
+export interface ArchiveRestore extends Omit<ContainerRestore, 'imagePath'> {
+  /** Absolute. */
+  readonly archive: string;
+  readonly ignoreRootfs: boolean;
+  readonly maxBytes: number | undefined;
+  readonly onBytes?: (count: number) => void;
+}
+
+export async function restoreArchive(request: ArchiveRestore): Promise<RestoredContainer> {
+  const goal = `restore container ${JSON.stringify(request.id)}`;
+  checkContainerId(request.id);
+  const bundle = readBundle(request.bundle);
+  // Known before: an id in use may be that of a container on this very root file system.
+  if (existsSync(join(request.root, request.id))) refuseUnlessAllowed(request.id, 'running', 'restore');
+
+  using unpacked = new PrivateDirectory(temporaryDirectory(), 'restore');
+  const archive = await readArchive(request.archive, {
+    destination: unpacked.path,
+    wanted: (name) => name === member.rootfsDiff || name.startsWith(`${member.images}/`) || name === member.images,
+    ...(request.maxBytes === undefined ? {} : { maxBytes: request.maxBytes }),
+    ...(request.onBytes === undefined ? {} : { onBytes: request.onBytes }),
+  });
+  const imagePath = join(unpacked.path, member.images);
+  const deleted = parseDeletedFiles(archive.texts.get(member.deletedFiles) ?? '[]');
+  const hasDiff = archive.files.has(member.rootfsDiff);
+  if (!request.ignoreRootfs && (hasDiff || deleted.length > 0)) {
+    // All that can be known to stand in the way, before a file is changed.
+    refuseObjections(goal, planContainer({ imagePath, bundle: request.bundle }).objections);
+    await applyRootfs(bundle.rootfs, {
+      tarFile: hasDiff ? join(unpacked.path, member.rootfsDiff) : undefined,
+      deleted,
+    });
+  }
+  return await restoreContainer({ ...request, imagePath });
+}
