@@ -45,13 +45,15 @@ export class ArchiveOutput implements CheckpointOutput {
   readonly #sync: boolean;
   readonly #target: ArchiveTarget;
   readonly #extras: ArchiveExtras;
+  readonly #signal: AbortSignal | undefined;
+  readonly #abort = (): void => this.#tar.abort();
   readonly #images = new Map<string, ManifestEntry>();
   #queue: Promise<void>;
   #failure: unknown;
   #finished = false;
   #sizeBytes = 0;
 
-  constructor(target: ArchiveTarget, extras: ArchiveExtras, sync: boolean) {
+  constructor(target: ArchiveTarget, extras: ArchiveExtras, sync: boolean, signal: AbortSignal | undefined) {
     this.#target = target;
     this.#extras = extras;
     this.#sync = sync;
@@ -69,6 +71,8 @@ export class ArchiveOutput implements CheckpointOutput {
       throw error;
     }
     this.#tar = new TarWriter(this.#file.sink, target.compression);
+    this.#signal = signal;
+    signal?.addEventListener('abort', this.#abort, { once: true });
     // checkpointctl asks for this entry.
     this.#queue = this.#tar.addDirectory({ name: member.images });
     this.#queue.catch((error: unknown) => (this.#failure = error));
@@ -104,10 +108,20 @@ export class ArchiveOutput implements CheckpointOutput {
       // The last member says that all the others are there.
       await this.#addBytes(member.manifest, formatManifest({ files: this.#tar.entries }));
       await this.#tar.finish();
+      this.#signal?.throwIfAborted();
       this.#finished = true;
       this.#sizeBytes = this.#tar.writtenBytes;
       this.#file.commit(this.#sync);
     } catch (error) {
+      if (this.#signal?.aborted === true) {
+        throw new StasisError({
+          code: 'ENVIRONMENT',
+          message: `cannot write the archive ${this.directory}: interrupted by a signal`,
+          subject: { path: this.directory },
+          hint: 'nothing of it is there, and the container runs on',
+          cause: error,
+        });
+      }
       const cause = this.#failure ?? error;
       if (cause instanceof StasisError) throw cause;
       throw fileError(`cannot write the archive ${this.directory}`, this.directory, cause);
@@ -120,6 +134,7 @@ export class ArchiveOutput implements CheckpointOutput {
   }
 
   [Symbol.dispose](): void {
+    this.#signal?.removeEventListener('abort', this.#abort);
     if (!this.#finished) this.#tar.abort();
     this.#file[Symbol.dispose]();
     closeSync(this.fd);

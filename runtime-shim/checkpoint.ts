@@ -29,8 +29,7 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
   const { state } = container;
   const externals = checkpointExternals(state, readCgroupLayout());
 
-  using archive =
-    request.archive === undefined ? undefined : archiveContainer(request.archive, container, request.sync);
+  using archive = request.archive === undefined ? undefined : archiveContainer(request.archive, container, request);
   const result = await checkpointTree(request, {
     ...(archive === undefined ? {} : { output: archive }),
     goal: `checkpoint container ${JSON.stringify(request.id)}`,

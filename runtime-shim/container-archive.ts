@@ -27,14 +27,23 @@ import {
 export class ContainerArchive extends ArchiveOutput {
   readonly degradations: Degradation[];
 
-  constructor(request: ArchiveRequest, extras: ArchiveExtras, sync: boolean, degradations: Degradation[]) {
-    super(request.target, extras, sync);
+  constructor(
+    request: ArchiveRequest,
+    extras: ArchiveExtras,
+    how: { readonly sync: boolean; readonly signal?: AbortSignal },
+    degradations: Degradation[],
+  ) {
+    super(request.target, extras, how.sync, how.signal);
     this.degradations = degradations;
   }
 }
 
 /** Makes the staging directory and the temporary file; the caller disposes of them. */
-export function archiveContainer(request: ArchiveRequest, container: Container, sync: boolean): ContainerArchive {
+export function archiveContainer(
+  request: ArchiveRequest,
+  container: Container,
+  how: { readonly sync: boolean; readonly signal?: AbortSignal },
+): ContainerArchive {
   const degradations: Degradation[] = [];
   const source = request.ignoreRootfs ? undefined : rootfsSource(request, container);
   if (source === undefined && !request.ignoreRootfs) {
@@ -54,7 +63,7 @@ export function archiveContainer(request: ArchiveRequest, container: Container, 
           degradations.push(...(await writeRootfsDiff(changes, tarFile, since)));
           return deleted;
         };
-  return new ContainerArchive(request, { files: metadata(request, container), rootfs }, sync, degradations);
+  return new ContainerArchive(request, { files: metadata(request, container), rootfs }, how, degradations);
 }
 
 function rootfsSource(request: ArchiveRequest, container: Container): RootfsSource | undefined {

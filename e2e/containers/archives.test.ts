@@ -1,6 +1,7 @@
 // A container in one file: checkpointed here, restored from a bundle elsewhere,
 // with the files that it changed.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import {
   closeSync,
   copyFileSync,
@@ -14,10 +15,14 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { processesIn } from '../support/cgroups.js';
 import type { Container } from '../support/container.js';
 import { stasisProgram } from '../support/paths.js';
+import { startPipeline } from '../support/pipeline.js';
+import { processState } from '../support/processes.js';
 import { lastLine, mustRun, run } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
+import { waitFor } from '../support/wait.js';
 
 const counter = [
   'sh',
@@ -111,6 +116,59 @@ describe('archives', () => {
     await container.waitForOutput(new RegExp(`^${reached + 5}$`, 'm'));
     assert.deepEqual(leftovers(), []);
   });
+
+  for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+    it(`leave the container running after ${signal} in the middle of an archive`, async () => {
+      const pipeline = await startPipeline(bed);
+      const { container } = pipeline;
+      const temporary = join(bed.directory, 'temporary');
+      mkdirSync(temporary);
+      // Nobody reads: the archive, larger than a pipe, stays in its middle.
+      const child = spawn(
+        stasisProgram,
+        ['--root', container.stateRoot, 'checkpoint', '--archive', '-', container.id],
+        {
+          stdio: ['ignore', 'pipe', 'pipe'],
+          env: { PATH: process.env['PATH'], TMPDIR: temporary },
+        },
+      );
+      const ended = new Promise((resolve) => child.once('exit', resolve));
+      const staged = (): string[] => readdirSync(temporary).filter((name) => name.startsWith('.stasis-'));
+      await waitFor('the container to stand still, with pages staged', () =>
+        processesIn(container.cgroupPath).every((pid) => processState(pid) === 't') &&
+        staged().some((name) => readdirSync(join(temporary, name)).length > 0)
+          ? true
+          : undefined,
+      );
+      child.kill(signal);
+      await waitFor('the container to be released', () =>
+        processesIn(container.cgroupPath).every((pid) => processState(pid) !== 't') ? true : undefined,
+      );
+      // Whoever is not read does not end; nobody reads any more.
+      child.stdout.destroy();
+      await ended;
+      await pipeline.goesOn();
+      pipeline.isGapless();
+      container.assertUntouched();
+      if (signal === 'SIGTERM') assert.deepEqual(staged(), []);
+      // The next one takes away what a killed one left.
+      await mustRun(
+        'sh',
+        [
+          '-c',
+          '"$1" --root "$2" checkpoint --archive - --leave-running "$3" | cat >"$4"',
+          'sh',
+          stasisProgram,
+          container.stateRoot,
+          container.id,
+          join(bed.directory, 'a.tar'),
+        ],
+        { env: { PATH: process.env['PATH'] ?? '', TMPDIR: temporary } },
+      );
+      assert.deepEqual(staged(), []);
+      assert.equal((await run(stasisProgram, ['verify', join(bed.directory, 'a.tar')])).exitCode, 0);
+    });
+  }
 
   it('keep an older archive whole until the new one is complete', async () => {
     const container = await start();

@@ -1,6 +1,6 @@
 // Where an archive goes: a file that appears under its name when it is complete
 // and on the disk, or standard output.
-import { closeSync, constants, fstatSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, constants, fstatSync, fsyncSync, openSync, renameSync, rmSync, write } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { Writable } from 'node:stream';
@@ -11,7 +11,7 @@ import { privateName, removeAbandoned } from './private-directory.js';
 export const kStandardOutput = '-';
 
 export class ArchiveFile {
-  readonly sink: Writable;
+  readonly sink: DescriptorSink;
   readonly path: string;
   readonly #temporary: string | undefined;
   readonly #fd: number;
@@ -54,15 +54,17 @@ export class ArchiveFile {
 
   [Symbol.dispose](): void {
     if (this.#temporary === undefined) return;
-    closeSync(this.#fd);
+    this.sink.leave(() => closeSync(this.#fd));
     if (!this.#committed) rmSync(this.#temporary, { force: true });
   }
 }
 
-/** Writes with write(2) to a descriptor that somebody else closes. */
+/** Writes with write(2) to a descriptor of somebody else's, and never after it was told to leave it. */
 class DescriptorSink extends Writable {
   readonly #fd: number;
   readonly #name: string;
+  #writing = false;
+  #whenIdle: (() => void) | undefined;
 
   constructor(fd: number, name: string) {
     super({ highWaterMark: 1 << 20 });
@@ -70,26 +72,30 @@ class DescriptorSink extends Writable {
     this.#name = name;
   }
 
-  // Synchronous: the pieces are small, the disk writes behind our back, and a descriptor is never written to late.
-  override _write(chunk: Buffer, _encoding: BufferEncoding, callback: (error?: Error) => void): void {
-    try {
-      for (let at = 0; at < chunk.length;) {
-        try {
-          at += writeSync(this.#fd, chunk, at);
-        } catch (error) {
-          if (errnoCode(error) !== 'EAGAIN') throw error;
-          // A pipe that somebody set to non-blocking: come back when its reader has read.
-          setTimeout(() => this._write(chunk.subarray(at), _encoding, callback), 1);
-          return;
-        }
-      }
-    } catch (error) {
-      callback(fileError(`cannot write the archive to ${this.#name}`, this.#name, error));
-      return;
-    }
-    callback();
+  // Not synchronously: a reader that does not read must not keep us from hearing a signal.
+  override _write(chunk: Buffer, encoding: BufferEncoding, callback: (error?: Error) => void): void {
+    this.#writing = true;
+    write(this.#fd, chunk, 0, chunk.length, null, (error, count) => {
+      this.#writing = false;
+      this.#whenIdle?.();
+      if (this.destroyed) return;
+      if (error === null && count === chunk.length) callback();
+      else if (error === null) this._write(chunk.subarray(count), encoding, callback);
+      // A pipe that somebody set to non-blocking: come back when its reader has read.
+      else if (errnoCode(error) === 'EAGAIN') setTimeout(() => this._write(chunk, encoding, callback), kRetryMs);
+      else callback(fileError(`cannot write the archive to ${this.#name}`, this.#name, error));
+    });
+  }
+
+  /** A write that is under way ends first. */
+  leave(then: () => void): void {
+    this.destroy();
+    if (this.#writing) this.#whenIdle = then;
+    else then();
   }
 }
+
+const kRetryMs = 5;
 
 export function syncDirectory(path: string): void {
   const fd = openSync(path, 'r');
