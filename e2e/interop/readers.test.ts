@@ -19,17 +19,7 @@ describe('images', () => {
     const container = await bed.start({ args: ['sh', '-c', program] });
     await container.waitForOutput(/3/);
     const images = await container.checkpoint();
-    const files = readdirSync(images).filter(
-      (name) => name.endsWith('.img') && !/^(pages|tmpfs|ghost|stasis)/.test(name),
-    );
-    assert.ok(files.length > 10, `only ${files.length} images`);
-    for (const file of files) {
-      const crit = peers.crit(['show', join(images, file)]);
-      const result = await run(crit.program, crit.args, { env: crit.env });
-      assert.equal(result.exitCode, 0, `${file}: ${result.stderr}`);
-      const shown = JSON.parse(result.stdout) as { magic: string; entries: unknown[] };
-      assert.ok(shown.magic.length > 0, file);
-    }
+    await readEveryImage(images, 10);
     for (const what of ['ps', 'fds', 'mems', 'rss']) {
       const crit = peers.crit(['x', images, what]);
       const result = await run(crit.program, crit.args, { env: crit.env });
@@ -38,6 +28,16 @@ describe('images', () => {
     const stats = peers.crit(['show', join(`${images}.work`, 'stats-dump')]);
     assert.match((await mustRun(stats.program, stats.args, { env: stats.env })).stdout, /frozen_time/);
   });
+
+  for (const target of ['shared_anonymous', 'memfd', 'sysv_segments'])
+    it(`of shared memory (${target}) are read by crit`, async function () {
+      requires(this, 'peers');
+      const container = await bed.start({ args: [`/targets/${target}`], targets: [target] });
+      await container.waitForOutput(/READY/);
+      const images = await container.checkpoint();
+      assert.ok(readdirSync(images).some((name) => name.startsWith('pagemap-shmem-')));
+      await readEveryImage(images, 15);
+    });
 
   it('are shown by checkpointctl, with the process tree and statistics', async function () {
     requires(this, 'peers');
@@ -69,3 +69,17 @@ describe('images', () => {
     assert.match(inspected, /Frozen time/i);
   });
 });
+
+async function readEveryImage(images: string, atLeast: number): Promise<void> {
+  const files = readdirSync(images).filter(
+    (name) => name.endsWith('.img') && !/^(pages|tmpfs|ghost|stasis)/.test(name),
+  );
+  assert.ok(files.length > atLeast, `only ${files.length} images`);
+  for (const file of files) {
+    const crit = peers.crit(['show', join(images, file)]);
+    const result = await run(crit.program, crit.args, { env: crit.env });
+    assert.equal(result.exitCode, 0, `${file}: ${result.stderr}`);
+    const shown = JSON.parse(result.stdout) as { magic: string; entries: unknown[] };
+    assert.ok(shown.magic.length > 0, file);
+  }
+}
