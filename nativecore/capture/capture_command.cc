@@ -100,10 +100,12 @@ class CaptureCommand {
       prepare_infection();
       find_return_paths_before_freeze(request.root_host_pid, return_paths);
       files.open_before_freeze(request.root_host_pid);
+      if (request.leave_running) copies.make_before_freeze(request);
     }
     CaptureData data;
     ReturnPathFinder return_paths;
     FilesCapture files;
+    SharedMemoryCopies copies;
   };
 
   CaptureContext context_of(const CaptureRequest& request, FrozenTree& tree, CaptureData& data) {
@@ -164,7 +166,7 @@ class CaptureCommand {
     if (memory.found_bytes() + shared.found_bytes() > kHurriedBytes) priority.relax();
     phases_.enter("copy pages");
     memory.save_what_has_no_twin();
-    shared.save();
+    shared.save(preparation.copies);
     fault_point("capture_complete");
 
     phases_.enter("thaw");

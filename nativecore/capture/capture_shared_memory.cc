@@ -31,26 +31,6 @@ namespace stasis {
 namespace {
 
 constexpr unsigned kMaximalWorkers = 4;
-// As much is held in memory of ours in any case; more only if the host has room for it.
-constexpr uint64_t kAlwaysCopiedBytes = uint64_t{512} << 20;
-
-constexpr const char* kSegmentName = "/SYSV";
-constexpr const char* kMemfdName = "/memfd:";
-
-// Device number of the tmpfs that the kernel keeps for itself.
-uint64_t find_shared_memory_device() {
-  const sys::Try<int64_t> probe = sys::try_syscall(SYS_memfd_create, reinterpret_cast<uint64_t>("stasis"), MFD_CLOEXEC);
-  if (!probe.ok()) throw NativeError::from_errno("memfd_create", probe.error);
-  const UniqueFd file(static_cast<int>(probe.value));
-  const sys::Try<struct statx> stat = sys::try_statx(file.borrow(), "", AT_EMPTY_PATH);
-  if (!stat.ok()) throw NativeError::from_errno("statx", stat.error);
-  return to_captured(stat.value).device;
-}
-
-// The inode number of a segment is its id, and another object's may be the same.
-using ObjectKey = std::pair<bool, uint64_t>;  // is a segment, inode
-ObjectKey key_of(const std::string& name, uint64_t inode) { return {name.starts_with(kSegmentName), inode}; }
-
 // Second column of /proc/sysvipc/shm.
 std::vector<int> segment_ids(const std::string& table) {
   std::vector<int> ids;
@@ -119,17 +99,20 @@ class ObjectContent : public PageSource {
 // Pieces that have been copied here, as they will lie in the page file.
 class CopiedObject : public PageSource {
  public:
-  explicit CopiedObject(uint64_t length_bytes)
-      : bytes_(sys::mmap(0, length_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)) {
-    (void)::madvise(bytes_.data(), length_bytes, MADV_HUGEPAGE);  // fewer faults, where the kernel has them
+  CopiedObject(uint64_t length_bytes, unsigned char* prepared) : bytes_(prepared) {
+    if (prepared) return;
+    own_ = sys::mmap(0, length_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+    (void)::madvise(own_.data(), length_bytes, MADV_HUGEPAGE);
+    bytes_ = own_.data();
   }
-  unsigned char* place_of(const PagePiece& piece) { return bytes_.data() + piece.file_offset; }
+  unsigned char* place_of(const PagePiece& piece) { return bytes_ + piece.file_offset; }
   const unsigned char* read(const PagePiece& piece, unsigned char*) const override {
-    return bytes_.data() + piece.file_offset;
+    return bytes_ + piece.file_offset;
   }
 
  private:
-  sys::Mapping bytes_;
+  sys::Mapping own_;
+  unsigned char* bytes_;
 };
 
 }  // namespace
@@ -207,18 +190,16 @@ void SharedMemoryCapture::add(const ProcDir& proc, const char* name, std::string
 }
 
 void SharedMemoryCapture::find_mapped() {
-  std::set<ObjectKey> known;
+  std::set<SharedObjectKey> known;
   for (size_t i = 0; i < context_.data.tasks.size(); ++i) {
     const CapturedTask& task = context_.data.tasks[i];
     const ProcDir& proc = context_.tree.processes()[i]->proc;
     for (const Vma& vma : task.vmas) {
       if (vma.device != device_ || vma.name.empty()) continue;
-      if (!known.insert(key_of(vma.name, vma.inode)).second) continue;
+      if (!known.insert(shared_object_key(vma.name, vma.inode)).second) continue;
       STASIS_CONTEXT("opening shared memory", task.host_pid);
-      char name[96];
-      std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(vma.start),
-                    static_cast<unsigned long long>(vma.end));
-      add(proc, name, proc.readlink(name));
+      const std::string name = map_files_name(vma);
+      add(proc, name.c_str(), proc.readlink(name.c_str()));
     }
   }
 }
@@ -267,13 +248,13 @@ uint64_t SharedMemoryCapture::found_bytes() const {
   return total;
 }
 
-void SharedMemoryCapture::save() {
+void SharedMemoryCapture::save(SharedMemoryCopies& copies) {
   if (!context_.request.write_pages) return;
   const uint64_t total = found_bytes();
   uint64_t for_twins = 0;
   for (const CapturedTask& task : context_.data.tasks) for_twins += task.twin ? task.twin_wish.memory_bytes : 0;
-  const uint64_t room = context_.request.copy_on_write_bytes;
-  if (total > kAlwaysCopiedBytes && total > room - std::min(room, for_twins)) {
+  const uint64_t room = room_for_copies(context_.request);
+  if (total > room - std::min(room, for_twins)) {
     log_line("%llu bytes of shared memory are written inside the window: there is no room for a copy",
              static_cast<unsigned long long>(total));
     return write();
@@ -289,7 +270,7 @@ void SharedMemoryCapture::save() {
     const uint64_t length = run_pages(pages_[i].runs) * kPageBytes;
     if (length == 0) continue;
     originals.push_back(std::make_unique<ObjectContent>(objects_[i].file.borrow()));
-    auto copy = std::make_unique<CopiedObject>(length);
+    auto copy = std::make_unique<CopiedObject>(length, copies.take(length));
     for (PagePiece& piece : cut_into_pieces(pages_[i].runs)) {
       jobs.push_back({originals.back().get(), copy.get(), std::move(piece)});
     }

@@ -14,6 +14,7 @@
 #include "base/unique_fd.h"
 #include "capture/capture_context.h"
 #include "capture/page_files.h"
+#include "capture/shared_memory_copies.h"
 
 namespace stasis {
 
@@ -28,7 +29,7 @@ class SharedMemoryCapture {
   // Preconditions: mappings and open files of the tree are known.
   void scan();
   // Of a tree that runs on soon: copied, or written if there is no room to hold a copy.
-  void save();
+  void save(SharedMemoryCopies& copies);
   uint64_t found_bytes() const;
 
   // --- later, or at the end of what is to be done while it is stopped

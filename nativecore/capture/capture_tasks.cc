@@ -21,6 +21,9 @@ namespace {
 constexpr unsigned kMaximalWorkers = 4;
 // Less than this is copied inside the window as quickly as it is forked.
 constexpr uint64_t kWorthATwinBytes = 1 << 20;
+// More shared memory than this is left to the twin to be described: its page table is empty there, and here each GiB
+// costs the kernel 16 ms in smaps and 20 ms in PAGEMAP_SCAN. A fork does not copy it.
+constexpr uint64_t kMuchSharedBytes = 16 << 20;
 // A longer text of smaps (some 180 mappings) is left to the twin: the kernel takes 10 us for each mapping.
 constexpr size_t kShortSmapsBytes = 128 << 10;
 
@@ -78,7 +81,7 @@ void capture_mappings_in_window(CaptureContext& context, CapturedTask& task, con
   const uint64_t private_bytes = status_bytes(task.status, "RssAnon") + status_bytes(task.status, "VmSwap");
   // A fork does not lock memory, so the twin cannot tell what is locked.
   const bool in_window = context.read_in_window.contains(task.host_pid) || status_bytes(task.status, "VmLck") > 0;
-  bool wanted = private_bytes >= kWorthATwinBytes;
+  bool wanted = private_bytes >= kWorthATwinBytes || status_bytes(task.status, "RssShmem") >= kMuchSharedBytes;
   if (in_window) {
     capture_mappings(task, proc);
   } else if (!wanted) {

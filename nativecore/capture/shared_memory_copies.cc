@@ -1,0 +1,114 @@
+#include "capture/shared_memory_copies.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "base/log_ring.h"
+#include "base/native_error.h"
+#include "base/parallel.h"
+#include "capture/path_facts.h"
+#include "proc/proc_dir.h"
+
+namespace stasis {
+namespace {
+
+constexpr unsigned kMaximalWorkers = 4;
+// As much is held in memory of ours in any case; more only if the host has room for it.
+constexpr uint64_t kAlwaysCopiedBytes = uint64_t{512} << 20;
+// Less than this is there in no time.
+constexpr uint64_t kWorthPreparingBytes = 4 << 20;
+constexpr uint64_t kChunkBytes = 2 << 20;  // a huge page
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+// The tree while it runs: nearly all of it.
+std::vector<ProcDir> find_tree(pid_t root_host_pid) {
+  std::vector<ProcDir> tree;
+  std::vector<pid_t> left{root_host_pid};
+  while (!left.empty()) {
+    std::optional<ProcDir> proc = ProcDir::try_open(left.back());
+    left.pop_back();
+    if (!proc) continue;
+    const std::vector<pid_t> children = proc->children(proc->numbers("task"));
+    left.insert(left.end(), children.begin(), children.end());
+    tree.push_back(std::move(*proc));
+  }
+  return tree;
+}
+
+uint64_t estimate_shared_bytes(pid_t root_host_pid) {
+  const uint64_t device = find_shared_memory_device();
+  std::set<SharedObjectKey> known;
+  uint64_t total = 0;
+  for (const ProcDir& proc : find_tree(root_host_pid)) {
+    for (const Vma& vma : parse_maps(proc.read_or_empty("maps"))) {
+      if (vma.device != device || vma.name.empty()) continue;
+      if (!known.insert(shared_object_key(vma.name, vma.inode)).second) continue;
+      total += stat_of(proc.borrow(), map_files_name(vma).c_str()).blocks * 512;
+    }
+  }
+  return total;
+}
+
+}  // namespace
+
+uint64_t find_shared_memory_device() {
+  const sys::Try<int64_t> probe = sys::try_syscall(SYS_memfd_create, reinterpret_cast<uint64_t>("stasis"), MFD_CLOEXEC);
+  if (!probe.ok()) throw NativeError::from_errno("memfd_create", probe.error);
+  const UniqueFd file(static_cast<int>(probe.value));
+  const sys::Try<struct statx> stat = sys::try_statx(file.borrow(), "", AT_EMPTY_PATH);
+  if (!stat.ok()) throw NativeError::from_errno("statx", stat.error);
+  return to_captured(stat.value).device;
+}
+
+SharedObjectKey shared_object_key(const std::string& name, uint64_t inode) {
+  return {name.starts_with(kSegmentName), inode};
+}
+
+std::string map_files_name(const Vma& vma) {
+  char name[96];
+  std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(vma.start),
+                static_cast<unsigned long long>(vma.end));
+  return name;
+}
+
+uint64_t room_for_copies(const CaptureRequest& request) {
+  return std::max(kAlwaysCopiedBytes, request.copy_on_write_bytes);
+}
+
+void SharedMemoryCopies::make_before_freeze(const CaptureRequest& request) {
+  if (!request.write_pages) return;
+  const uint64_t estimate = estimate_shared_bytes(request.root_host_pid);
+  if (estimate < kWorthPreparingBytes) return;
+  const uint64_t wanted = (estimate + estimate / 16) / kChunkBytes * kChunkBytes + kChunkBytes;
+  if (wanted > room_for_copies(request)) return;  // written inside the window
+  sys::Try<sys::Mapping> memory =
+      sys::try_mmap(0, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+  if (!memory.ok()) return;  // then it is made when it is needed
+  memory_ = std::move(memory.value);
+  (void)::madvise(memory_.data(), wanted, MADV_HUGEPAGE);  // fewer faults, where the kernel has them
+  parallel_for(wanted / kChunkBytes, kMaximalWorkers, [&](size_t chunk, bool) {
+    // Kernels before 5.14 lack it: touched when it is written.
+    (void)::madvise(memory_.data() + chunk * kChunkBytes, kChunkBytes, MADV_POPULATE_WRITE);
+  });
+  log_line("%llu bytes are ready for copies of shared memory", static_cast<unsigned long long>(wanted));
+}
+
+unsigned char* SharedMemoryCopies::take(uint64_t length_bytes) {
+  if (!memory_.valid() || length_bytes > memory_.length_bytes() - taken_bytes_) return nullptr;
+  unsigned char* const place = memory_.data() + taken_bytes_;
+  taken_bytes_ += length_bytes;
+  return place;
+}
+
+}  // namespace stasis
