@@ -14,6 +14,7 @@ import { readArchive } from './archive/read-archive.js';
 import { temporaryDirectory } from './archive-output.js';
 import { readBundle } from './bundle.js';
 import { refuseObjections } from './checkpoint-request.js';
+import type { Degradation } from './errors/index.js';
 import { checkContainerId, refuseUnlessAllowed } from './container/index.js';
 import { planContainer } from './plan.js';
 import { restoreContainer } from './restore.js';
@@ -52,5 +53,27 @@ export async function restoreArchive(request: ArchiveRestore): Promise<RestoredC
       deleted,
     });
   }
-  return await restoreContainer({ ...request, imagePath });
+  const restored = await restoreContainer({ ...request, imagePath });
+  return { ...restored, degradations: [...restored.degradations, ...notUsed(archive.files)] };
+}
+
+/** What a manager would put back, and only it knows where. */
+function notUsed(files: ReadonlyMap<string, unknown>): Degradation[] {
+  return [...files.keys()]
+    .filter((name) => name === member.devShm || name.startsWith(`${member.volumes}/`))
+    .map((name) => ({
+      code: 'ARCHIVE_PARTIAL',
+      message: `"${name}" of the archive is not put back: its place is a mount that the bundle provides`,
+      subject: { path: name },
+    }));
+}
+
+/** The images of an archive for whoever only looks at them. */
+export async function lookIntoArchive<T>(archive: string, use: (imagePath: string) => T): Promise<T> {
+  using unpacked = new PrivateDirectory(temporaryDirectory(), 'look');
+  await readArchive(archive, {
+    destination: unpacked.path,
+    wanted: (name) => name.startsWith(`${member.images}/`) || name === member.images,
+  });
+  return use(join(unpacked.path, member.images));
 }

@@ -296,6 +296,7 @@ describe('archives', () => {
       'docker.io/library/busybox',
       'c1',
     ]);
+    assert.match((await mustRun(stasisProgram, ['inspect', file])).stdout, /^checkpoint sha256:.* process/);
     let last = file;
     for (const [form, name] of [
       ['podman', 'podman.tar.gz'],

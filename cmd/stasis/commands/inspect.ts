@@ -1,8 +1,10 @@
-// inspect DIR: what is in a set of images.
+// inspect SOURCE: what is in a set of images, or in the images of an archive.
+import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { RuntimeOption } from '../../../oci-spec/runtime-options.js';
-import { describeImages } from '../../../runtime-shim/engine/index.js';
+import { describeImages, type ImageDescription } from '../../../runtime-shim/engine/index.js';
 import { readImages } from '../../../runtime-shim/plan.js';
+import { lookIntoArchive } from '../../../runtime-shim/restore-archive.js';
 import { renderDescription } from '../../render/description.js';
 import { jsonText } from '../../render/table.js';
 import { flag, type Command } from '../command.js';
@@ -11,12 +13,17 @@ const options: readonly RuntimeOption[] = [{ name: 'json', type: 'boolean', desc
 
 export const inspectCommand: Command = {
   verb: 'inspect',
-  describe: 'Print what is in a checkpoint: processes, memory, files, mounts, namespaces, sizes.',
-  positional: 'directory',
+  describe:
+    'Print what is in a checkpoint, a directory or an archive: processes, memory, files, mounts, namespaces, sizes.',
+  positional: 'source',
   options,
   runtimeVerb: false,
-  run: async (given, directory, context) => {
-    const description = readImages(resolve(context.cwd, directory), (_images, model) => describeImages(model));
+  run: async (given, source, context) => {
+    const path = resolve(context.cwd, source);
+    const describe = (imagePath: string): ImageDescription =>
+      readImages(imagePath, (_images, model) => describeImages(model));
+    const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() === true;
+    const description = isFile ? await lookIntoArchive(path, describe) : describe(path);
     context.print(flag(given, 'json') ? jsonText(description) : renderDescription(description));
     return 0;
   },

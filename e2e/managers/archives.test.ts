@@ -1,0 +1,79 @@
+// podman takes what stasis packs: archives to import, images to restore; and
+// stasis takes podman's containers, with the upper layer of their overlay.
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { requires } from '../support/lanes.js';
+import { stasisProgram } from '../support/paths.js';
+import { Podman } from '../support/podman.js';
+import { mustRun } from '../support/run.js';
+import { useTestBed } from '../support/test-bed.js';
+
+describe('archives for podman', () => {
+  const bed = useTestBed();
+  let podman: Podman;
+
+  beforeEach(async function () {
+    this.timeout(60_000);
+    requires(this, 'root', 'built', 'podman');
+    const opened = await Podman.open(join(bed.directory, 'podman'));
+    bed.onClose(() => opened.close());
+    podman = opened;
+  });
+
+  const exported = async (): Promise<string> => {
+    const archive = join(bed.directory, 'podman.tar.gz');
+    await podman.start('c');
+    await podman.must('exec', 'c', 'sh', '-c', 'echo changed >/tmp/new && rm /etc/group');
+    await podman.must('container', 'checkpoint', '--export', archive, '--compress', 'gzip', 'c');
+    await podman.must('rm', 'c');
+    return archive;
+  };
+  const pack = async (...words: readonly string[]): Promise<void> => {
+    await mustRun(stasisProgram, ['pack', ...words]);
+  };
+
+  it('are imported after a round trip through an OCI image', async () => {
+    const archive = await exported();
+    assert.match(
+      (await mustRun(stasisProgram, ['verify', archive])).stdout,
+      /sound: archive \(podman\) of a checkpoint of "c"/,
+    );
+    const image = join(bed.directory, 'image.tar');
+    const packed = join(bed.directory, 'packed.tar.zst');
+    await pack(archive, '--from', 'podman', '--to', 'oci-archive', '--tag', 'ckpt', '--output', image);
+    await pack(image, '--tag', 'ckpt', '--to', 'podman', '--output', packed);
+    await podman.must('container', 'restore', '--import', packed);
+    const numbers = await podman.count('c');
+    assert.deepEqual(
+      numbers,
+      numbers.map((_, index) => index + 1),
+    );
+    assert.equal(await podman.must('exec', 'c', 'cat', '/tmp/new'), 'changed');
+    assert.equal(await podman.must('exec', 'c', 'sh', '-c', 'ls /etc | grep -c "^group$" || true'), '0');
+  });
+
+  it('are restored as images', async () => {
+    const image = join(bed.directory, 'image.tar');
+    await pack(await exported(), '--to', 'oci-archive', '--tag', 'ckpt', '--output', image);
+    const policy = join(bed.directory, 'policy.json');
+    writeFileSync(policy, '{"default":[{"type":"insecureAcceptAnything"}]}');
+    const id = await podman.must('pull', '--quiet', '--signature-policy', policy, `oci-archive:${image}`);
+    await podman.must('container', 'restore', '--name', 'again', id);
+    await podman.count('again');
+    assert.equal(await podman.must('exec', 'again', 'cat', '/tmp/new'), 'changed');
+  });
+
+  it('are made of a container of podman that runs on', async () => {
+    await podman.start('c');
+    await podman.must('exec', 'c', 'sh', '-c', 'echo changed >/tmp/new && rm /etc/group');
+    const id = await podman.inspect('c', '{{.Id}}');
+    const archive = join(bed.directory, 'direct.tar');
+    await mustRun(stasisProgram, ['checkpoint', '--archive', archive, '--leave-running', id]);
+    await podman.count('c');
+    assert.match((await mustRun(stasisProgram, ['verify', archive])).stdout, /every member has its digest/);
+    assert.deepEqual(JSON.parse((await mustRun('tar', ['-xOf', archive, 'deleted.files'])).stdout), ['/etc/group']);
+    const diff = await mustRun('sh', ['-c', 'tar -xOf "$1" rootfs-diff.tar | tar -t', 'sh', archive]);
+    assert.match(diff.stdout, /^tmp\/new$/m);
+  });
+});
