@@ -53,6 +53,7 @@ const cases: readonly Case[] = [
     adjust: withCapabilities('CAP_SYS_CHROOT'),
   },
   { what: 'System V shared memory', target: 'sysv_segments' },
+  { what: 'System V semaphores', target: 'sysv_semaphores' },
   { what: 'the content of a tmpfs', target: 'tmpfs_content', adjust: withScratch },
   { what: 'restartable sequences', target: 'rseq' },
   { what: 'a stopped process', target: 'stopped_process' },

@@ -223,10 +223,16 @@ struct CapturedSysctl {
   std::string name, value;
 };
 
+struct CapturedSemaphoreSet {
+  int32_t id = 0;
+  std::string values;
+};
+
 struct CapturedIpcNamespace {
   uint64_t inode = 0;
   std::string sysvipc_shm, sysvipc_msg, sysvipc_sem;
   std::vector<CapturedSysctl> sysctls;
+  std::vector<CapturedSemaphoreSet> semaphores;
 };
 
 struct CapturedStranger {

@@ -9,10 +9,12 @@
 #include <linux/unix_diag.h>
 #include <netinet/in.h>
 #include <sched.h>
+#include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <set>
 #include <utility>
 
@@ -48,6 +50,21 @@ CapturedUtsNamespace read_uts(uint64_t inode) {
   return {inode, names.nodename, names.domainname};
 }
 
+// Of every line of /proc/sysvipc/sem: key, id, mode, number of semaphores, ... One that cannot be read is missing
+// afterwards, and TypeScript objects.
+std::vector<CapturedSemaphoreSet> read_semaphores(const std::string& table) {
+  std::vector<CapturedSemaphoreSet> sets;
+  for (size_t at = table.find('\n'); at != std::string::npos && at + 1 < table.size(); at = table.find('\n', at + 1)) {
+    int key, id;
+    unsigned mode, count;
+    if (std::sscanf(table.c_str() + at + 1, "%d %d %o %u", &key, &id, &mode, &count) != 4) continue;
+    std::string values(count * sizeof(uint16_t), '\0');
+    if (::semctl(id, 0, GETALL, values.data()) < 0) continue;
+    sets.push_back({id, std::move(values)});
+  }
+  return sets;
+}
+
 CapturedIpcNamespace read_ipc(uint64_t inode) {
   CapturedIpcNamespace ipc;
   ipc.inode = inode;
@@ -55,6 +72,7 @@ CapturedIpcNamespace read_ipc(uint64_t inode) {
   ipc.sysvipc_shm = sys::try_read_file(AT_FDCWD, "/proc/sysvipc/shm").value;
   ipc.sysvipc_msg = sys::try_read_file(AT_FDCWD, "/proc/sysvipc/msg").value;
   ipc.sysvipc_sem = sys::try_read_file(AT_FDCWD, "/proc/sysvipc/sem").value;
+  ipc.semaphores = read_semaphores(ipc.sysvipc_sem);
   for (const char* name : kIpcSysctls) {
     sys::Try<std::string> value = sys::try_read_file(AT_FDCWD, (std::string("/proc/sys/") + name).c_str());
     if (!value.ok()) continue;  // a kernel without it

@@ -281,6 +281,11 @@ void put_ipc_namespace(Writer& message, uint32_t field, const CapturedIpcNamespa
     pair.add_string(1, sysctl.name);
     put(pair, 2, sysctl.value);
   }
+  for (const CapturedSemaphoreSet& set : ipc.semaphores) {
+    Writer semaphores(entry, 6);
+    put_signed(semaphores, 1, set.id);
+    put(semaphores, 2, set.values);
+  }
 }
 
 }  // namespace

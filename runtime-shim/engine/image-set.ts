@@ -81,6 +81,7 @@ const payloadLengths: Partial<Record<ImageKindName, (message: never, rest: numbe
   'pipes-data': (message: { bytes: number }) => message.bytes,
   'fifo-data': (message: { bytes: number }) => message.bytes,
   'sk-queues': (message: { length: number }) => message.length,
+  'ipcns-sem': (message: { nsems: number }) => (2 * message.nsems + 7) & ~7,
   'tcp-stream': (message: { inq_len: number; outq_len: number }) => message.inq_len + message.outq_len,
   'ghost-file': (_message: never, rest: number) => rest,
 };

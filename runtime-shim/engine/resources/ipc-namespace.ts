@@ -1,5 +1,5 @@
-// IPC namespace: its sysctls, and System V shared memory, which has a file of
-// its own. Message queues and semaphore sets are refused by kind and id.
+// IPC namespace: its sysctls. System V shared memory and semaphores have files
+// of their own; message queues are refused by id.
 import type { IpcNamespace } from '../../../nativecore/schema/messages.js';
 import type { ipc_var_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext } from '../compile-context.js';
@@ -8,6 +8,7 @@ import { Phase } from '../plan/builder.js';
 import type { Room } from '../room.js';
 import { kAtFdCwd, kOCloexec, kOWriteOnly } from './file-common.js';
 import { createsNamespace, imageNamespaceId, namespaceOf } from './namespaces.js';
+import { compileSemaphores, encodeSemaphores } from './sysv-semaphores.js';
 import { compileSegments, encodeSegments } from './sysv-segments.js';
 
 /** What a fresh namespace has: linux/ipc.h, linux/msg.h, linux/sem.h, linux/shm.h, linux/ipc_namespace.h. */
@@ -37,6 +38,7 @@ export const ipcNamespaceRoom: Room = {
     const content = ctx.capture.ipcNamespaces.find(({ inode }) => inode === namespace.inode);
     if (content !== undefined) {
       encodeSegments(ctx, namespace.id, content.sysvipcShm);
+      encodeSemaphores(ctx, namespace.id, content);
       objectToObjects(content, ctx);
     }
     const value = (name: string): string => {
@@ -67,23 +69,29 @@ export const ipcNamespaceRoom: Room = {
   compile(ctx) {
     const id = imageNamespaceId(ctx, 'ipc');
     if (id === undefined) return;
-    for (const image of ['ipcns-msg', 'ipcns-sem'] as const) {
+    for (const image of ['ipcns-msg'] as const) {
       if ((ctx.images.set.raw(`${image}-${id}.img`)?.length ?? 0) > 8)
         ctx.object('IMAGE_FEATURE_UNSUPPORTED', `"${image}-${id}.img" holds System V objects, which are not carried`, {
           image: `${image}-${id}.img`,
         });
     }
     if (!createsNamespace(ctx, 'ipc')) {
-      if (ctx.images.set.entries('ipcns-shm', id).length > 0)
-        ctx.object(
-          'IMAGE_FEATURE_UNSUPPORTED',
-          'the container has System V shared memory, and joins an IPC namespace in which it cannot be made again',
-          { image: `ipcns-shm-${id}.img` },
-        );
+      for (const [kind, what] of [
+        ['ipcns-shm', 'shared memory'],
+        ['ipcns-sem', 'semaphores'],
+      ] as const)
+        if (ctx.images.set.entries(kind, id).length > 0)
+          ctx.object(
+            'IMAGE_FEATURE_UNSUPPORTED',
+            `the container has System V ${what}, and joins an IPC namespace in which they cannot be made again`,
+            { image: `${kind}-${id}.img` },
+          );
       return;
     }
     compileSysctls(ctx, id);
-    compileSegments(ctx, id); // its limits allow what is there
+    // its limits allow what is there
+    compileSegments(ctx, id);
+    compileSemaphores(ctx, id);
   },
 };
 
@@ -132,10 +140,7 @@ function sysctlsOf(variables: ipc_var_entry): [string, string][] {
 
 /** /proc/sysvipc tables: a heading, then a line per object with key and id first. */
 function objectToObjects(namespace: IpcNamespace, ctx: EncodeContext): void {
-  const tables = [
-    ['message queue', namespace.sysvipcMsg],
-    ['semaphore set', namespace.sysvipcSem],
-  ] as const;
+  const tables = [['message queue', namespace.sysvipcMsg]] as const;
   for (const [what, table] of tables) {
     for (const line of Buffer.from(table).toString('latin1').split('\n').slice(1)) {
       const id = line.trim().split(/\s+/)[1];

@@ -347,7 +347,7 @@ describe('namespaces', () => {
       { name: 'kernel/shmmni', value: Buffer.from('4096\n') },
       { name: 'kernel/sem', value: Buffer.from('32000\t1024000000\t500\t128\n') },
     ];
-    const ipc = { inode: 202n, sysvipcShm: none, sysvipcMsg: none, sysvipcSem: none, sysctls };
+    const ipc = { inode: 202n, sysvipcShm: none, sysvipcMsg: none, sysvipcSem: none, sysctls, semaphores: [] };
     const steps = stepsOf(containerWith(runcMountinfo, { ipcNamespaces: [ipc] }).compile(), 1, Phase.NAMESPACES);
     assert.deepEqual(
       steps.filter((step) => step.includes('/proc/sys/')),
@@ -368,7 +368,14 @@ describe('namespaces', () => {
   });
 
   it('makes System V shared memory with its ids, keys, owners and modes', () => {
-    const ipc = { inode: 202n, sysvipcShm: segmentTable, sysvipcMsg: none, sysvipcSem: none, sysctls: [] };
+    const ipc = {
+      inode: 202n,
+      sysvipcShm: segmentTable,
+      sysvipcMsg: none,
+      sysvipcSem: none,
+      sysctls: [],
+      semaphores: [],
+    };
     const sharedMemory = [segmentOf(65537n), segmentOf(3n)];
     const fixture = containerWith(runcMountinfo, { ipcNamespaces: [ipc], sharedMemory });
     const encoded = fixture.encode();
@@ -402,8 +409,34 @@ describe('namespaces', () => {
     );
   });
 
+  it('makes System V semaphores with their ids, keys and values', () => {
+    const sysvipcSem = Buffer.from(
+      'key semid perms nsems uid gid cuid cgid otime ctime\n 17 65538 640 3 999 998 999 998 0 0\n',
+    );
+    const semaphores = [{ id: 65538, values: Buffer.from([1, 0, 2, 0, 255, 127]) }];
+    const ipc = { inode: 202n, sysvipcShm: none, sysvipcMsg: none, sysvipcSem, sysctls: [], semaphores };
+    const fixture = containerWith(runcMountinfo, { ipcNamespaces: [ipc] });
+    const encoded = fixture.encode();
+    assert.deepEqual(objectionsOf(encoded), []);
+    const made = stepsOf(fixture.compile({}, fixture.model(encoded)), 1, Phase.NAMESPACES).filter((step) =>
+      /^sem|sem_next_id/.test(step),
+    );
+    assert.equal(made.length, 4);
+    assert.match(made[0]!, /sem_next_id/);
+    assert.equal(made[1], 'semget 17 3 1952');
+    assert.equal(made[2], 'semctl 65538 0 17 <01000200ff7f>');
+    assert.match(made[3]!, /^semctl 65538 0 1 <00000000e7030000e6030000/);
+  });
+
   it('refuses images whose segments nobody could have', () => {
-    const ipc = { inode: 202n, sysvipcShm: segmentTable, sysvipcMsg: none, sysvipcSem: none, sysctls: [] };
+    const ipc = {
+      inode: 202n,
+      sysvipcShm: segmentTable,
+      sysvipcMsg: none,
+      sysvipcSem: none,
+      sysctls: [],
+      semaphores: [],
+    };
     const fixture = containerWith(runcMountinfo, {
       ipcNamespaces: [ipc],
       sharedMemory: [segmentOf(65537n), segmentOf(3n)],
@@ -428,11 +461,13 @@ describe('namespaces', () => {
     const sysvipcShm = Buffer.from(
       'key shmid perms size cpid lpid nattch uid gid cuid cgid\n 0 3 600 4096 1 1 0 0 0 0 0\n',
     );
-    const sysvipcSem = Buffer.from('key semid perms nsems\n 0 9 600 2\n');
-    const ipc = { inode: 202n, sysvipcShm, sysvipcMsg: none, sysvipcSem, sysctls: [] };
+    const sysvipcSem = Buffer.from('key semid perms nsems uid gid cuid cgid otime ctime\n 0 9 600 2 0 0 0 0 0 0\n');
+    const sysvipcMsg = Buffer.from('key msqid perms\n 0 4 600\n');
+    const ipc = { inode: 202n, sysvipcShm, sysvipcMsg, sysvipcSem, sysctls: [], semaphores: [] };
     const objections = objectionsOf(containerWith(runcMountinfo, { ipcNamespaces: [ipc] }).encode());
     assert.match(objections[0] ?? '', /shared memory segment 3 is made of huge pages/);
-    assert.match(objections[1] ?? '', /semaphore set \(id 9\)/);
+    assert.match(objections[1] ?? '', /values of the System V semaphore set 9 could not be read/);
+    assert.match(objections[2] ?? '', /message queue \(id 4\)/);
   });
 
   it('refuses a task in a namespace or cgroup of its own', () => {
