@@ -29,6 +29,8 @@ export interface Spec {
     cgroupsPath?: string;
     resources?: Record<string, unknown>;
     namespaces: { type: string; path?: string }[];
+    uidMappings?: { containerID: number; hostID: number; size: number }[];
+    gidMappings?: { containerID: number; hostID: number; size: number }[];
     maskedPaths: string[];
     readonlyPaths: string[];
     seccomp?: Record<string, unknown>;
