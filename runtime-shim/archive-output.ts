@@ -13,7 +13,7 @@ import { ArchiveFile, kStandardOutput } from './archive/archive-file.js';
 import { type Compression } from './archive/compression.js';
 import { formatManifest, kManifestName, manifestEntry, type ManifestEntry } from './archive/manifest.js';
 import { PrivateDirectory } from './archive/private-directory.js';
-import { TarWriter } from './archive/tar-writer.js';
+import { TarWriter, type AfterPiece } from './archive/tar-writer.js';
 import { fileError, StasisError } from './errors/index.js';
 import type { CheckpointOutput, OutputFile } from './image-output.js';
 
@@ -149,16 +149,25 @@ export class ArchiveOutput implements CheckpointOutput {
   async #addStaged(memberName: string, name: string, all: readonly string[]): Promise<void> {
     const path = join(this.staging, name);
     const total = all.reduce((sum, one) => sum + sizeOf(join(this.staging, one)), this.#tar.writtenBytes);
-    const native = nativeBinding();
-    let canPunch = true;
+    const giveBack = givingBack();
     await this.#tar.addFile({ name: memberName }, path, {
+      writable: true,
       afterPiece: (fd, offset, lengthBytes) => {
-        if (canPunch) canPunch = native.punchHole(fd, offset, lengthBytes);
+        giveBack(fd, offset, lengthBytes);
         this.#target.onProgress?.(this.#tar.writtenBytes, Math.max(total, this.#tar.writtenBytes));
       },
     });
     rmSync(path);
   }
+}
+
+/** Disk space of what has been read, where the file system can. */
+export function givingBack(): AfterPiece {
+  const native = nativeBinding();
+  let canPunch = true;
+  return (fd, offset, lengthBytes) => {
+    if (canPunch) canPunch = native.punchHole(fd, offset, lengthBytes);
+  };
 }
 
 function sizeOf(path: string): number {

@@ -1,6 +1,7 @@
 // Archives: what is written is read again, and what is hostile is refused, with
 // nothing written and nothing touched outside.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import {
   existsSync,
   lstatSync,
@@ -61,6 +62,14 @@ describe('archives', () => {
     assert.equal((await readArchive(path)).verified, true);
     writeFileSync(path, rawTar(foreign()));
     assert.equal((await readArchive(path)).verified, false);
+  });
+
+  it('do not wait for a named pipe, and are not written under a name that says otherwise', async () => {
+    const pipe = join(directory, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    await refused(readArchive(pipe), /is not a plain file/);
+    assert.throws(() => compressionOfName('a.tar.xz'), /only .tar, .tar.zst and .tar.gz are written/);
+    assert.equal(compressionOfName('a.tar.zst'), 'zstd');
   });
 
   it('do not appear under their name before they are complete', async () => {

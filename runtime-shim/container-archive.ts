@@ -42,7 +42,7 @@ export class ContainerArchive extends ArchiveOutput {
 export function archiveContainer(
   request: ArchiveRequest,
   container: Container,
-  how: { readonly sync: boolean; readonly signal?: AbortSignal },
+  how: { readonly sync: boolean; readonly leaveRunning: boolean; readonly signal?: AbortSignal },
 ): ContainerArchive {
   const degradations: Degradation[] = [];
   const source = request.ignoreRootfs ? undefined : rootfsSource(request, container);
@@ -53,7 +53,8 @@ export function archiveContainer(
       subject: { path: container.state.rootfs },
     });
   }
-  const since = Date.now();
+  // Where it stands still until its files are read, none can change.
+  const since = how.leaveRunning && container.status !== 'paused' ? Date.now() : Infinity;
   const skip = mountPointsOf(container.state.initHostPid);
   const rootfs =
     source === undefined

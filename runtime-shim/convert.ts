@@ -47,13 +47,13 @@ import type { Compression } from './archive/compression.js';
 import { formatManifest, kManifestName } from './archive/manifest.js';
 import { readOciLayout, writeOciLayout } from './archive/oci-image.js';
 import { PrivateDirectory } from './archive/private-directory.js';
-import { dialectOf, readArchive } from './archive/read-archive.js';
+import { dialectOf, readArchive, type ArchiveContents } from './archive/read-archive.js';
 import { convertRootfsTar } from './archive/rootfs-tar.js';
 import { corrupt } from './archive/tar-reader.js';
 import { TarWriter } from './archive/tar-writer.js';
 import { readCgroupLayout } from './container/index.js';
 import { StasisError, fileError } from './errors/index.js';
-import { temporaryDirectory } from './archive-output.js';
+import { givingBack, temporaryDirectory } from './archive-output.js';
 import { ImageInput } from './image-input.js';
 
 export type SourceForm = Dialect | 'docker' | 'criu' | 'oci';
@@ -87,33 +87,38 @@ export interface ArchiveDescription {
 export async function describeArchive(path: string, onBytes: Progress): Promise<ArchiveDescription> {
   const stat = statSync(path, { throwIfNoEntry: false });
   if (stat?.isDirectory() === true) {
-    using work = new PrivateDirectory(temporaryDirectory(), 'verify');
-    const loaded = await load(path, undefined, work.path, onBytes);
-    return describe(loaded);
+    if (existsSync(join(path, 'oci-layout'))) return await describeLayout(path, path, onBytes);
+    const loaded = await loadImages(path);
+    return {
+      form: `directory (${loaded.form})`,
+      name: nameOf(textOf(loaded, member.config)),
+      files: loaded.files.size,
+      contentBytes: loaded.contentBytes,
+      digests: loaded.digests,
+    };
   }
-  // Without a byte on the disk: an image in a tar file is the exception.
   const archive = await readArchive(path, { onBytes });
-  if (archive.files.has('oci-layout')) {
-    using work = new PrivateDirectory(temporaryDirectory(), 'verify');
-    return describe(await load(path, undefined, work.path, onBytes));
-  }
+  if (!archive.files.has('oci-layout')) return describeContents(path, `archive (${archive.dialect})`, archive);
+  // Its index comes last, and says what the blobs are.
+  using work = new PrivateDirectory(temporaryDirectory(), 'verify');
+  await readArchive(path, { destination: work.path, onBytes });
+  return await describeLayout(path, work.path, onBytes);
+}
+
+async function describeLayout(path: string, layout: string, onBytes: Progress): Promise<ArchiveDescription> {
+  const image = await readOciLayout(layout, undefined);
+  const archive = await readArchive(image.layerFile, { onBytes });
+  return { ...describeContents(path, `image (${archive.dialect})`, archive), digests: 'all' };
+}
+
+function describeContents(path: string, form: string, archive: ArchiveContents): ArchiveDescription {
   requireInventory(path, archive.files);
   return {
-    form: `archive (${archive.dialect})`,
+    form,
     name: nameOf(archive.texts.get(member.config)),
     files: archive.files.size,
     contentBytes: archive.contentBytes,
     digests: archive.verified ? 'all' : archive.files.has(`${member.images}/${kManifestName}`) ? 'images' : 'none',
-  };
-}
-
-function describe(loaded: Loaded): ArchiveDescription {
-  return {
-    form: `${loaded.container} (${loaded.form})`,
-    name: nameOf(textOf(loaded, member.config)),
-    files: loaded.files.size,
-    contentBytes: loaded.contentBytes,
-    digests: loaded.digests,
   };
 }
 
@@ -137,7 +142,8 @@ export interface PackRequest {
   readonly name: string;
   readonly image: string;
   readonly stasisVersion: string;
-  readonly onBytes: Progress;
+  /** How much of how much is written; before that, how much has been read, of 0. */
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void;
 }
 
 export interface PackResult {
@@ -152,7 +158,9 @@ export async function packCheckpoint(request: PackRequest): Promise<PackResult> 
   using work = new PrivateDirectory(dirname(request.output), 'pack');
   const unpacked = join(work.path, 'source');
   mkdirSync(unpacked, { mode: 0o700 });
-  const loaded = await load(request.source, request.tag === '' ? undefined : request.tag, unpacked, request.onBytes);
+  let readBytes = 0;
+  const onBytes = (count: number): void => request.onProgress((readBytes += count), 0);
+  const loaded = await load(request.source, request.tag === '' ? undefined : request.tag, unpacked, onBytes);
   if (request.from !== undefined && !isA(loaded, request.from)) {
     throw new StasisError({
       code: 'ARCHIVE_UNSUPPORTED',
@@ -188,9 +196,17 @@ export async function packCheckpoint(request: PackRequest): Promise<PackResult> 
         parents.add(dirname(name));
         await tar.addDirectory({ name: dirname(name) });
       }
-      await tar.addFile({ name }, path);
-      // What was unpacked here is not needed any more.
-      if (path.startsWith(`${work.path}/`)) rmSync(path);
+      // What was unpacked here is not needed any more once it is in.
+      const own = path.startsWith(`${work.path}/`);
+      const giveBack = own ? givingBack() : undefined;
+      await tar.addFile({ name }, path, {
+        writable: own,
+        afterPiece: (fd, offset, lengthBytes) => {
+          giveBack?.(fd, offset, lengthBytes);
+          request.onProgress(tar.writtenBytes, Math.max(loaded.contentBytes, tar.writtenBytes));
+        },
+      });
+      if (own) rmSync(path);
     }
     await tar.addBytes({ name: member.manifest }, formatManifest({ files: tar.entries }));
   };

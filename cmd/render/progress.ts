@@ -4,21 +4,33 @@ import { bytesText } from './table.js';
 
 const kFirstAfterMs = 1000;
 const kEveryMs = 200;
+const kClearLine = '\r\u001b[K';
 
-/** `totalBytes` 0: unknown. */
-export function progressLine(what: string): (doneBytes: number, totalBytes: number) => void {
-  if (!process.stderr.isTTY) return () => undefined;
+export interface Progress {
+  /** `totalBytes` 0: unknown. */
+  at(doneBytes: number, totalBytes: number): void;
+  /** The same, counted here. */
+  readonly add: (count: number) => void;
+}
+
+/** The line is gone when the work has ended, however it did. */
+export async function withProgress<T>(what: string, work: (progress: Progress) => Promise<T>): Promise<T> {
   const startedAt = performance.now();
-  let next = startedAt + kFirstAfterMs;
+  let next = process.stderr.isTTY ? startedAt + kFirstAfterMs : Infinity;
   let shown = false;
-  process.on('exit', () => void (shown && process.stderr.write('\r\u001b[K')));
-  return (doneBytes, totalBytes) => {
+  let added = 0;
+  const at = (doneBytes: number, totalBytes: number): void => {
     const now = performance.now();
     if (now < next) return;
     next = now + kEveryMs;
     shown = true;
     const rate = bytesText((doneBytes * 1000) / (now - startedAt));
     const part = totalBytes > 0 ? ` of ${bytesText(totalBytes)} (${Math.floor((doneBytes / totalBytes) * 100)} %)` : '';
-    process.stderr.write(`\r${what}: ${bytesText(doneBytes)}${part}, ${rate}/s\u001b[K`);
+    process.stderr.write(`${kClearLine}${what}: ${bytesText(doneBytes)}${part}, ${rate}/s`);
   };
+  try {
+    return await work({ at, add: (count) => at((added += count), 0) });
+  } finally {
+    if (shown) process.stderr.write(kClearLine);
+  }
 }

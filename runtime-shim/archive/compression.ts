@@ -15,10 +15,18 @@ import { StasisError } from '../errors/index.js';
 export type Compression = 'none' | 'gzip' | 'zstd';
 export const compressions: readonly Compression[] = ['none', 'gzip', 'zstd'];
 
+/** Throws for names that promise what is not written. */
 export function compressionOfName(name: string): Compression {
-  if (/\.(tar\.zst|tzst)$/.test(name)) return 'zstd';
-  if (/\.(tar\.gz|tgz)$/.test(name)) return 'gzip';
-  return 'none';
+  if (/\.(zst|tzst)$/.test(name)) return 'zstd';
+  if (/\.(gz|tgz)$/.test(name)) return 'gzip';
+  const other = /\.(xz|txz|bz2|tbz|tbz2|lz4|lzma|zip)$/.exec(name);
+  if (other === null) return 'none';
+  throw new StasisError({
+    code: 'ARCHIVE_UNSUPPORTED',
+    message: `cannot write ${name}: only .tar, .tar.zst and .tar.gz are written, and ${other[0]} says otherwise`,
+    subject: { path: name },
+    hint: 'choose another name, or say --compress',
+  });
 }
 
 /** undefined: none is needed. Fast levels, because a container may stand still meanwhile. */

@@ -1,7 +1,7 @@
 // A tar file as a stream of members, from whoever it may come: its lengths are
 // bounded before anything is done with them, and what is malformed, cut short
 // or padded without end is refused.
-import { createReadStream } from 'node:fs';
+import { constants, createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -140,7 +140,8 @@ function readHeader(header: TarHeader, label: string): Member {
 export async function openArchive(path: string, onBytes?: (count: number) => void): Promise<Readable> {
   let compression;
   try {
-    const file = await open(path, 'r');
+    // Not waiting for whoever might write into a named pipe.
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
     try {
       if (!(await file.stat()).isFile()) {
         throw new StasisError({

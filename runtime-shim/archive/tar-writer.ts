@@ -28,6 +28,12 @@ export interface NewLink extends NewMember {
 /** Of the file descriptor that is read: what lies before has been read and is in the archive's pipeline. */
 export type AfterPiece = (fd: number, offset: number, lengthBytes: number) => void;
 
+export interface AddFileOptions {
+  readonly afterPiece?: AfterPiece;
+  /** afterPiece makes holes. */
+  readonly writable?: boolean;
+}
+
 export class TarWriter {
   /** Of the plain files, by name. */
   readonly entries = new Map<string, ManifestEntry>();
@@ -67,8 +73,8 @@ export class TarWriter {
   }
 
   /** Throws if the file does not have the size that it had when it was opened. */
-  async addFile(file: NewMember, path: string, options: { readonly afterPiece?: AfterPiece } = {}): Promise<void> {
-    const source = await open(path, options.afterPiece === undefined ? 'r' : 'r+');
+  async addFile(file: NewMember, path: string, options: AddFileOptions = {}): Promise<void> {
+    const source = await open(path, options.writable === true ? 'r+' : 'r');
     try {
       const { size } = await source.stat();
       await this.#add(file, size, async (write) => {

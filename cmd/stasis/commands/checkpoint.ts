@@ -10,7 +10,7 @@ import { kStandardOutput } from '../../../runtime-shim/archive/archive-file.js';
 import type { ArchiveRequest } from '../../../runtime-shim/checkpoint-request.js';
 import { usage, type Given } from '../../arguments.js';
 import { oneLine } from '../../render/error.js';
-import { progressLine } from '../../render/progress.js';
+import { withProgress } from '../../render/progress.js';
 import { flag, text, type Command, type CommandContext } from '../command.js';
 
 export const checkpointCommand: Command = {
@@ -26,12 +26,11 @@ export const checkpointCommand: Command = {
       return value === undefined ? undefined : resolve(context.cwd, value);
     };
     const archive = archiveRequest(given, context);
-    const result = await checkpointContainer({
+    const request = {
       ...checkpointDefaults,
       root: context.globals.root,
       id,
       imagePath: path('image-path') ?? resolve(context.cwd, 'checkpoint'),
-      ...(archive === undefined ? {} : { archive }),
       workPath: path('work-path'),
       leaveRunning: flag(given, 'leave-running'),
       sync: !flag(given, 'no-fsync'),
@@ -42,7 +41,13 @@ export const checkpointCommand: Command = {
         externalUnixSockets: flag(given, 'ext-unix-sk'),
       },
       signal: context.signal,
-    });
+    };
+    const result =
+      archive === undefined
+        ? await checkpointContainer(request)
+        : await withProgress('archiving', ({ at }) =>
+            checkpointContainer({ ...request, archive: { ...archive, target: { ...archive.target, onProgress: at } } }),
+          );
     for (const { message } of result.degradations) {
       context.warn(message);
       // The streams are a person's here, and not the container's.
@@ -73,7 +78,6 @@ function archiveRequest(given: Given, context: CommandContext): ArchiveRequest |
     target: {
       file: toStandardOutput ? name : resolve(context.cwd, name),
       compression: (text(given, 'compress') as Compression | undefined) ?? compressionOfName(name),
-      onProgress: progressLine('archiving'),
     },
     ignoreRootfs: flag(given, 'ignore-rootfs'),
     lower: lower === undefined ? undefined : resolve(context.cwd, lower),

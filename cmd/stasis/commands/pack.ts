@@ -12,7 +12,7 @@ import {
 } from '../../../runtime-shim/convert.js';
 import { usage } from '../../arguments.js';
 import { oneLine } from '../../render/error.js';
-import { progressLine } from '../../render/progress.js';
+import { withProgress } from '../../render/progress.js';
 import { jsonText } from '../../render/table.js';
 import { stasisVersion } from '../../version.js';
 import { flag, text, type Command } from '../command.js';
@@ -44,9 +44,7 @@ export const packCommand: Command = {
     const output = text(given, 'output');
     if (output === undefined) throw usage('cannot pack: --output is missing', 'name the file or directory to write');
     const spec = text(given, 'spec');
-    const progress = progressLine('reading');
-    let done = 0;
-    const result = await packCheckpoint({
+    const request = {
       source: resolve(context.cwd, source),
       from: text(given, 'from') as SourceForm | undefined,
       to: (text(given, 'to') as TargetForm | undefined) ?? 'stasis',
@@ -57,8 +55,8 @@ export const packCommand: Command = {
       name: text(given, 'name') ?? '',
       image: text(given, 'image') ?? '',
       stasisVersion,
-      onBytes: (count) => progress((done += count), 0),
-    });
+    };
+    const result = await withProgress('packing', ({ at }) => packCheckpoint({ ...request, onProgress: at }));
     if (flag(given, 'json')) context.print(jsonText(result));
     else for (const note of result.notes) process.stderr.write(`note: ${oneLine(note)}\n`);
     return 0;

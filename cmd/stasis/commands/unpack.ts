@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 import type { RuntimeOption } from '../../../oci-spec/runtime-options.js';
 import { unpackCheckpoint } from '../../../runtime-shim/convert.js';
 import { usage } from '../../arguments.js';
-import { progressLine } from '../../render/progress.js';
+import { withProgress } from '../../render/progress.js';
 import { bytesOption, flag, text, type Command } from '../command.js';
 
 const options: readonly RuntimeOption[] = [
@@ -23,16 +23,14 @@ export const unpackCommand: Command = {
   run: async (given, source, context) => {
     const output = text(given, 'output');
     if (output === undefined) throw usage('cannot unpack: --output is missing', 'name the directory to make');
-    const progress = progressLine('unpacking');
-    let done = 0;
-    await unpackCheckpoint({
+    const request = {
       source: resolve(context.cwd, source),
       output: resolve(context.cwd, output),
       imagesOnly: flag(given, 'images'),
       tag: text(given, 'tag'),
       maxBytes: bytesOption(given, 'max-bytes'),
-      onBytes: (count) => progress((done += count), 0),
-    });
+    };
+    await withProgress('unpacking', ({ add }) => unpackCheckpoint({ ...request, onBytes: add }));
     return 0;
   },
 };

@@ -3,21 +3,19 @@ import { resolve } from 'node:path';
 import type { RuntimeOption } from '../../../oci-spec/runtime-options.js';
 import { describeArchive } from '../../../runtime-shim/convert.js';
 import { bytesText, jsonText } from '../../render/table.js';
-import { progressLine } from '../../render/progress.js';
+import { withProgress } from '../../render/progress.js';
 import { flag, type Command } from '../command.js';
 
 const options: readonly RuntimeOption[] = [{ name: 'json', type: 'boolean', describe: 'print the result as JSON' }];
 
 export const verifyCommand: Command = {
   verb: 'verify',
-  describe: 'Check an archive, an OCI image or a directory of images against its digests, and write nothing.',
+  describe: 'Check an archive, an OCI image or a directory of images against its digests.',
   positional: 'file',
   options,
   runtimeVerb: false,
   run: async (given, file, context) => {
-    const progress = progressLine('verifying');
-    let done = 0;
-    const result = await describeArchive(resolve(context.cwd, file), (count) => progress((done += count), 0));
+    const result = await withProgress('verifying', ({ add }) => describeArchive(resolve(context.cwd, file), add));
     if (flag(given, 'json')) context.print(jsonText(result));
     else {
       const digests = {
