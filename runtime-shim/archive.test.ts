@@ -2,6 +2,7 @@
 // nothing written and nothing touched outside.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
 import {
   existsSync,
   lstatSync,
@@ -16,6 +17,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { StasisError } from './errors/index.js';
 import { applyRootfs } from './archive/apply-rootfs.js';
 import { ArchiveFile } from './archive/archive-file.js';
@@ -62,6 +64,24 @@ describe('archives', () => {
     assert.equal((await readArchive(path)).verified, true);
     writeFileSync(path, rawTar(foreign()));
     assert.equal((await readArchive(path)).verified, false);
+  });
+
+  it('are read when their compressed data has several frames, as parallel compressors make them', async () => {
+    const path = join(directory, 'a');
+    const content = randomBytes(3 << 20);
+    const bytes = rawTar(foreign({ name: 'checkpoint/pages-1.img', content }));
+    const pieces = Array.from({ length: 8 }, (_, at) =>
+      bytes.subarray((at * bytes.length) >> 3, ((at + 1) * bytes.length) >> 3),
+    );
+    const skippable = Buffer.from('502a4d1804000000aabbccdd', 'hex');
+    for (const archive of [
+      Buffer.concat([skippable, ...pieces.map((piece) => zstdCompressSync(piece)), skippable]),
+      Buffer.concat(pieces.map((piece) => gzipSync(piece))),
+    ]) {
+      writeFileSync(path, archive);
+      const found = (await readArchive(path)).files.get('checkpoint/pages-1.img');
+      assert.equal(found?.sha256, createHash('sha256').update(content).digest('hex'));
+    }
   });
 
   it('do not wait for a named pipe, and are not written under a name that says otherwise', async () => {

@@ -1,15 +1,7 @@
 // How an archive is compressed: told by its first bytes, never by its name;
 // when it is written, by the name.
 import { Transform, type TransformCallback } from 'node:stream';
-import {
-  constants,
-  createGunzip,
-  createGzip,
-  createZstdCompress,
-  createZstdDecompress,
-  type Gzip,
-  type ZstdCompress,
-} from 'node:zlib';
+import { constants, createGzip, createZstdCompress, type Gzip, type ZstdCompress } from 'node:zlib';
 import { StasisError } from '../errors/index.js';
 
 export type Compression = 'none' | 'gzip' | 'zstd';
@@ -44,6 +36,9 @@ export function compressionOf(firstBytes: Uint8Array): Compression {
   const starts = (...bytes: readonly number[]): boolean => bytes.every((byte, at) => firstBytes[at] === byte);
   if (starts(0x1f, 0x8b)) return 'gzip';
   if (starts(0x28, 0xb5, 0x2f, 0xfd)) return 'zstd';
+  // A frame to be skipped, which parallel compressors begin with.
+  if ((firstBytes[0]! & 0xf0) === 0x50 && firstBytes[1] === 0x2a && firstBytes[2] === 0x4d && firstBytes[3] === 0x18)
+    return 'zstd';
   for (const [kind, magic] of [
     ['xz', [0xfd, 0x37, 0x7a, 0x58, 0x5a]],
     ['bzip2', [0x42, 0x5a, 0x68]],
@@ -57,13 +52,6 @@ export function compressionOf(firstBytes: Uint8Array): Compression {
     });
   }
   return 'none';
-}
-
-/** undefined: the bytes are the archive itself. A zstd frame may ask for 128 MiB of window and no more. */
-export function decompressor(compression: Compression): Transform | undefined {
-  if (compression === 'gzip') return createGunzip({ chunkSize: 1 << 18 });
-  if (compression === 'none') return undefined;
-  return createZstdDecompress({ chunkSize: 1 << 18, params: { [constants.ZSTD_d_windowLogMax]: 27 } });
 }
 
 /** Counts and hashes what passes. */

@@ -229,6 +229,22 @@ export function hostileArchives(): HostileArchive[] {
       bytes: gzipSync(sound).subarray(0, -20),
       says: /damaged or cut short/,
     },
+    { what: 'zstd data that is cut short', bytes: zstdCompressSync(sound).subarray(0, -9), says: /cut short/ },
+    {
+      what: 'zstd data that is cut short between blocks',
+      bytes: zstdCompressSync(sound).subarray(0, 12),
+      says: /cut short/,
+    },
+    {
+      what: 'zstd data with something else behind it',
+      bytes: Buffer.concat([zstdCompressSync(sound), Buffer.from('#!/bin/sh\n')]),
+      says: /something else follows/,
+    },
+    {
+      what: 'a zstd block of an unknown kind',
+      bytes: Buffer.concat([zstdCompressSync(sound).subarray(0, 6), Buffer.from('070000', 'hex'), zeros(64)]),
+      says: /unknown kind|damaged/,
+    },
     {
       what: 'compressed data with a flipped bit',
       bytes: flip(zstdCompressSync(sound, { params: { [constants.ZSTD_c_checksumFlag]: 1 } })),

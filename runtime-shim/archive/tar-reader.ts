@@ -3,12 +3,14 @@
 // or padded without end is refused.
 import { constants, createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { createGunzip } from 'node:zlib';
 import { extract, type Header } from 'tar-stream';
 import { FormatError } from '../../oci-spec/json.js';
 import { StasisError, errnoCode, fileError } from '../errors/index.js';
-import { compressionOf, decompressor, Meter } from './compression.js';
+import { compressionOf, Meter } from './compression.js';
+import { decompressZstd } from './zstd-frames.js';
 
 export type MemberKind = 'file' | 'directory' | 'symlink' | 'link' | 'device' | 'fifo';
 
@@ -171,11 +173,16 @@ export async function openArchive(path: string, onBytes?: (count: number) => voi
   }
   const raw = createReadStream(path, { highWaterMark: 1 << 20 });
   if (onBytes !== undefined) raw.on('data', (chunk) => onBytes(chunk.length));
-  const middle = decompressor(compression);
-  if (middle === undefined) return raw;
-  raw.on('error', (error) => middle.destroy(error));
-  middle.on('close', () => raw.destroy());
-  return raw.pipe(middle);
+  if (compression === 'none') return raw;
+  if (compression === 'zstd') {
+    const frames = Readable.from(decompressZstd(raw), { objectMode: false, highWaterMark: 1 << 20 });
+    frames.on('close', () => raw.destroy());
+    return frames;
+  }
+  const gunzip = createGunzip({ chunkSize: 1 << 18 });
+  raw.on('error', (error) => gunzip.destroy(error));
+  gunzip.on('close', () => raw.destroy());
+  return raw.pipe(gunzip);
 }
 
 export function corrupt(label: string, problem: string, hint = 'use another copy of the archive'): StasisError {
