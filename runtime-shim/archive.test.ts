@@ -171,10 +171,31 @@ describe('archives', () => {
       it(`a deleted file behind a link: ${path}`, async () => {
         const root = makeTree(directory);
         const before = picture(directory);
-        await refused(applyRootfs(root, { tarFile: undefined, deleted: [path] }), /leads through/);
+        await refused(
+          applyRootfs(root, { tarFile: undefined, deleted: [path] }),
+          /lies below "(out|dirlink)", and that is not a directory/,
+        );
         assert.deepEqual(picture(directory), before);
       });
     }
+
+    it('a deleted file behind a link that the archive brings', async () => {
+      const root = makeTree(directory);
+      const tarFile = join(directory, 'rootfs-diff.tar');
+      writeFileSync(
+        tarFile,
+        rawTar([
+          { name: 'first', content: 'x' },
+          { name: 'l', type: '2', link: '/tmp' },
+        ]),
+      );
+      const before = picture(directory);
+      await refused(
+        applyRootfs(root, { tarFile, deleted: ['/l/evil'] }),
+        /lies below "l", and that is not a directory/,
+      );
+      assert.deepEqual(picture(directory), before);
+    });
 
     it('a deleted link, which goes, and what it leads to stays', async () => {
       const root = makeTree(directory);

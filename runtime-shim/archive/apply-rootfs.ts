@@ -5,7 +5,7 @@
 // is checked in a first pass, before anything is changed in a second.
 //
 //   Undo            nothing: the caller has checked everything else before
-//   If we die here  some files of the archive are there, each whole
+//   If we die here  some files of the archive are there, each whole, and perhaps one under a hidden name
 import {
   closeSync,
   constants,
@@ -52,9 +52,11 @@ export async function applyRootfs(root: string, update: RootfsUpdate): Promise<v
     if (problem !== undefined) throw corrupt('the archive', `deleted.files names ${quoted(path)}, which ${problem}`);
   }
   using tree = new Tree(root, label);
-  if (update.tarFile !== undefined) {
-    const check = new Check(tree, label);
+  const check = new Check(tree, label);
+  if (update.tarFile !== undefined)
     await readTar(await openArchive(update.tarFile), limits, async (one) => check.take(one), label);
+  for (const path of update.deleted) check.removal(path);
+  if (update.tarFile !== undefined) {
     await readTar(
       await openArchive(update.tarFile),
       limits,
@@ -99,13 +101,29 @@ class Check {
       if (this.#seen.get(target.join('/')) !== 'file')
         refuse(`is a hard link to ${quoted(one.linkTarget)}, which is no earlier file`);
     }
-    // In the archive itself and in the tree: a parent that is a link would lead elsewhere.
+    const parent = this.#wrongParent(parts);
+    if (parent !== undefined) refuse(`lies below ${quoted(parent)}, which is not a directory`);
+    this.#seen.set(name, one.kind);
+  }
+
+  removal(path: string): void {
+    const parent = this.#wrongParent(path.split('/').filter((part) => part !== ''));
+    if (parent === undefined) return;
+    throw corrupt(
+      this.#label,
+      `deleted.files names ${quoted(path)}, which lies below ${quoted(parent)}, and that is not a directory`,
+    );
+  }
+
+  /** In the archive itself and in the tree: a parent that is a link would lead elsewhere. */
+  #wrongParent(parts: readonly string[]): string | undefined {
     for (let depth = 1; depth < parts.length; depth += 1) {
       const parent = parts.slice(0, depth).join('/');
       const kind = this.#seen.get(parent) ?? this.#tree.kindOf(parts.slice(0, depth));
-      if (kind !== undefined && kind !== 'directory') refuse(`lies below ${quoted(parent)}, which is not a directory`);
+      // What is not there yet has nothing below it in the tree, and may have in the archive.
+      if (kind !== undefined && kind !== 'directory') return parent;
     }
-    this.#seen.set(name, one.kind);
+    return undefined;
   }
 }
 
