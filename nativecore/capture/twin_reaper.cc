@@ -35,6 +35,9 @@ struct Order {
   pid_t host_pid;        // 0: finish
   pid_t twin_ns_pid;     // 0: announced only
   uint64_t start_ticks;  // of the target
+  // When it was announced. Not when we heard of it: on a busy machine that is
+  // after the twin's birth.
+  int64_t announced_ticks;
 };
 
 // While somebody else traces the target, or the twin is dying: how often we look.
@@ -49,13 +52,15 @@ int64_t uptime_ticks() {
 }
 
 struct Candidate {
+  pid_t host_pid = 0;
   pid_t ns_pid = 0;
   bool dead = false;
+  bool ours = false;  // traced by us
 };
 
 // The twin among the children: without exit signal, and of the right number, or,
 // if nobody lived to tell its number, born since it was announced.
-std::optional<Candidate> find_twin(const ProcDir& target, const Order& order, int64_t announced_ticks) {
+std::optional<Candidate> find_twin(const ProcDir& target, const Order& order) {
   for (const pid_t child : target.children(target.numbers("task"))) {
     const std::optional<ProcDir> proc = ProcDir::try_open(child);
     if (!proc) continue;
@@ -64,8 +69,9 @@ std::optional<Candidate> find_twin(const ProcDir& target, const Order& order, in
     const std::vector<int32_t> pids = status_numbers(status, "NSpid");
     if (!stat.ok() || pids.empty() || stat_exit_signal(stat.value) != 0) continue;
     if (order.twin_ns_pid ? pids.back() == order.twin_ns_pid
-                          : static_cast<int64_t>(stat_start_ticks(stat.value)) >= announced_ticks)
-      return Candidate{pids.back(), stat_state(stat.value) == 'Z'};
+                          : static_cast<int64_t>(stat_start_ticks(stat.value)) >= order.announced_ticks)
+      return Candidate{child, pids.back(), stat_state(stat.value) == 'Z',
+                       status_number(status, "TracerPid", 0) == ::getpid()};
   }
   return std::nullopt;
 }
@@ -111,22 +117,36 @@ bool may_still_fork(const FrozenTree& target) {
   return read_registers(target.root().host_pid).rip - parasite::kHomeAddress < parasite::kHomeBytes;
 }
 
+// 1. The core dies; the parasite goes on by itself and begins to fork.
+// 2. We seize the main thread, which is inside clone(2).
+// 3. CLONE_PTRACE now means us: the twin is born stopped, and waits for us.
+void end_our_tracee(pid_t host_pid) {
+  ::kill(host_pid, SIGKILL);  // it is ours until we have waited for it
+  int status = 0;
+  while (sys::try_waitpid(host_pid, &status, 0).ok() && WIFSTOPPED(status)) {
+  }
+}
+
 // One visit; returns when the target has no twin any more.
-void visit(const Order& order, int64_t announced_ticks) {
+void visit(const Order& order) {
   const Deadline patience = Deadline::in_ms(kPatienceMs);
   for (;;) {
     const std::optional<ProcDir> target = ProcDir::try_open(order.host_pid);
     const sys::Try<std::string> stat = target ? target->try_read("stat") : sys::Try<std::string>{{}, ESRCH};
     // With its parent gone the twin has another, which is told of its end.
     if (!stat.ok() || stat_start_ticks(stat.value) != order.start_ticks || stat_state(stat.value) == 'Z') return;
-    std::optional<Candidate> twin = find_twin(*target, order, announced_ticks);
+    std::optional<Candidate> twin = find_twin(*target, order);
     if (!twin && order.twin_ns_pid) return;
+    if (twin && twin->ours && !twin->dead) {
+      end_our_tracee(twin->host_pid);
+      continue;
+    }
     if (!twin || twin->dead) {
       try {
         // No deadline: a target whose cgroup is frozen stops when it is thawed.
         FrozenTree tree = stop_target(order);
         if (!may_still_fork(tree)) {
-          if (!twin) twin = find_twin(*target, order, announced_ticks);
+          if (!twin) twin = find_twin(*target, order);
           if (!twin) return;
           if (twin->dead) return make_target_wait(tree, twin->ns_pid);
         }
@@ -142,7 +162,6 @@ void visit(const Order& order, int64_t announced_ticks) {
 // Everything up to the core's word or its death, which ends its hold on the targets.
 [[noreturn]] void run_reaper(int orders, int core_pidfd) {
   std::vector<Order> known;
-  std::vector<int64_t> announced_ticks;
   bool finished = false;
   for (Order order; !finished && ::recv(orders, &order, sizeof order, 0) == sizeof order;) {
     finished = order.host_pid == 0;
@@ -153,7 +172,6 @@ void visit(const Order& order, int64_t announced_ticks) {
       *same = order;
     } else {
       known.push_back(order);
-      announced_ticks.push_back(uptime_ticks() - 1);
     }
   }
   pollfd core{core_pidfd, POLLIN, 0};
@@ -161,7 +179,7 @@ void visit(const Order& order, int64_t announced_ticks) {
   }
   for (size_t i = 0; i < known.size(); ++i) {
     try {
-      visit(known[i], announced_ticks[i]);
+      visit(known[i]);
     } catch (const NativeError& error) {
       if (error.reason != "task_gone") log_line("reaper: %s", error.what());
     }
@@ -202,14 +220,14 @@ TwinReaper::~TwinReaper() { finish(Deadline::in_ms(1000)); }
 void TwinReaper::announce(pid_t host_pid, uint64_t start_ticks) { tell(host_pid, start_ticks, 0); }
 
 void TwinReaper::tell(pid_t host_pid, uint64_t start_ticks, pid_t twin_ns_pid) {
-  const Order order{host_pid, twin_ns_pid, start_ticks};
+  const Order order{host_pid, twin_ns_pid, start_ticks, uptime_ticks() - 1};
   if (::send(orders_.borrow(), &order, sizeof order, MSG_NOSIGNAL) != sizeof order)
     throw NativeError::from_errno("send", errno).with_what("telling the reaper of a twin");
 }
 
 bool TwinReaper::finish(const Deadline& deadline) noexcept {
   if (!orders_.valid()) return true;
-  const Order order{0, 0, 0};
+  const Order order{0, 0, 0, 0};
   if (::send(orders_.borrow(), &order, sizeof order, MSG_NOSIGNAL) < 0) log_line("the reaper has gone");
   orders_.reset();
   pollfd gone{pidfd_.borrow(), POLLIN, 0};
