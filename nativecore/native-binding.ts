@@ -40,6 +40,10 @@ export interface NativeBinding {
   receivePacket(ownFd: number): Buffer | undefined;
   /** The descriptors travel as SCM_RIGHTS and stay the caller's. */
   sendPacket(ownFd: number, bytes: Buffer, ownFds: readonly number[]): void;
+  /** Of a message that is there already; undefined: there is none. The caller closes it. */
+  receiveDescriptor(ownFd: number): number | undefined;
+  /** Two connected packet sockets; the caller closes them. */
+  socketPair(): readonly [number, number];
   /** Host pid of whoever made the socket pair. */
   peerPid(ownFd: number): number;
   /** Connected stream socket, accepted or not; the caller closes it. */
@@ -61,6 +65,8 @@ export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'openInRoot',
   'receivePacket',
   'sendPacket',
+  'receiveDescriptor',
+  'socketPair',
   'peerPid',
   'connectUnix',
   'punchHole',

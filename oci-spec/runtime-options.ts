@@ -100,8 +100,7 @@ export const restoreOptions: readonly RuntimeOption[] = [
   {
     name: 'console-socket',
     type: 'string',
-    describe: 'socket that the console is sent to',
-    refused: 'terminals are not restored yet; run the container without a terminal',
+    describe: 'listening unix socket that the master of the terminal is sent to; with --detach',
   },
   { name: 'no-subreaper', type: 'boolean', describe: 'do not become the parent of orphans' },
   { name: 'no-pivot', type: 'boolean', describe: 'noted in the state of the container' },

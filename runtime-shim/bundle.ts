@@ -43,14 +43,25 @@ export function readBundle(directory: string): Bundle {
   return { directory, spec, rootfs };
 }
 
-/** A terminal's master side lives outside the container: nothing takes it over yet. */
-export function refuseTerminal(bundle: Bundle, goal: string): void {
-  if (bundle.spec.process?.terminal !== true) return;
+/** A terminal's master side lives outside the container: somebody has to take it over, and nobody else may be asked. */
+export function refuseConsoleMismatch(
+  bundle: Bundle,
+  goal: string,
+  asked: { readonly consoleSocket: string | undefined; readonly detach: boolean },
+): void {
+  const terminal = bundle.spec.process?.terminal === true;
+  if (terminal && asked.consoleSocket !== undefined && asked.detach) return;
+  if (!terminal && asked.consoleSocket === undefined) return;
+  const path = join(bundle.directory, 'config.json');
   throw new StasisError({
-    code: 'OPTION_NOT_BUILT',
-    message: `cannot ${goal}: process.terminal is true in config.json, and terminals are not restored yet`,
-    subject: { path: join(bundle.directory, 'config.json') },
-    hint: 'run the container without a terminal',
+    code: 'USAGE',
+    message: !terminal
+      ? `cannot ${goal}: --console-socket is given, and process.terminal is not true in config.json`
+      : asked.detach
+        ? `cannot ${goal}: process.terminal is true in config.json, and no --console-socket is given to take the terminal`
+        : `cannot ${goal}: process.terminal is true in config.json, and a terminal in the foreground is not built yet`,
+    subject: { path },
+    hint: terminal ? 'pass --detach and --console-socket' : 'leave --console-socket out',
   });
 }
 

@@ -13,7 +13,7 @@ import {
   restoreExternals,
   type CgroupLayout,
 } from './container/index.js';
-import type { CompileOptions } from './engine/index.js';
+import { kConsoleChannel, type CompileOptions } from './engine/index.js';
 import type { Bundle } from './bundle.js';
 import type { ImageInput } from './image-input.js';
 
@@ -34,6 +34,7 @@ export function inheritFromBundle(request: {
   readonly images: ImageInput;
   readonly layout: CgroupLayout;
   readonly id: string;
+  readonly consoleFd: number | undefined;
 }): Inheritance {
   const { bundle, images, layout } = request;
   const cgroupPaths = cgroupDirectories(layout, cgroupPlace(bundle.spec, request.id, false));
@@ -42,6 +43,7 @@ export function inheritFromBundle(request: {
   const toCore = (ownFd: number): number => kFirstExternalDescriptor + ownFds.push(ownFd) - 1;
 
   const inherited = streamsByName(images, toCore);
+  if (request.consoleFd !== undefined) inherited.set(kConsoleChannel, toCore(request.consoleFd));
   const namespaceFds = openNamespaces(externals.joinNamespaces);
   const joinNamespaces = new Map([...namespaceFds].map(([kind, fd]) => [kind, toCore(fd)] as const));
   // The keys under which CRIU's clients refer to namespaces with a path.

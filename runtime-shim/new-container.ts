@@ -11,6 +11,7 @@ import {
   baseRuntimeVersion,
   cgroupDirectories,
   createCgroup,
+  kNullDevice,
   missingCgroups,
   ownDescriptorLinks,
   type BaseRuntime,
@@ -125,7 +126,8 @@ export class NewContainer {
         specVersion: version.specVersion,
       }),
       cgroupPaths: this.#cgroup.paths,
-      externalDescriptors: ownDescriptorLinks(),
+      // Streams of a container with a terminal are its own; runc notes them like this.
+      externalDescriptors: spec.process?.terminal === true ? [1, 2, 3].map(() => kNullDevice) : ownDescriptorLinks(),
       kernelNamespaces: new Set(readdirSync('/proc/self/ns')),
     });
     const path = join(this.#made.stateDirectory, 'state.json');

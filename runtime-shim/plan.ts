@@ -42,7 +42,9 @@ export function planContainer(request: {
     }
     const bundle = readBundle(request.bundle);
     const refused: readonly StasisError[] = checkPolicy(collectClaims(model), bundle.spec);
-    using inheritance = inheritFromBundle({ bundle, images, layout: readCgroupLayout(), id: 'plan' });
+    // Nothing is sent: any descriptor stands for whoever would take the terminal.
+    const consoleFd = bundle.spec.process?.terminal === true ? 0 : undefined;
+    using inheritance = inheritFromBundle({ bundle, images, layout: readCgroupLayout(), id: 'plan', consoleFd });
     const compiled = compilePlan(model, {
       ...inheritance.compileOptions,
       rootfs: bundle.rootfs,

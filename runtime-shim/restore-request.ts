@@ -13,6 +13,10 @@ export interface ContainerRestore {
   readonly workPath: string | undefined;
   /** Absolute. */
   readonly pidFile: string | undefined;
+  /** Absolute: where the master of the container's terminal is sent. */
+  readonly consoleSocket: string | undefined;
+  /** Whether the caller returns when the container runs. */
+  readonly detach: boolean;
   readonly noPivot: boolean;
   readonly noNewKeyring: boolean;
   readonly shellJob: boolean;

@@ -7,7 +7,8 @@ import { CoreSession, LogFile, timingLine } from './core-session.js';
 import { collectClaims } from './image-claims.js';
 import { ImageInput } from './image-input.js';
 import { refuseObjections } from './checkpoint-request.js';
-import { readBundle, refuseTerminal } from './bundle.js';
+import { readBundle, refuseConsoleMismatch } from './bundle.js';
+import { ConsoleChannel, ConsoleSocket } from './console.js';
 import { executePlan } from './execute-plan.js';
 import { inheritFromBundle } from './inheritance.js';
 import { NewContainer } from './new-container.js';
@@ -19,13 +20,15 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
   checkContainerId(request.id);
   const base = findBaseRuntime();
   const bundle = readBundle(request.bundle);
-  refuseTerminal(bundle, goal);
+  refuseConsoleMismatch(bundle, goal, request);
   using images = new ImageInput(request.imagePath);
   const model = decodeImages(images);
   refuseObjections(goal, checkPolicy(collectClaims(model), bundle.spec));
 
   const layout = readCgroupLayout();
-  using inheritance = inheritFromBundle({ bundle, images, layout, id: request.id });
+  using consoleSocket = request.consoleSocket === undefined ? undefined : new ConsoleSocket(request.consoleSocket);
+  using channel = consoleSocket === undefined ? undefined : new ConsoleChannel();
+  using inheritance = inheritFromBundle({ bundle, images, layout, id: request.id, consoleFd: channel?.innerFd });
   const compiled = compilePlan(model, {
     ...inheritance.compileOptions,
     rootfs: bundle.rootfs,
@@ -54,7 +57,11 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
     log,
     deadlineMs: request.deadlineMs,
     orders: { ...container.executeRequest(), uidMap: inheritance.uidMap, gidMap: inheritance.gidMap },
-    publish: (waiting) => container.publish(waiting),
+    publish: async (waiting) => {
+      // Before the pid file: whoever waits for that expects the console to be there.
+      await channel?.deliver((masterFd) => consoleSocket?.send(masterFd));
+      await container.publish(waiting);
+    },
   });
   container.finish();
   log.write([timingLine(goal, released.timings)]);

@@ -185,6 +185,17 @@ describe('podman', () => {
     await podman.count('c');
   });
 
+  it('restores a container with a terminal, which can be attached to again', async () => {
+    await podman.must('run', '-dit', '--name', 'c', '--network', 'none', 'box', 'sh');
+    await podman.type('c', 'kept=yes\n');
+    for (let round = 0; round < 3; round += 1) {
+      await podman.must('container', 'checkpoint', 'c');
+      await podman.must('container', 'restore', 'c');
+    }
+    await podman.type('c', 'echo "[$kept]" >/root/answer\n');
+    assert.equal(await podman.must('exec', 'c', 'cat', '/root/answer'), '[yes]');
+  });
+
   it('does all containers at once', async () => {
     await podman.start('one');
     await podman.start('two');

@@ -49,11 +49,7 @@ export class Podman {
 
   async run(...words: readonly string[]): Promise<CommandResult> {
     return await run('podman', [...this.#globals(), ...words], {
-      env: {
-        PATH: `${installedPrefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
-        CONTAINERS_CONF: join(this.directory, 'containers.conf'),
-        HOME: this.directory,
-      },
+      env: this.#environment(),
     });
   }
 
@@ -79,6 +75,15 @@ export class Podman {
       const now = await numbers();
       return now.length > before ? now : undefined;
     });
+  }
+
+  /** Types into a container's terminal; podman stays attached for ever unless it is ended. */
+  async type(name: string, text: string): Promise<void> {
+    await run(
+      'timeout',
+      ['--signal=KILL', '2', 'podman', ...this.#globals(), 'attach', '--sig-proxy=false', '--no-stdin=false', name],
+      { env: this.#environment(), input: text },
+    );
   }
 
   async inspect(name: string, format: string): Promise<string> {
@@ -119,6 +124,14 @@ export class Podman {
     // podman keeps its storage mounted.
     await run('umount', ['-R', join(this.directory, 'root/overlay')]);
     rmSync(this.#runDirectory, { recursive: true, force: true });
+  }
+
+  #environment(): Record<string, string> {
+    return {
+      PATH: `${installedPrefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
+      CONTAINERS_CONF: join(this.directory, 'containers.conf'),
+      HOME: this.directory,
+    };
   }
 
   #globals(): string[] {

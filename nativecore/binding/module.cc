@@ -21,6 +21,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("openInRoot", Napi::Function::New(env, open_in_root, "openInRoot"));
   exports.Set("receivePacket", Napi::Function::New(env, receive_packet, "receivePacket"));
   exports.Set("sendPacket", Napi::Function::New(env, send_packet, "sendPacket"));
+  exports.Set("receiveDescriptor", Napi::Function::New(env, receive_descriptor, "receiveDescriptor"));
+  exports.Set("socketPair", Napi::Function::New(env, socket_pair, "socketPair"));
   exports.Set("peerPid", Napi::Function::New(env, peer_pid, "peerPid"));
   exports.Set("connectUnix", Napi::Function::New(env, connect_unix, "connectUnix"));
   exports.Set("punchHole", Napi::Function::New(env, punch_hole, "punchHole"));

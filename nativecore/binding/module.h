@@ -18,6 +18,8 @@ Napi::Value rename_without_replacing(const Napi::CallbackInfo& info);
 Napi::Value open_in_root(const Napi::CallbackInfo& info);
 Napi::Value receive_packet(const Napi::CallbackInfo& info);
 Napi::Value send_packet(const Napi::CallbackInfo& info);
+Napi::Value receive_descriptor(const Napi::CallbackInfo& info);
+Napi::Value socket_pair(const Napi::CallbackInfo& info);
 Napi::Value peer_pid(const Napi::CallbackInfo& info);
 Napi::Value connect_unix(const Napi::CallbackInfo& info);
 Napi::Value punch_hole(const Napi::CallbackInfo& info);

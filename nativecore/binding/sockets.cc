@@ -64,6 +64,38 @@ Napi::Value send_packet(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// receiveDescriptor(fd) -> fd | undefined: of a message that is there already; undefined: there is none.
+Napi::Value receive_descriptor(const Napi::CallbackInfo& info) {
+  char data;
+  iovec part{&data, sizeof data};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t length;
+  do length = ::recvmsg(info[0].As<Napi::Number>().Int32Value(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  while (length < 0 && errno == EINTR);
+  if (length < 0 && errno != EAGAIN) throw_errno(info.Env(), "recvmsg", errno);
+  const cmsghdr* header = length < 0 ? nullptr : CMSG_FIRSTHDR(&message);
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS || header->cmsg_len < CMSG_LEN(sizeof(int)))
+    return info.Env().Undefined();
+  int received;
+  std::memcpy(&received, CMSG_DATA(header), sizeof received);
+  // To JavaScript, which closes it.
+  return Napi::Number::New(info.Env(), received);
+}
+
+// socketPair() -> [fd, fd] of SOCK_SEQPACKET.
+Napi::Value socket_pair(const Napi::CallbackInfo& info) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) throw_errno(info.Env(), "socketpair", errno);
+  Napi::Array result = Napi::Array::New(info.Env(), 2);
+  for (uint32_t i = 0; i < 2; ++i) result.Set(i, Napi::Number::New(info.Env(), ends[i]));
+  return result;
+}
+
 // peerPid(fd) -> pid of whoever made the socket pair (SO_PEERCRED).
 Napi::Value peer_pid(const Napi::CallbackInfo& info) {
   ucred peer{};

@@ -12,8 +12,9 @@ import {
   readCgroupLayout,
   type CgroupLayout,
 } from '../container/index.js';
+import { ConsoleChannel } from '../console.js';
 import { CoreSession, LogFile, timingLine } from '../core-session.js';
-import { compilePlan, decodeImages } from '../engine/index.js';
+import { compilePlan, decodeImages, kConsoleChannel } from '../engine/index.js';
 import { fileError } from '../errors/index.js';
 import { executePlan } from '../execute-plan.js';
 import { collectClaims } from '../image-claims.js';
@@ -31,7 +32,9 @@ export async function restore(options: RpcOptions, directories: RpcDirectories, 
   const model = decodeImages(images);
   const layout = readCgroupLayout();
   const mounts = externalMountsOf(options, layout);
-  using inheritance = inherit(options, images);
+  using channel =
+    options.orphan_pts_master === true && options.notify_scripts === true ? new ConsoleChannel() : undefined;
+  using inheritance = inherit(options, images, channel?.innerFd);
   const claims = collectClaims(model);
   const compiled = compilePlan(model, {
     ...(options.root === undefined || !claims.ownNamespaces.has('mnt') ? {} : { rootfs: options.root }),
@@ -61,13 +64,13 @@ export async function restore(options: RpcOptions, directories: RpcDirectories, 
     log,
     deadlineMs: restoreDefaults.deadlineMs,
     orders: { ...cgroups, uidMap: claims.uidMap.map(toIdMap), gidMap: claims.gidMap.map(toIdMap) },
-    publish: ({ rootHostPid: hostPid }) => {
+    publish: async ({ rootHostPid: hostPid }) => {
       // All tasks wait: the namespaces are there, and nothing runs in them.
       notify('setup-namespaces', { hostPid });
       notify('post-setup-namespaces');
+      await channel?.deliver((ownFd) => notify('orphan-pts-master', { ownFd }));
       notify('post-restore', { hostPid });
       notify('pre-resume');
-      return Promise.resolve();
     },
   });
   log.write([timingLine(goal, released.timings)]);
@@ -100,7 +103,7 @@ interface Inheritance {
 }
 
 /** Descriptors of ours, by key: what the client left open for us, namespaces to join, standard streams. */
-function inherit(options: RpcOptions, images: ImageInput): Inheritance {
+function inherit(options: RpcOptions, images: ImageInput, consoleFd: number | undefined): Inheritance {
   const ownFds: number[] = [];
   const opened: number[] = [];
   const toCore = (ownFd: number): number => kFirstExternalDescriptor + ownFds.push(ownFd) - 1;
@@ -112,6 +115,7 @@ function inherit(options: RpcOptions, images: ImageInput): Inheritance {
       if (name !== kNullDevice) inherited.set(name, toCore(ownFd));
     });
   }
+  if (consoleFd !== undefined) inherited.set(kConsoleChannel, toCore(consoleFd));
   for (const { key, fd } of options.inherit_fd) inherited.set(key, toCore(fd));
   for (const [kind, key] of [
     ['net', 'extRootNetNS'],

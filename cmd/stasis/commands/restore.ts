@@ -46,6 +46,8 @@ export const restoreCommand: Command = {
       bundle: path('bundle') ?? context.cwd,
       workPath: path('work-path'),
       pidFile: path('pid-file'),
+      consoleSocket: path('console-socket'),
+      detach,
       noPivot: flag(given, 'no-pivot'),
       noNewKeyring: flag(given, 'no-new-keyring'),
       shellJob: flag(given, 'shell-job'),

@@ -1,5 +1,5 @@
-// Character devices without state, opened by path as any file. Terminals and
-// every other device are refused, unless the descriptor stays outside.
+// Character devices without state, opened by path as any file. Masters of
+// terminals, terminals of others and every other device are refused, unless the descriptor stays outside.
 import { fd_types } from '../../../oci-spec/images/messages.js';
 import type { FileRoom } from '../room.js';
 import { descriptorPhrase, encodeOwner, fileType, kCharDeviceType, linkText } from './file-common.js';
@@ -44,7 +44,7 @@ export const charDeviceRoom: FileRoom = {
       'CAPTURE_FD_UNSUPPORTED',
       `${descriptorPhrase(file, ctx)} is ${terminal ? 'a terminal' : 'a device'}, "${name}" (${major}:${minor}), whose state is not carried`,
       ctx.subjectOfFile(file),
-      terminal ? 'start the container without a terminal' : 'let the process close it first',
+      'let the process close it first',
     );
     return undefined;
   },

@@ -223,11 +223,11 @@ export function hold(
   low: SlotRef,
   name: string,
   from: string,
-  options: { readonly keepLow?: boolean } = {},
+  options: { readonly keepLow?: boolean; readonly into?: SlotRef } = {},
 ): SlotRef {
   const state = heldOf(ctx);
   const number = state.next++;
-  const slot = ctx.plan.slot(name);
+  const slot = options.into ?? ctx.plan.slot(name);
   numbers.set(slot, number);
   const root = ctx.root.builder;
   root.step(Phase.FILES, 'dup3', [low, number, kOCloexec], { out: slot, from });

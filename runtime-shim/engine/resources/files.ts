@@ -24,12 +24,15 @@ import { pipeRoom } from './pipe.js';
 import { regularFileRoom } from './regular-file.js';
 import { signalfdRoom } from './signalfd.js';
 import { timerfdRoom } from './timerfd.js';
+import { settleTerminals, ttyRoom } from './tty.js';
 import { unixSocketRoom } from './unix-socket.js';
 
 /** Asked in this order which open file is theirs; the most common kinds come first. */
 export const fileRooms: readonly FileRoom[] = [
   regularFileRoom,
   pipeRoom,
+  // before devices in general
+  ttyRoom,
   charDeviceRoom,
   unixSocketRoom,
   inetSocketRoom,
@@ -62,6 +65,7 @@ export const filesRoom: Room = {
   compile(ctx) {
     compileHeldDescriptors(ctx);
     openMemfds(ctx);
+    settleTerminals(ctx);
     for (const task of ctx.images.tasks)
       for (const descriptor of task.fds) {
         if (ctx.fileSlots.has(descriptor.id)) continue;
@@ -95,7 +99,6 @@ const typeNames: Readonly<Record<number, string>> = {
   [fd_types.FANOTIFY]: 'a fanotify group',
   [fd_types.PACKETSK]: 'a packet socket',
   [fd_types.NETLINKSK]: 'a netlink socket',
-  [fd_types.TTY]: 'a terminal',
   [fd_types.NS]: 'a namespace',
   [fd_types.TUNF]: 'a tun device',
   [fd_types.EXT]: 'a file that a plugin carried',

@@ -32,6 +32,7 @@ import {
 } from './file-common.js';
 import { freshTypes, isBelow, mountFlag } from './mount-entry.js';
 import { createsNamespace, imageNamespaceId } from './namespaces.js';
+import { makeTerminals } from './tty.js';
 import { compileTmpfsContent, isDirectoryIn, readTmpfsImage } from './tmpfs.js';
 
 const kMsRec = 1 << 14;
@@ -288,6 +289,8 @@ class MountTreeCompiler {
       }
     }
     this.#step('close', [context], { from });
+    if (entry.fstype === fstype.DEVPTS)
+      makeTerminals(this.ctx, entry.root_dev, slot, (op, args, options) => this.#step(op, args, options));
     this.#setAttributes(slot, entry, from, { readOnly: true });
     return slot;
   }

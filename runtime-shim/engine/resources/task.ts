@@ -10,6 +10,7 @@ import type { Room } from '../room.js';
 import { u64Bytes } from '../struct.js';
 import { prctl } from './prctl.js';
 import { planFamily, type Actor, type Family } from './sessions.js';
+import { takeControllingTerminal } from './tty.js';
 
 export const taskState = { alive: 1, dead: 2, stopped: 3 } as const;
 
@@ -184,6 +185,8 @@ function addSteps(
           from,
           ...(actor.pid === undefined ? {} : { expected: actor.pid }),
         });
+        if (actor.pid !== undefined)
+          takeControllingTerminal(ctx, actor.pid, (op, args, options) => builder.step(Phase.TASKS, op, args, options));
         break;
       case 'own-group':
         builder.step(Phase.TASKS, 'setpgid', [0, 0], { from });
