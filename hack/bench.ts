@@ -1,159 +1,166 @@
-// Measures `stasis checkpoint` and `restore` next to `runc checkpoint` and
-// `restore` with CRIU 4.2, in the same run, alternating, so that what else the
-// machine does hits both. Prints medians and ratios; every single value goes to
-// build/bench/results.json.
-//   hack/bench [--pairs N] [WORKLOAD...]
+// Measures stasis next to CRIU and runc, in the same run, alternating. Prints
+// a table with what is wanted and what was reached; every single value goes to
+// build/bench/results.json, charts to build/bench/results.html.
+//   hack/bench [--list] [--quick] [--pairs N] [--images tmpfs|disk|both] [WORKLOAD...]
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, release } from 'node:os';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { removeCgroups } from '../e2e/support/cgroups.js';
-import { Container } from '../e2e/support/container.js';
-import { buildDirectory, peerDirectory, repository, stasisProgram } from '../e2e/support/paths.js';
+import { buildDirectory, repository, stasisProgram, targetDirectory } from '../e2e/support/paths.js';
 import { peers } from '../e2e/support/peers.js';
-import { clientOf, redisConfiguration, writeRedisLoad } from '../e2e/support/redis.js';
-import { cgroupParent } from '../e2e/support/run-identity.js';
-import { mustRun } from '../e2e/support/run.js';
-import { readCheckpointStats, sizeOf } from './image-stats.js';
-import { mebibytes, milliseconds, renderTable } from './table.js';
+import { mustRun, run } from '../e2e/support/run.js';
+import { measureContainers } from './benchmark/containers.js';
+import { tools, type Tool } from './benchmark/measure.js';
+import type { TreeRequest, WorkloadResult } from './benchmark/pairs.js';
+import { htmlPage, type Machine } from './benchmark/report-html.js';
+import { failuresOf, rowsOf, textRows, type Measured } from './benchmark/report.js';
+import { renderTable } from './benchmark/table.js';
+import { workloads, type Workload } from './benchmark/workloads.js';
 
 const directory = join(buildDirectory, 'bench');
-const tools = ['stasis', 'runc + CRIU'] as const;
-type Tool = (typeof tools)[number];
+const kInside = 'STASIS_BENCH_INSIDE';
+const kMaximalMinutes = 20; // of one workload
 
-interface Sample {
-  readonly frozenMs: number;
-  readonly checkpointMs: number;
-  readonly restoreMs: number;
-  readonly imageBytes: number;
+interface Options {
+  readonly pairs: number;
+  readonly images: readonly ('tmpfs' | 'disk')[];
+  readonly chosen: readonly Workload[];
 }
 
-interface Workload {
-  readonly name: string;
-  start(id: string): Promise<Container>;
-}
-
-const workloads: readonly Workload[] = [
-  {
-    name: 'idle busybox',
-    start: async (id) =>
-      await Container.start({ directory, id, streams: 'pipe', args: ['sh', '-c', 'while :; do sleep 1000; done'] }),
-  },
-  {
-    name: 'redis, 200 MB',
-    start: async (id) => {
-      const container = await Container.start({
-        directory,
-        id,
-        streams: 'pipe',
-        rootfs: 'debian',
-        args: ['/usr/bin/redis-server', '/data/redis.conf'],
-        files: { 'data/redis.conf': redisConfiguration },
-      });
-      const redis = clientOf(container);
-      await redis.untilReady();
-      await writeRedisLoad(join(container.rootfs, 'data/load'), 200);
-      await container.must(['exec', container.id, 'sh', '-c', 'redis-cli --pipe </data/load']);
-      return container;
-    },
-  },
-];
-
-async function main(args: readonly string[]): Promise<void> {
-  const pairsAt = args.indexOf('--pairs');
-  const pairs = pairsAt < 0 ? 7 : Number(args[pairsAt + 1]);
-  const named = workloads.filter(({ name }) => args.some((word) => name.startsWith(word)));
-  if (
-    spawnSync(process.execPath, [join(buildDirectory, 'ts/hack/peers.js')], { cwd: repository, stdio: 'inherit' })
-      .status !== 0
-  ) {
-    throw new Error('without the peers there is nothing to compare with');
+function parse(words: readonly string[]): Options {
+  const queue = [...words];
+  const names: string[] = [];
+  let pairs = 5;
+  let images: Options['images'] = ['tmpfs'];
+  let quick = false;
+  for (let word = queue.shift(); word !== undefined; word = queue.shift()) {
+    if (word === '--quick') quick = true;
+    else if (word === '--pairs') pairs = Number(queue.shift());
+    else if (word === '--images') images = placesOf(queue.shift() ?? '');
+    else if (word.startsWith('--')) throw new Error(`there is no option ${word}`);
+    else names.push(word);
   }
-  rmSync(directory, { recursive: true, force: true });
-  mkdirSync(directory, { recursive: true });
-  const results: Record<string, Record<Tool, Sample[]>> = {};
-  for (const workload of named.length > 0 ? named : workloads) {
-    results[workload.name] = await measure(workload, pairs);
-    report(workload.name, results[workload.name] as Record<Tool, Sample[]>);
-  }
-  const machine = { kernel: release(), processor: cpus()[0]?.model, processors: cpus().length, node: process.version };
-  const file = join(directory, 'results.json');
-  writeFileSync(file, JSON.stringify({ machine, pairs, results }, undefined, 2));
-  console.log(`\nevery value: ${file}`);
+  if (!Number.isInteger(pairs) || pairs < 1) throw new Error('--pairs wants a number of at least 1');
+  if (quick) pairs = Math.min(pairs, 3);
+  const chosen = workloads.filter(
+    (workload) =>
+      (!quick || workload.quick === true) &&
+      (names.length === 0 || names.some((name) => workload.name.startsWith(name))),
+  );
+  if (chosen.length === 0) throw new Error('no workload has such a name; --list prints them');
+  return { pairs, images, chosen };
 }
 
-/** One container, checkpointed and restored by both in turn; the first round warms up and does not count. */
-async function measure(workload: Workload, pairs: number): Promise<Record<Tool, Sample[]>> {
-  const samples: Record<Tool, Sample[]> = { stasis: [], 'runc + CRIU': [] };
-  const containers: Record<Tool, Container> = {
-    stasis: await workload.start('bench-stasis'),
-    'runc + CRIU': await workload.start('bench-criu'),
-  };
-  try {
-    for (let round = 0; round <= pairs; round++) {
-      // Who goes first changes: neither always finds the caches that the other has filled.
-      for (const tool of round % 2 === 0 ? tools : [...tools].reverse()) {
-        const sample = await cycle(containers[tool], tool);
-        if (round > 0) samples[tool].push(sample);
-      }
+function placesOf(word: string): Options['images'] {
+  if (word === 'tmpfs' || word === 'disk') return [word];
+  if (word === 'both') return ['tmpfs', 'disk'];
+  throw new Error('--images wants tmpfs, disk or both');
+}
+
+async function main(words: readonly string[]): Promise<void> {
+  if (words.includes('--list')) {
+    for (const { name, quick } of workloads) console.log(`${name}${quick === true ? '   (--quick)' : ''}`);
+    return;
+  }
+  const options = parse(words);
+  if (process.env[kInside] === undefined) {
+    installPeers();
+    return reenter(words);
+  }
+  const all: Measured[] = [];
+  for (const workload of options.chosen) {
+    for (const images of options.images) {
+      const measured = { workload, images, result: await measure(workload, images, options.pairs) };
+      all.push(measured);
+      console.log(`\n${renderTable(textRows(measured))}`);
+      for (const failure of failuresOf(measured)) console.log(failure);
     }
-  } finally {
-    for (const container of Object.values(containers)) {
-      await container.destroy();
-      rmSync(container.bundle, { recursive: true, force: true });
-    }
-    removeCgroups(cgroupParent);
   }
-  return samples;
-}
-
-// How long a container stands still is measured on one that goes on: of one that is to end, the two tools do not count
-// the same (CRIU until it has ended, stasis until its pages are written).
-async function cycle(container: Container, tool: Tool): Promise<Sample> {
-  const program = tool === 'stasis' ? stasisProgram : peers.runc;
-  // runc finds criu by its name.
-  const env = { PATH: `${join(peerDirectory, 'usr/sbin')}:/usr/sbin:/usr/bin:/sbin:/bin` };
-  const run = async (args: readonly string[]): Promise<number> =>
-    (await mustRun(program, ['--root', container.stateRoot, ...args], { env })).elapsedMs;
-  const live = emptyImages(`live-${container.id}`);
-  await run(container.checkpointArgs(live, ['--leave-running']));
-  const { frozenMs } = readCheckpointStats(`${live}.work`);
-  const images = emptyImages(`images-${container.id}`);
-  const checkpointMs = await run(container.checkpointArgs(images));
-  const restore = await container.mustRunDetached(container.restoreArgs(images), program, env);
-  return { frozenMs, checkpointMs, restoreMs: restore.elapsedMs, imageBytes: sizeOf(images) };
-}
-
-function emptyImages(name: string): string {
-  const images = join(directory, name);
-  for (const folder of [images, `${images}.work`]) {
-    rmSync(folder, { recursive: true, force: true });
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-  }
-  return images;
-}
-
-function report(name: string, samples: Record<Tool, Sample[]>): void {
-  const row = (label: string, value: (sample: Sample) => number, format: (value: number) => string): string[] => {
-    const [ours, theirs] = tools.map((tool) => median(samples[tool].map(value))) as [number, number];
-    return [label, format(ours), format(theirs), (ours / theirs).toFixed(2)];
-  };
-  console.log(`\n${name}: medians of ${samples.stasis.length} pairs`);
+  const machine = await describeMachine(words);
+  write('results.json', JSON.stringify({ machine, pairs: options.pairs, results: all }, undefined, 1));
+  write('results.html', htmlPage(all, machine));
+  const goals = all.flatMap((measured) => rowsOf(measured).flatMap((row) => row.goals));
+  const met = goals.filter((goal) => goal.met === true).length;
   console.log(
-    renderTable([
-      ['', ...tools, 'ratio'],
-      row('frozen', (sample) => sample.frozenMs, milliseconds),
-      row('checkpoint in all', (sample) => sample.checkpointMs, milliseconds),
-      row('restore in all', (sample) => sample.restoreMs, milliseconds),
-      row('images', (sample) => sample.imageBytes, mebibytes),
-    ]),
+    `\n${met} of ${goals.length} goals met. Every value: ${join(directory, 'results.json')}; charts: results.html beside it`,
   );
 }
 
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((one, other) => one - other);
-  const middle = Math.floor(sorted.length / 2);
-  return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
+function installPeers(): void {
+  const installed = spawnSync(process.execPath, [join(buildDirectory, 'ts/hack/peers.js')], {
+    cwd: repository,
+    stdio: 'inherit',
+  });
+  if (installed.status !== 0) throw new Error('without the peers there is nothing to compare with');
+}
+
+/** In mounts of our own: /run is a tmpfs there (CRIU keeps its probe cache on no other), and so is a folder for images. */
+function reenter(words: readonly string[]): void {
+  rmSync(directory, { recursive: true, force: true });
+  mkdirSync(join(directory, 'tmpfs'), { recursive: true });
+  mkdirSync(join(directory, 'disk'), { recursive: true });
+  const script =
+    'mount --make-rprivate / && mount -t tmpfs tmpfs /run && mount -t tmpfs -o size=90% tmpfs "$1" && shift && exec "$@"';
+  const command = ['-c', script, 'sh', join(directory, 'tmpfs'), process.execPath, process.argv[1] ?? '', ...words];
+  const { status } = spawnSync('unshare', ['-m', 'sh', ...command], {
+    stdio: 'inherit',
+    env: { ...process.env, [kInside]: '1' },
+  });
+  process.exitCode = status ?? 1;
+}
+
+async function measure(workload: Workload, images: 'tmpfs' | 'disk', pairs: number): Promise<WorkloadResult> {
+  const used: Tool[] = tools.filter((tool) => tool !== 'criu without its cache' || workload.coldCriu === true);
+  const place = join(directory, images, 'work');
+  rmSync(place, { recursive: true, force: true });
+  mkdirSync(place, { recursive: true });
+  const request: TreeRequest = {
+    workload,
+    tools: used,
+    pairs: Math.min(pairs, workload.maxPairs ?? pairs),
+    directory: place,
+    imagesAreMemory: images === 'tmpfs',
+  };
+  const result = workload.kind === 'container' ? await measureContainers(request) : await measureTrees(request);
+  rmSync(place, { recursive: true, force: true });
+  return result;
+}
+
+/** In a pid namespace of their own, so that a restored tree finds its pids free. */
+async function measureTrees(request: TreeRequest): Promise<WorkloadResult> {
+  const stage = [process.execPath, join(buildDirectory, 'ts/hack/benchmark/tree.js'), JSON.stringify(request)];
+  const init = [join(targetDirectory, 'bench_load'), 'init', ...stage];
+  const result = await run('unshare', ['-p', '-f', '--mount-proc', '--kill-child', ...init], {
+    timeoutMs: kMaximalMinutes * 60_000,
+  });
+  const last = result.stdout.trimEnd().split('\n').at(-1) ?? '';
+  if (result.exitCode === 0 && last.startsWith('{')) return JSON.parse(last) as WorkloadResult;
+  const failure = `the measurement itself ended with status ${result.exitCode}: ${result.stderr.split('\n').slice(-3).join(' ')}`;
+  return Object.fromEntries(request.tools.map((tool) => [tool, { samples: [], failure }]));
+}
+
+async function describeMachine(words: readonly string[]): Promise<Machine> {
+  const firstLine = async (program: string): Promise<string> =>
+    (await mustRun(program, ['--version'])).stdout.split('\n')[0] ?? '';
+  return {
+    kernel: release(),
+    processor: cpus()[0]?.model ?? 'unknown',
+    processors: cpus().length,
+    memory: `${Math.round(totalmem() / 1024 ** 3)} GiB`,
+    date: new Date().toISOString().slice(0, 10),
+    command: ['hack/bench', ...words].join(' '),
+    versions: {
+      stasis: await firstLine(stasisProgram),
+      criu: await firstLine(peers.criu),
+      runc: await firstLine(peers.runc),
+      node: process.version,
+      cgroups: readFileSync('/proc/self/cgroup', 'utf8').trim().split('\n').length > 1 ? 'v1' : 'v2',
+    },
+  };
+}
+
+function write(name: string, text: string): void {
+  writeFileSync(join(directory, name), text);
 }
 
 try {

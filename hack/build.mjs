@@ -58,7 +58,11 @@ await step(
 );
 if (withTests) {
   await step('native tests', digest(['CMakeLists.txt', ...nativeFiles(/\.(cc|h|S|ld)$/)]), () => makeNative(['all']));
-  await step('targets', digest(filesUnder('e2e/targets', /\.[ch]$/)), buildTargets);
+  await step(
+    'targets',
+    digest([...filesUnder('e2e/targets', /\.[ch]$/), ...filesUnder('e2e/bench', /\.[ch]$/)]),
+    buildTargets,
+  );
 }
 
 /** Runs `action` unless its inputs are those of the last successful run. */
@@ -151,8 +155,11 @@ async function buildBundles() {
 function buildTargets() {
   const out = join(build, 'targets');
   mkdirSync(out, { recursive: true });
-  for (const source of filesUnder('e2e/targets', /\.c$/)) {
-    const name = source.replace(/^.*\//, '').replace('.c', '');
+  for (const source of [...filesUnder('e2e/targets', /\.c$/), ...filesUnder('e2e/bench', /\.c$/)]) {
+    const name = source
+      .replace(/^e2e\/bench\//, 'bench_')
+      .replace(/^.*\//, '')
+      .replace('.c', '');
     // x86-64-v1 code only; what needs AVX says so itself, function by function.
     run('gcc', [
       '-std=gnu17',

@@ -9,8 +9,8 @@ import { Container } from '../e2e/support/container.js';
 import { buildDirectory, repository } from '../e2e/support/paths.js';
 import { cgroupParent } from '../e2e/support/run-identity.js';
 import { waitFor } from '../e2e/support/wait.js';
-import { readCheckpointStats, sizeOf } from './image-stats.js';
-import { mebibytes, milliseconds, renderTable } from './table.js';
+import { readCheckpointStats, sizeOf } from './benchmark/image-stats.js';
+import { mebibytes, milliseconds, renderTable } from './benchmark/table.js';
 
 const directory = join(buildDirectory, 'show');
 

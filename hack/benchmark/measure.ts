@@ -1,0 +1,81 @@
+// One sample: a subject is started, checkpointed while it goes on, checkpointed
+// to its end, restored, and ended. The same steps for both tools.
+import { readFileSync } from 'node:fs';
+import { waitFor } from '../../e2e/support/wait.js';
+import { sizeOf, readCheckpointStats, readRestoreStats } from './image-stats.js';
+import type { StateFile } from './state-file.js';
+import type { Metric, Workload } from './workloads.js';
+
+export const tools = ['stasis', 'criu', 'criu without its cache'] as const;
+export type Tool = (typeof tools)[number];
+export type Sample = Partial<Record<Metric, number>>;
+
+/** What is checkpointed: a bare tree or a container. */
+export interface Subject {
+  /** Missing where the program does not tick. */
+  readonly state: StateFile | undefined;
+  /** Milliseconds in all. `images` is empty, `work` too. */
+  checkpoint(tool: Tool, images: string, work: string, live: boolean, flags: readonly string[]): Promise<number>;
+  restore(tool: Tool, images: string, work: string, flags: readonly string[]): Promise<number>;
+  destroy(): Promise<void>;
+}
+
+export interface Place {
+  readonly images: string;
+  readonly work: string;
+}
+
+export async function takeSample(
+  start: () => Promise<Subject>,
+  tool: Tool,
+  workload: Workload,
+  place: (name: string) => Place,
+  imagesAreMemory: boolean,
+): Promise<Sample> {
+  const ours = tool === 'stasis' ? workload.ours : undefined;
+  const subject = await start();
+  const sample: Sample = {};
+  try {
+    const live = place('live');
+    await subject.state?.reset();
+    const memory = new MemoryWatch();
+    sample.liveMs = await subject.checkpoint(tool, live.images, live.work, true, ours?.checkpoint ?? []);
+    sample.extraBytes = memory.end() - (imagesAreMemory ? sizeOf(live.images) : 0);
+    await subject.state?.tickAfter(process.hrtime.bigint());
+    sample.frozenMs = readCheckpointStats(live.work).frozenMs;
+    if (subject.state) sample.gapMs = subject.state.read().gapMs;
+
+    const last = place('last');
+    sample.checkpointMs = await subject.checkpoint(tool, last.images, last.work, false, ours?.checkpoint ?? []);
+    sample.imageBytes = sizeOf(last.images);
+    const from = process.hrtime.bigint();
+    sample.restoreMs = await subject.restore(tool, last.images, last.work, ours?.restore ?? []);
+    sample.engineMs = readRestoreStats(last.work).engineMs;
+    if (subject.state) sample.firstTickMs = (await subject.state.tickAfter(from)) / 1e6;
+  } finally {
+    await subject.destroy();
+  }
+  return sample;
+}
+
+/** How much less memory there was than before, at worst. */
+class MemoryWatch {
+  readonly #before = availableBytes();
+  #least = this.#before;
+  readonly #timer = setInterval(() => {
+    this.#least = Math.min(this.#least, availableBytes());
+  }, 2);
+
+  end(): number {
+    clearInterval(this.#timer);
+    return Math.max(0, this.#before - Math.min(this.#least, availableBytes()));
+  }
+}
+
+function availableBytes(): number {
+  return Number(/^MemAvailable:\s+(\d+)/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0) * 1024;
+}
+
+export async function untilReady(state: StateFile): Promise<void> {
+  await waitFor('the load to be ready', () => (state.read().ready ? true : undefined), { timeoutMs: 120_000 });
+}
