@@ -16,6 +16,7 @@ const cases: readonly Case[] = [
   { what: 'pipes with unread bytes', target: 'pipe_unread' },
   { what: 'descriptors shared after dup and fork', target: 'fd_shared' },
   { what: 'offsets and modes of regular files', target: 'file_offset' },
+  { what: 'many descriptors without a gap', target: 'many_files' },
   { what: 'event counters', target: 'eventfd' },
   { what: 'epoll registrations', target: 'epoll' },
   { what: 'unix socket pairs with queued data', target: 'unix_socketpair' },
