@@ -55,10 +55,19 @@ export function refuseObjections(goal: string, objections: readonly StasisError[
   if (rest.length === 0) throw first;
   throw new StasisError({
     code: first.code,
-    message: `cannot ${goal}: ${objections.length} things stand in the way, the first: ${first.message}`,
+    message: `cannot ${goal}: ${objections.length} things stand in the way: ${allInOne(objections)}`,
     subject: first.subject,
     ...(first.why === undefined ? {} : { why: first.why }),
     ...(first.hint === undefined ? {} : { hint: first.hint }),
     objections,
   });
+}
+
+const kToldAtMost = 5;
+
+/** Managers show one sentence and nothing else: it has to name everything, within reason. */
+function allInOne(objections: readonly StasisError[]): string {
+  const told = objections.slice(0, kToldAtMost).map(({ message }) => message.replace(/^cannot \w+: /, ''));
+  const rest = objections.length - told.length;
+  return [...told, ...(rest > 0 ? [`and ${rest} more`] : [])].join('; ');
 }
