@@ -119,7 +119,6 @@ async function measure(workload: Workload, images: 'tmpfs' | 'disk', pairs: numb
     tools: used,
     pairs: Math.min(pairs, workload.maxPairs ?? pairs),
     directory: place,
-    imagesAreMemory: images === 'tmpfs',
   };
   const result = workload.kind === 'container' ? await measureContainers(request) : await measureTrees(request);
   rmSync(place, { recursive: true, force: true });

@@ -4,7 +4,7 @@ import { copyFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { removeCgroups } from '../../e2e/support/cgroups.js';
 import { Container } from '../../e2e/support/container.js';
-import { peerDirectory, stasisProgram, targetDirectory } from '../../e2e/support/paths.js';
+import { buildDirectory, peerDirectory, stasisProgram, targetDirectory } from '../../e2e/support/paths.js';
 import { peers } from '../../e2e/support/peers.js';
 import { clientOf, redisConfiguration, writeRedisLoad } from '../../e2e/support/redis.js';
 import { cgroupParent } from '../../e2e/support/run-identity.js';
@@ -14,9 +14,12 @@ import { measurePairs, type TreeRequest, type WorkloadResult } from './pairs.js'
 import { StateFile } from './state-file.js';
 import type { Workload } from './workloads.js';
 
+/** Not where the images are: root file systems are made of hard links, which do not lead onto a tmpfs. */
+const bundles = join(buildDirectory, 'bench', 'containers');
+
 export async function measureContainers(request: TreeRequest): Promise<WorkloadResult> {
   try {
-    return await measurePairs(request, () => startContainer(request.workload, request.directory));
+    return await measurePairs(request, () => startContainer(request.workload, bundles));
   } finally {
     removeCgroups(cgroupParent);
   }

@@ -1,6 +1,5 @@
 // One sample: a subject is started, checkpointed while it goes on, checkpointed
 // to its end, restored, and ended. The same steps for both tools.
-import { readFileSync } from 'node:fs';
 import { waitFor } from '../../e2e/support/wait.js';
 import { sizeOf, readCheckpointStats, readRestoreStats } from './image-stats.js';
 import type { StateFile } from './state-file.js';
@@ -30,7 +29,6 @@ export async function takeSample(
   tool: Tool,
   workload: Workload,
   place: (name: string) => Place,
-  imagesAreMemory: boolean,
 ): Promise<Sample> {
   const ours = tool === 'stasis' ? workload.ours : undefined;
   const subject = await start();
@@ -38,9 +36,7 @@ export async function takeSample(
   try {
     const live = place('live');
     await subject.state?.reset();
-    const memory = new MemoryWatch();
     sample.liveMs = await subject.checkpoint(tool, live.images, live.work, true, ours?.checkpoint ?? []);
-    sample.extraBytes = memory.end() - (imagesAreMemory ? sizeOf(live.images) : 0);
     await subject.state?.tickAfter(process.hrtime.bigint());
     sample.frozenMs = readCheckpointStats(live.work).frozenMs;
     if (subject.state) sample.gapMs = subject.state.read().gapMs;
@@ -56,24 +52,6 @@ export async function takeSample(
     await subject.destroy();
   }
   return sample;
-}
-
-/** How much less memory there was than before, at worst. */
-class MemoryWatch {
-  readonly #before = availableBytes();
-  #least = this.#before;
-  readonly #timer = setInterval(() => {
-    this.#least = Math.min(this.#least, availableBytes());
-  }, 2);
-
-  end(): number {
-    clearInterval(this.#timer);
-    return Math.max(0, this.#before - Math.min(this.#least, availableBytes()));
-  }
-}
-
-function availableBytes(): number {
-  return Number(/^MemAvailable:\s+(\d+)/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0) * 1024;
 }
 
 export async function untilReady(state: StateFile): Promise<void> {

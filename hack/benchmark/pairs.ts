@@ -9,9 +9,8 @@ export interface TreeRequest {
   readonly workload: Workload;
   readonly tools: readonly Tool[];
   readonly pairs: number;
-  /** For the load's files and the images. */
+  /** For the images, and the files of bare trees. */
   readonly directory: string;
-  readonly imagesAreMemory: boolean;
 }
 
 export type ToolResult =
@@ -28,13 +27,7 @@ export async function measurePairs(request: TreeRequest, start: () => Promise<Su
     for (const tool of order) {
       if (failures.has(tool)) continue;
       try {
-        const sample = await takeSample(
-          start,
-          tool,
-          request.workload,
-          place(request.directory),
-          request.imagesAreMemory,
-        );
+        const sample = await takeSample(start, tool, request.workload, place(request.directory));
         if (round > 0) samples.get(tool)?.push(sample);
       } catch (error) {
         failures.set(tool, (error as Error).message.split('\n').slice(-2).join(' '));
