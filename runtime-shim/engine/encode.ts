@@ -7,7 +7,7 @@ import { EncodeContext } from './encode-context.js';
 import { ImageSetWriter, type ImageFile } from './image-set.js';
 import type { EncodeOptions } from './options.js';
 import { rooms } from './resources/index.js';
-import { pageFlag } from './resources/mapping-flags.js';
+import { addPageMap } from './resources/page-map.js';
 import { encodeSharedPageMaps } from './resources/shared-memory.js';
 import { namespaceIds } from './resources/task.js';
 
@@ -95,16 +95,7 @@ export function encodePageMaps(capture: Capture, pageMap: PageMap): readonly Ima
     pagesId += 1;
     const nsPid = task.nsPids.at(-1) ?? task.hostPid;
     const pages = byHostPid.get(task.hostPid);
-    images.addAs('pagemap', nsPid, 'pagemap_head', { pages_id: pages?.pagesId ?? pagesId });
-    for (const run of pages?.runs ?? []) {
-      images.add('pagemap', nsPid, {
-        vaddr: run.address,
-        // CRIU 4.2 reads nr_pages; older readers, and checkpointctl among them, know this field only.
-        compat_nr_pages: Number(run.pageCount <= 0xffffffffn ? run.pageCount : 0n),
-        flags: pageFlag.PRESENT,
-        nr_pages: run.pageCount,
-      });
-    }
+    addPageMap(images, { kind: 'pagemap', id: nsPid, pagesId: pages?.pagesId ?? pagesId, runs: pages?.runs ?? [] });
   }
   encodeSharedPageMaps(capture, pageMap, images);
   return images.files();

@@ -11,17 +11,9 @@ import { Phase, type SlotRef, type TaskBuilder } from '../plan/builder.js';
 import { parseSmaps, type SmapsEntry } from '../proc-text.js';
 import type { Room } from '../room.js';
 import { Struct } from '../struct.js';
-import {
-  adviceOfFlag,
-  kMadviseGuardInstall,
-  kPageBytes,
-  kTaskEnd,
-  mapFlag,
-  pageFlag,
-  prot,
-  vmaStatus,
-} from './mapping-flags.js';
+import { adviceOfFlag, kMadviseGuardInstall, kPageBytes, kTaskEnd, mapFlag, prot, vmaStatus } from './mapping-flags.js';
 import { encodeMappedMemfd, finishMemfds, mappedMemfd } from './memfd.js';
+import { readPageMap, type PageMap } from './page-map.js';
 import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
 import { SharedMemoryPlan, segmentMapping, sharedObjectOf } from './shared-memory.js';
@@ -458,59 +450,13 @@ function compileVdso(ctx: CompileContext, task: ImageTask, builder: TaskBuilder,
   builder.step(Phase.MEMORY, 'mincore', [first.start, span, room], { from, note: 'is it there?' });
 }
 
-interface PageRun {
-  readonly start: bigint;
-  readonly end: bigint;
-  readonly offset: bigint;
-}
-
 /** Where the data of each run is; undefined after objecting. */
-function pageRuns(
-  ctx: CompileContext,
-  task: ImageTask,
-): { readonly file: string; readonly runs: readonly PageRun[] } | undefined {
-  const [head, ...entries] = ctx.images.set.entries('pagemap', task.pid);
+function pageRuns(ctx: CompileContext, task: ImageTask): PageMap | undefined {
+  const map = readPageMap(ctx, 'pagemap', task.pid);
+  if (map !== 'absent') return map;
   const image = `pagemap-${task.pid}.img`;
-  if (head === undefined) {
-    ctx.object('IMAGE_MISSING', `"${image}" is missing`, { image }, 'use a complete copy of the checkpoint');
-    return undefined;
-  }
-  const file = `pages-${(head.message as unknown as { pages_id: number }).pages_id}.img`;
-  const runs: PageRun[] = [];
-  let offset = 0n;
-  let end = 0n;
-  for (const { message: entry } of entries) {
-    const pages = entry.nr_pages ?? BigInt(entry.compat_nr_pages);
-    const flags = entry.flags ?? (entry.in_parent === true ? pageFlag.PARENT : pageFlag.PRESENT);
-    const runEnd = entry.vaddr + pages * kPageBytes;
-    if (entry.vaddr % kPageBytes !== 0n || entry.vaddr < end || pages === 0n || runEnd > kTaskEnd) {
-      ctx.object('IMAGE_CORRUPT', `"${image}" is not in order at 0x${entry.vaddr.toString(16)}`, { image });
-      return undefined;
-    }
-    end = runEnd;
-    if ((flags & pageFlag.PRESENT) === 0) {
-      ctx.object(
-        'IMAGE_FEATURE_UNSUPPORTED',
-        `"${image}" leaves pages to a parent checkpoint or a page server`,
-        { image },
-        'use a full checkpoint',
-      );
-      return undefined;
-    }
-    runs.push({ start: entry.vaddr, end: runEnd, offset });
-    offset += pages * kPageBytes;
-  }
-  const size = ctx.images.set.sizeBytes(file);
-  if (offset > 0n && (size === undefined || BigInt(size) < offset)) {
-    ctx.object(
-      size === undefined ? 'IMAGE_MISSING' : 'IMAGE_CORRUPT',
-      size === undefined ? `"${file}" is missing` : `"${file}" is truncated (${size} bytes, wanted ${offset})`,
-      { image: file },
-      'use a complete copy of the checkpoint',
-    );
-    return undefined;
-  }
-  return { file, runs };
+  ctx.object('IMAGE_MISSING', `"${image}" is missing`, { image }, 'use a complete copy of the checkpoint');
+  return undefined;
 }
 
 /** sha256 of [start, end) as the images have it; undefined if they do not have all of it at hand. */

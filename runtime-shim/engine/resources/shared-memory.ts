@@ -3,15 +3,21 @@
 // uses, next to the hole; the tree inherits them through fork, and each task
 // makes its mappings out of that one. memfds and System V segments, which are
 // made elsewhere, are filled the same way.
-import type { Capture, MappedFile, PageMap, SharedMemory } from '../../../nativecore/schema/messages.js';
+import type {
+  Capture,
+  MappedFile,
+  PageMap as CapturedPages,
+  SharedMemory,
+} from '../../../nativecore/schema/messages.js';
 import type { vma_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext, PlannedTask } from '../compile-context.js';
 import type { ImageSetWriter } from '../image-set.js';
 import type { SmapsEntry } from '../proc-text.js';
 import { Phase, type SlotRef, type TaskBuilder } from '../plan/builder.js';
 import { corrupt } from './file-common.js';
-import { kPageBytes, kTaskEnd, mapFlag, pageFlag, prot, vmaStatus } from './mapping-flags.js';
+import { kPageBytes, kTaskEnd, mapFlag, prot, vmaStatus } from './mapping-flags.js';
 import { anonymousOf, plannedMemfds } from './memfd.js';
+import { addPageMap, readPageMap, type PageMap } from './page-map.js';
 import { attachSegment, plannedSegments, segmentBytes } from './sysv-segments.js';
 
 // ---- raw capture to images
@@ -84,35 +90,16 @@ export function segmentMapping(
 const kReadWrite = 2;
 
 /** pagemap-shmem-<shmid> of every object. */
-export function encodeSharedPageMaps(capture: Capture, pageMap: PageMap, images: ImageSetWriter): void {
+export function encodeSharedPageMaps(capture: Capture, pageMap: CapturedPages, images: ImageSetWriter): void {
   const objects = sharedObjects(capture);
   for (const { object, pagesId, runs } of pageMap.shared) {
     const shmid = objects[object]?.shmid;
     if (shmid === undefined) continue;
-    images.addAs('pagemap-shmem', shmid, 'pagemap_head', { pages_id: pagesId });
-    for (const run of runs)
-      images.add('pagemap-shmem', shmid, {
-        vaddr: run.address,
-        compat_nr_pages: Number(run.pageCount <= 0xffffffffn ? run.pageCount : 0n),
-        flags: pageFlag.PRESENT,
-        nr_pages: run.pageCount,
-      });
+    addPageMap(images, { kind: 'pagemap-shmem', id: shmid, pagesId, runs });
   }
 }
 
 // ---- images to plan
-
-interface SharedRun {
-  readonly start: bigint;
-  readonly end: bigint;
-  /** In the page file. */
-  readonly offset: bigint;
-}
-
-interface SharedContent {
-  readonly file: string;
-  readonly runs: readonly SharedRun[];
-}
 
 /** An object on its way into the tree. Its scratch mapping has every task until its own mappings are made. */
 interface PlannedObject {
@@ -122,7 +109,7 @@ interface PlannedObject {
   readonly flags: number;
   readonly memfd?: SlotRef;
   readonly segment?: number;
-  readonly content: SharedContent;
+  readonly content: PageMap;
   scratch: bigint;
 }
 
@@ -282,44 +269,7 @@ export class SharedMemoryPlan {
 const kMethodMem = 1;
 
 /** Where the content of an object is; no runs after objecting, and where nothing is but zeroes. */
-function contentOf(ctx: CompileContext, shmid: bigint): SharedContent {
-  const image = `pagemap-shmem-${shmid}.img`;
-  const [head, ...entries] = ctx.images.set.entries('pagemap-shmem', shmid);
-  if (head === undefined) return { file: '', runs: [] };
-  const file = `pages-${(head.message as unknown as { pages_id: number }).pages_id}.img`;
-  const runs: SharedRun[] = [];
-  let offset = 0n;
-  let end = 0n;
-  for (const { message: entry } of entries) {
-    const pages = entry.nr_pages ?? BigInt(entry.compat_nr_pages);
-    const flags = entry.flags ?? (entry.in_parent === true ? pageFlag.PARENT : pageFlag.PRESENT);
-    const runEnd = entry.vaddr + pages * kPageBytes;
-    if (entry.vaddr % kPageBytes !== 0n || entry.vaddr < end || pages === 0n || runEnd > kTaskEnd) {
-      ctx.object('IMAGE_CORRUPT', `"${image}" is not in order at 0x${entry.vaddr.toString(16)}`, { image });
-      return { file, runs: [] };
-    }
-    if ((flags & pageFlag.PRESENT) === 0) {
-      ctx.object(
-        'IMAGE_FEATURE_UNSUPPORTED',
-        `"${image}" leaves pages to a parent checkpoint or a page server`,
-        { image },
-        'use a full checkpoint',
-      );
-      return { file, runs: [] };
-    }
-    end = runEnd;
-    runs.push({ start: entry.vaddr, end: runEnd, offset });
-    offset += pages * kPageBytes;
-  }
-  const size = ctx.images.set.sizeBytes(file);
-  if (offset > 0n && (size === undefined || BigInt(size) < offset)) {
-    ctx.object(
-      size === undefined ? 'IMAGE_MISSING' : 'IMAGE_CORRUPT',
-      size === undefined ? `"${file}" is missing` : `"${file}" is truncated (${size} bytes, wanted ${offset})`,
-      { image: file },
-      'use a complete copy of the checkpoint',
-    );
-    return { file, runs: [] };
-  }
-  return { file, runs };
+function contentOf(ctx: CompileContext, shmid: bigint): PageMap {
+  const map = readPageMap(ctx, 'pagemap-shmem', shmid);
+  return map === undefined || map === 'absent' ? { file: '', runs: [] } : map;
 }
