@@ -29,7 +29,7 @@ import {
   setStatusFlags,
 } from './file-common.js';
 import { kTaskEnd, vmaStatus } from './mapping-flags.js';
-import { sharedObjectOf, type SharedObject } from './shared-memory.js';
+import { sharedObjectOf, type SharedObject } from './shared-objects.js';
 import { insideGid, insideUid } from './user-namespace.js';
 
 const kPrefix = '/memfd:';

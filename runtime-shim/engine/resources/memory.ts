@@ -16,7 +16,8 @@ import { encodeMappedMemfd, finishMemfds, mappedMemfd } from './memfd.js';
 import { readPageMap, type PageMap } from './page-map.js';
 import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
-import { SharedMemoryPlan, segmentMapping, sharedObjectOf } from './shared-memory.js';
+import { SharedMemoryPlan, segmentMapping } from './shared-memory.js';
+import { sharedObjectOf } from './shared-objects.js';
 import { finishSegments, ownsSegments } from './sysv-segments.js';
 
 export const memoryRoom: Room = { kind: 'memory', encode, compile };

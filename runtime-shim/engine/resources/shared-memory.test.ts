@@ -7,7 +7,7 @@ import { printStep } from '../plan/print.js';
 import { verifyPlan } from '../plan/verify.js';
 import { compileOptions, MemoryImages, readCapture, somePages } from '../recorded.js';
 import { statx } from './file-fixture.js';
-import { sharedObjects } from './shared-memory.js';
+import { sharedObjects } from './shared-objects.js';
 
 const kDevice = 1n;
 const kInode = 33n;

@@ -11,7 +11,7 @@ import { Struct } from '../struct.js';
 import { corrupt, kAtFdCwd, kOCloexec, kOWriteOnly } from './file-common.js';
 import { kPageBytes, kTaskEnd, prot } from './mapping-flags.js';
 import { namespaceOf } from './namespaces.js';
-import { sharedObjects } from './shared-memory.js';
+import { sharedObjects } from './shared-objects.js';
 import { insideGid, insideUid } from './user-namespace.js';
 
 const kModeBits = 0o777;
