@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import {
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
@@ -76,6 +77,18 @@ describe('images in a directory', () => {
     assert.equal(readFileSync(join(directory, 'core-1.img'), 'utf8'), 'core');
     using input = new ImageInput(directory);
     await input.verifyRest();
+  });
+
+  it('clear away what a killed process left, and nothing that a running one is writing', () => {
+    const abandoned = '.stasis-4194999-00112233.images'; // a process id that nobody has
+    const archive = `.stasis-${process.pid}-00112233.web.tar`;
+    mkdirSync(join(directory, abandoned), { recursive: true });
+    writeFileSync(join(directory, archive), '');
+    {
+      using output = new ImageOutput(directory, true);
+      assert.equal(output.committed, false);
+    }
+    assert.deepEqual(readdirSync(directory), [archive]);
   });
 
   it('replace an older checkpoint without leaving any of its files', async () => {

@@ -6,7 +6,6 @@ import { createHash } from 'node:crypto';
 import {
   closeSync,
   createReadStream,
-  fsyncSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -18,8 +17,10 @@ import {
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { formatManifest, kManifestName, manifestEntry, type ManifestEntry } from './archive/manifest.js';
+import { syncDirectory } from './archive/archive-file.js';
+import { privateName, removeAbandoned } from './archive/private-directory.js';
 import { makeDirectory } from './directories.js';
-import { errnoCode, fileError } from './errors/index.js';
+import { fileError } from './errors/index.js';
 
 export interface OutputFile {
   readonly name: string;
@@ -38,7 +39,6 @@ export interface CheckpointOutput extends Disposable {
   sizeBytes(): number;
 }
 
-const kStagingPrefix = '.stasis-';
 /** Files of checkpoints, ours and other engines'; logs and stats are not among them. */
 const imageName = /\.img$|^descriptors\.json$|^stasis-manifest\.json$/;
 
@@ -57,14 +57,11 @@ export class ImageOutput implements CheckpointOutput {
   constructor(directory: string, sync: boolean) {
     this.directory = directory;
     this.#sync = sync;
-    this.#staging = join(directory, `${kStagingPrefix}${process.pid}`);
+    this.#staging = join(directory, privateName('images'));
     try {
       // Images hold memory contents, so secrets; the mode of a directory that exists is its owner's business.
       makeDirectory(directory, 0o700);
-      for (const name of readdirSync(directory)) {
-        if (name.startsWith(kStagingPrefix) && !isRunning(name))
-          rmSync(join(directory, name), { recursive: true, force: true });
-      }
+      removeAbandoned(directory);
       mkdirSync(this.#staging, { mode: 0o700 });
       this.fd = openSync(this.#staging, 'r');
     } catch (error) {
@@ -166,21 +163,8 @@ export class ImageOutput implements CheckpointOutput {
 
   #syncDirectory(): void {
     if (!this.#sync) return;
-    const fd = openSync(this.directory, 'r');
-    try {
-      fsyncSync(fd);
-    } catch (error) {
-      // Some file systems have nothing to do for directories and say so.
-      if (errnoCode(error) !== 'EINVAL') throw error;
-    } finally {
-      closeSync(fd);
-    }
+    syncDirectory(this.directory);
   }
-}
-
-/** Whether the process that made this hidden directory is still at work. */
-function isRunning(stagingName: string): boolean {
-  return statSync(`/proc/${stagingName.slice(kStagingPrefix.length)}`, { throwIfNoEntry: false }) !== undefined;
 }
 
 export async function hashFile(path: string): Promise<ManifestEntry> {
