@@ -6,10 +6,10 @@ import { readProcess } from './container/index.js';
 import { StasisError } from './errors/index.js';
 import { checkpointTree } from './checkpoint.js';
 import { refuseObjections, type CheckpointOptions, type CheckpointResult } from './checkpoint-request.js';
-import { CoreSession, LogFile } from './core-session.js';
-import { executePlan } from './execute-plan.js';
+import { LogFile } from './core-session.js';
+import { executePlan, startExecutor } from './execute-plan.js';
 import { ImageInput } from './image-input.js';
-import { describePlanStep, kernelFacts, writeRestoreStats } from './restore-steps.js';
+import { kernelFacts, writeRestoreStats } from './restore-steps.js';
 
 export async function checkpointProcess(
   request: CheckpointOptions & { readonly hostPid: number },
@@ -66,13 +66,12 @@ export async function restoreProcess(request: ProcessRestore): Promise<number> {
   });
   refuseObjections(goal, compiled.objections);
   using log = new LogFile(request.workPath ?? request.imagePath, 'restore.log');
-  await using core = new CoreSession({
-    subcommand: 'execute',
+  await using core = startExecutor({
     goal,
     log,
-    imagesFd: images.fd,
-    describeStep: (position) => describePlanStep(compiled.plan, position),
-    ...(request.signal === undefined ? {} : { signal: request.signal }),
+    images,
+    plan: compiled.plan,
+    signal: request.signal,
   });
   const { parked, released } = await executePlan(core, {
     plan: compiled.plan,

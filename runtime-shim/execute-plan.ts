@@ -2,8 +2,9 @@
 // its tasks are parked, and released.
 import type { ExecuteRequest, Parked, Plan, Released } from '../nativecore/index.js';
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
-import type { CoreSession, LogFile } from './core-session.js';
+import { CoreSession, type LogFile } from './core-session.js';
 import type { ImageInput } from './image-input.js';
+import { describePlanStep } from './restore-steps.js';
 
 export interface PlanExecution {
   readonly plan: PartialMessage<Plan>;
@@ -14,6 +15,27 @@ export interface PlanExecution {
   readonly orders?: PartialMessage<ExecuteRequest>;
   /** Tells the world of the tree while it waits; a failure rolls the restore back. */
   readonly publish?: (parked: Parked) => Promise<void>;
+}
+
+/** The core that a plan is for; its failures name the plan's steps. */
+export function startExecutor(options: {
+  readonly goal: string;
+  readonly log: LogFile;
+  readonly images: ImageInput;
+  readonly plan: PartialMessage<Plan>;
+  readonly externals?: readonly number[];
+  readonly signal?: AbortSignal | undefined;
+}): CoreSession {
+  const { goal, log, images, plan, externals = [], signal } = options;
+  return new CoreSession({
+    subcommand: 'execute',
+    goal,
+    log,
+    imagesFd: images.fd,
+    externals,
+    describeStep: (position) => describePlanStep(plan, position),
+    ...(signal === undefined ? {} : { signal }),
+  });
 }
 
 /** Postcondition: the tree runs, or, if this throws, the core has taken it back. */

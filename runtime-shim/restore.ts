@@ -3,16 +3,16 @@
 // released; release is the last act, when all the world already knows of it.
 import { compilePlan, decodeImages, type CompileOptions } from './engine/index.js';
 import { checkContainerId, checkPolicy, findBaseRuntime, readCgroupLayout } from './container/index.js';
-import { CoreSession, LogFile, timingLine } from './core-session.js';
+import { LogFile, timingLine } from './core-session.js';
 import { collectClaims } from './image-claims.js';
 import { ImageInput } from './image-input.js';
 import { refuseObjections } from './checkpoint-request.js';
 import { readBundle, refuseConsoleMismatch } from './bundle.js';
 import { ConsoleChannel, ConsoleSocket } from './console.js';
-import { executePlan } from './execute-plan.js';
+import { executePlan, startExecutor } from './execute-plan.js';
 import { inheritFromBundle } from './inheritance.js';
 import { NewContainer } from './new-container.js';
-import { describePlanStep, kernelFacts, writeRestoreStats } from './restore-steps.js';
+import { kernelFacts, writeRestoreStats } from './restore-steps.js';
 import type { RestoredContainer, ContainerRestore } from './restore-request.js';
 
 export async function restoreContainer(request: ContainerRestore): Promise<RestoredContainer> {
@@ -40,14 +40,13 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
   refuseObjections(goal, compiled.objections);
 
   using log = new LogFile(request.workPath ?? request.imagePath, 'restore.log');
-  await using core = new CoreSession({
-    subcommand: 'execute',
+  await using core = startExecutor({
     goal,
     log,
-    imagesFd: images.fd,
+    images,
+    plan: compiled.plan,
     externals: inheritance.ownFds,
-    describeStep: (position) => describePlanStep(compiled.plan, position),
-    ...(request.signal === undefined ? {} : { signal: request.signal }),
+    signal: request.signal,
   });
   // The claim to the id comes with the core's promise to take everything back, however we end.
   await using container = await NewContainer.create({ request, bundle, base, layout, core });

@@ -13,14 +13,14 @@ import {
   type CgroupLayout,
 } from '../container/index.js';
 import { ConsoleChannel } from '../console.js';
-import { CoreSession, LogFile, timingLine } from '../core-session.js';
+import { LogFile, timingLine, type CoreSession } from '../core-session.js';
 import { compilePlan, decodeImages, kConsoleChannel } from '../engine/index.js';
 import { fileError } from '../errors/index.js';
-import { executePlan } from '../execute-plan.js';
+import { executePlan, startExecutor } from '../execute-plan.js';
 import { collectClaims } from '../image-claims.js';
 import { ImageInput } from '../image-input.js';
 import { restoreDefaults } from '../restore-request.js';
-import { describePlanStep, kernelFacts, writeRestoreStats } from '../restore-steps.js';
+import { kernelFacts, writeRestoreStats } from '../restore-steps.js';
 import { kCloneNewNet, parseExternal, refuseUnbuiltOptions, type RpcDirectories } from './options.js';
 import type { Notify, RpcOptions } from './packets.js';
 
@@ -48,13 +48,12 @@ export async function restore(options: RpcOptions, directories: RpcDirectories, 
   });
   refuseObjections(goal, compiled.objections);
   using log = new LogFile(directories.workPath, directories.logName);
-  await using core = new CoreSession({
-    subcommand: 'execute',
+  await using core = startExecutor({
     goal,
     log,
-    imagesFd: images.fd,
+    images,
+    plan: compiled.plan,
     externals: inheritance.ownFds,
-    describeStep: (position) => describePlanStep(compiled.plan, position),
   });
   notify('pre-restore');
   const cgroups = await enterCgroups(options, layout, core);
