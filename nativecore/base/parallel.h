@@ -12,6 +12,9 @@
 
 namespace stasis {
 
+// More threads than this do not make reading and copying faster: the kernel's locks and the memory are shared.
+constexpr unsigned kMaximalWorkers = 4;
+
 // Calls work(index, in_caller) once for each index below `count`, in ascending
 // order of start; `in_caller` tells calls in the calling thread, which is one of
 // the workers. After an exception no more work is started; the first is rethrown.

@@ -17,18 +17,6 @@
 namespace stasis::testing {
 namespace {
 
-class ImagesDirectory {
- public:
-  ImagesDirectory() {
-    if (!::mkdtemp(path_)) throw Failed("mkdtemp");
-  }
-  ~ImagesDirectory() { std::filesystem::remove_all(path_); }
-  std::string path() const { return path_; }
-
- private:
-  char path_[32] = "/tmp/stasis-test-XXXXXX";
-};
-
 // What must be the same before and after.
 struct Outside {
   std::string maps;

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <linux/magic.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,7 +35,6 @@ using DescriptionGroups = std::map<std::pair<uint64_t, uint64_t>, KcmpIndex>;
 
 // A chunk is worth a thread, and shares what it learns of paths.
 constexpr size_t kChunk = 32;
-constexpr unsigned kMaximalWorkers = 4;
 // Descriptors of our own that are left for everything else.
 constexpr size_t kReservedDescriptors = 512;
 constexpr size_t kDescriptorsPerProcess = 8;
@@ -57,15 +55,6 @@ void collect_locks(std::string& locks, std::string_view fdinfo) {
     // A lock shows through every descriptor that it concerns.
     if (locks.find(line) == std::string::npos) (locks += line) += '\n';
   }
-}
-
-// Our limit is of no use to anybody while it is lower than it may be.
-size_t raise_own_descriptor_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) < 0) return 0;
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
-  return limit.rlim_cur > kReservedDescriptors ? static_cast<size_t>(limit.rlim_cur) - kReservedDescriptors : 0;
 }
 
 // What the kernel prints for objects that have a number and no name.
@@ -110,24 +99,11 @@ struct FilesCapture::Descriptor {
 };
 
 // Copies go before: without one, a description is looked at twice.
-void FilesCapture::open_before_freeze(pid_t root_host_pid) {
-  struct Table {
-    ProcDir proc;
-    std::vector<int32_t> fds;
-  };
-  std::vector<Table> tables;
-  std::vector<pid_t> tree{root_host_pid};
+void FilesCapture::open_before_freeze(const std::vector<ProcDir>& tree, size_t descriptor_limit) {
+  std::vector<std::vector<int32_t>> tables;
   size_t total = 0;
-  for (size_t i = 0; i < tree.size(); ++i) {
-    std::optional<ProcDir> proc = ProcDir::try_open(tree[i]);
-    if (!proc) continue;
-    const std::vector<pid_t> children = proc->children(proc->numbers("task"));
-    tree.insert(tree.end(), children.begin(), children.end());
-    std::vector<int32_t> fds = proc->numbers("fdinfo");
-    total += fds.size();
-    tables.push_back({std::move(*proc), std::move(fds)});
-  }
-  const size_t room = raise_own_descriptor_limit();
+  for (const ProcDir& proc : tree) total += tables.emplace_back(proc.numbers("fdinfo")).size();
+  const size_t room = descriptor_limit > kReservedDescriptors ? descriptor_limit - kReservedDescriptors : 0;
   size_t left = room > total ? std::min(total, room - total) : 0;
   copies_left_ = room - left;
   // The table of descriptors grows now: with more than one thread the kernel would
@@ -135,14 +111,14 @@ void FilesCapture::open_before_freeze(pid_t root_host_pid) {
   const size_t highest = std::min(room, left + total + kDescriptorsPerProcess * tree.size()) + kReservedDescriptors / 2;
   const sys::Try<int64_t> grown = sys::try_fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, highest);
   if (grown.ok()) const UniqueFd close_it(static_cast<int>(grown.value));
-  for (const Table& table : tables) {
-    for (const int32_t fd : table.fds) {
+  for (size_t i = 0; i < tree.size(); ++i) {
+    for (const int32_t fd : tables[i]) {
       if (left == 0) return;
       char name[48];
       std::snprintf(name, sizeof name, "fdinfo/%d", fd);
-      sys::Try<UniqueFd> opened = sys::try_openat(table.proc.borrow(), name, O_RDONLY);
+      sys::Try<UniqueFd> opened = sys::try_openat(tree[i].borrow(), name, O_RDONLY);
       if (!opened.ok()) continue;  // closed meanwhile
-      fdinfos_[table.proc.host_pid()].emplace(fd, std::move(opened.value));
+      fdinfos_[tree[i].host_pid()].emplace(fd, std::move(opened.value));
       --left;
     }
   }

@@ -25,8 +25,8 @@ namespace stasis {
 
 class FilesCapture {
  public:
-  // Opens fdinfo of all descriptors that the tree has now.
-  void open_before_freeze(pid_t root_host_pid);
+  // Opens fdinfo of all descriptors that the tree has now. The limit is that of our own descriptors.
+  void open_before_freeze(const std::vector<ProcDir>& tree, size_t descriptor_limit);
   void capture(CaptureContext& context);
   // Links and what they name, when the target runs again or nothing waits for it.
   void find_names(CaptureContext& context);

@@ -14,7 +14,6 @@
 namespace stasis {
 namespace {
 
-constexpr unsigned kMaximalWorkers = 4;
 // More than this is not held in memory of ours, but written.
 constexpr uint64_t kMaximalCopiedBytes = uint64_t{512} << 20;
 

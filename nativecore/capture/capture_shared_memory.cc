@@ -30,7 +30,6 @@
 namespace stasis {
 namespace {
 
-constexpr unsigned kMaximalWorkers = 4;
 // Second column of /proc/sysvipc/shm.
 std::vector<int> segment_ids(const std::string& table) {
   std::vector<int> ids;
@@ -53,11 +52,7 @@ class AttachedSegment {
       throw NativeError::from_errno("shmctl", error);
     }
     const uint64_t start = reinterpret_cast<uint64_t>(address_);
-    char name[96];
-    std::snprintf(
-        name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(start),
-        static_cast<unsigned long long>(start + (status.shm_segsz + kPageBytes - 1) / kPageBytes * kPageBytes));
-    name_ = name;
+    name_ = map_files_name(start, start + (status.shm_segsz + kPageBytes - 1) / kPageBytes * kPageBytes);
   }
   AttachedSegment(const AttachedSegment&) = delete;
   AttachedSegment& operator=(const AttachedSegment&) = delete;
@@ -198,7 +193,7 @@ void SharedMemoryCapture::find_mapped() {
       if (vma.device != device_ || vma.name.empty()) continue;
       if (!known.insert(shared_object_key(vma.name, vma.inode)).second) continue;
       STASIS_CONTEXT("opening shared memory", task.host_pid);
-      const std::string name = map_files_name(vma);
+      const std::string name = map_files_name(vma.start, vma.end);
       add(proc, name.c_str(), proc.readlink(name.c_str()));
     }
   }

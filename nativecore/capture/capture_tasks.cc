@@ -18,7 +18,6 @@
 namespace stasis {
 namespace {
 
-constexpr unsigned kMaximalWorkers = 4;
 // Less than this is copied inside the window as quickly as it is forked.
 constexpr uint64_t kWorthATwinBytes = 1 << 20;
 // More shared memory than this is left to the twin to be described: its page table is empty there, and here each GiB
@@ -40,15 +39,13 @@ void capture_mapped_files(CapturedTask& task, const ProcDir& proc, PathChecker& 
   std::map<std::tuple<uint64_t, uint64_t, std::string>, CapturedPath> known;
   for (const Vma& vma : task.vmas) {
     if (vma.inode == 0 && !vma.name.starts_with("/SYSV")) continue;  // the id of a segment may be 0
-    char name[96];
-    std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(vma.start),
-                  static_cast<unsigned long long>(vma.end));
+    const std::string name = map_files_name(vma.start, vma.end);
     CapturedMappedFile file;
     file.start = vma.start;
     const auto [entry, is_new] = known.try_emplace({vma.device, vma.inode, vma.name});
-    if (is_new) entry->second = paths.facts_of(name);
+    if (is_new) entry->second = paths.facts_of(name.c_str());
     file.path = entry->second;
-    file.link_mode = stat_of(proc.borrow(), name, false).mode & 0777;
+    file.link_mode = stat_of(proc.borrow(), name.c_str(), false).mode & 0777;
     // Without the privilege for map_files the name from smaps has to do.
     if (file.path.link.empty()) file.path.link = vma.name;
     task.mapped_files.push_back(std::move(file));

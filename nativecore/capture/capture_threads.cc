@@ -17,7 +17,6 @@ namespace stasis {
 namespace {
 
 constexpr size_t kChunk = 16;
-constexpr unsigned kMaximalWorkers = 4;
 constexpr uint64_t kIoprioWhoProcess = 1;
 constexpr size_t kSchedAttrBytes = 56;          // struct sched_attr of Linux 5.3
 constexpr size_t kMaximalAffinityBytes = 1024;  // 8192 CPUs

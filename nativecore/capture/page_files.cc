@@ -22,7 +22,6 @@ namespace {
 constexpr uint64_t kPieceBytes = 1 << 20;
 constexpr size_t kMaximalWindows = 512;  // of IOV_MAX, 1024
 constexpr uint64_t kParallelBytes = 8 << 20;
-constexpr unsigned kMaximalWorkers = 4;
 
 void write_all(int file, const unsigned char* bytes, uint64_t length_bytes, uint64_t offset, pid_t host_pid) {
   for (uint64_t done = 0; done < length_bytes;) {

@@ -8,11 +8,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/page.h"
 #include "capture/capture_data.h"
 
 namespace stasis {
-
-constexpr uint64_t kPageBytes = 4096;
 
 // Which mappings can hold pages of their own. Shared ones belong to their file
 // or memory object; vvar and vsyscall belong to the kernel.

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <set>
 #include <utility>
 #include <vector>
@@ -20,7 +19,6 @@
 namespace stasis {
 namespace {
 
-constexpr unsigned kMaximalWorkers = 4;
 // As much is held in memory of ours in any case; more only if the host has room for it.
 constexpr uint64_t kAlwaysCopiedBytes = uint64_t{512} << 20;
 // Less than this is there in no time.
@@ -31,30 +29,15 @@ constexpr uint64_t kChunkBytes = 2 << 20;  // a huge page
 #define MADV_POPULATE_WRITE 23
 #endif
 
-// The tree while it runs: nearly all of it.
-std::vector<ProcDir> find_tree(pid_t root_host_pid) {
-  std::vector<ProcDir> tree;
-  std::vector<pid_t> left{root_host_pid};
-  while (!left.empty()) {
-    std::optional<ProcDir> proc = ProcDir::try_open(left.back());
-    left.pop_back();
-    if (!proc) continue;
-    const std::vector<pid_t> children = proc->children(proc->numbers("task"));
-    left.insert(left.end(), children.begin(), children.end());
-    tree.push_back(std::move(*proc));
-  }
-  return tree;
-}
-
-uint64_t estimate_shared_bytes(pid_t root_host_pid) {
+uint64_t estimate_shared_bytes(const std::vector<ProcDir>& tree) {
   const uint64_t device = find_shared_memory_device();
   std::set<SharedObjectKey> known;
   uint64_t total = 0;
-  for (const ProcDir& proc : find_tree(root_host_pid)) {
+  for (const ProcDir& proc : tree) {
     for (const Vma& vma : parse_maps(proc.read_or_empty("maps"))) {
       if (vma.device != device || vma.name.empty()) continue;
       if (!known.insert(shared_object_key(vma.name, vma.inode)).second) continue;
-      total += stat_of(proc.borrow(), map_files_name(vma).c_str()).blocks * 512;
+      total += stat_of(proc.borrow(), map_files_name(vma.start, vma.end).c_str()).blocks * 512;
     }
   }
   return total;
@@ -75,20 +58,13 @@ SharedObjectKey shared_object_key(const std::string& name, uint64_t inode) {
   return {name.starts_with(kSegmentName), inode};
 }
 
-std::string map_files_name(const Vma& vma) {
-  char name[96];
-  std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(vma.start),
-                static_cast<unsigned long long>(vma.end));
-  return name;
-}
-
 uint64_t room_for_copies(const CaptureRequest& request) {
   return std::max(kAlwaysCopiedBytes, request.copy_on_write_bytes);
 }
 
-void SharedMemoryCopies::make_before_freeze(const CaptureRequest& request) {
+void SharedMemoryCopies::make_before_freeze(const CaptureRequest& request, const std::vector<ProcDir>& tree) {
   if (!request.write_pages) return;
-  const uint64_t estimate = estimate_shared_bytes(request.root_host_pid);
+  const uint64_t estimate = estimate_shared_bytes(tree);
   if (estimate < kWorthPreparingBytes) return;
   const uint64_t wanted = (estimate + estimate / 16) / kChunkBytes * kChunkBytes + kChunkBytes;
   if (wanted > room_for_copies(request)) return;  // written inside the window

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/sys.h"
 #include "capture/capture_data.h"
@@ -25,8 +27,6 @@ uint64_t find_shared_memory_device();
 // The inode number of a segment is its id, and another object's may be the same.
 using SharedObjectKey = std::pair<bool, uint64_t>;  // is a segment, inode
 SharedObjectKey shared_object_key(const std::string& name, uint64_t inode);
-// "map_files/START-END"
-std::string map_files_name(const Vma& vma);
 
 // How much may be held in copies.
 uint64_t room_for_copies(const CaptureRequest& request);
@@ -34,7 +34,7 @@ uint64_t room_for_copies(const CaptureRequest& request);
 class SharedMemoryCopies {
  public:
   // Looks at what the tree shares at the moment; when it is frozen it may be more.
-  void make_before_freeze(const CaptureRequest& request);
+  void make_before_freeze(const CaptureRequest& request, const std::vector<ProcDir>& tree);
   // Room for a copy, for as long as this object lives; null if there is not enough left.
   unsigned char* take(uint64_t length_bytes);
 

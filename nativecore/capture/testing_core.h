@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <optional>
 #include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
@@ -20,6 +21,20 @@
 #include "capture/capture_command.h"
 
 namespace stasis::testing {
+
+class ImagesDirectory {
+ public:
+  ImagesDirectory() {
+    if (!::mkdtemp(path_)) throw Failed("mkdtemp");
+  }
+  ~ImagesDirectory() { std::filesystem::remove_all(path_); }
+  ImagesDirectory(const ImagesDirectory&) = delete;
+  ImagesDirectory& operator=(const ImagesDirectory&) = delete;
+  std::string path() const { return path_; }
+
+ private:
+  char path_[32] = "/tmp/stasis-test-XXXXXX";
+};
 
 struct FromCoreMessage {
   FromCoreKind kind;

@@ -11,13 +11,12 @@
 #include "base/fault_point.h"
 #include "base/log_ring.h"
 #include "base/native_error.h"
+#include "base/page.h"
 #include "base/sys.h"
 #include "trace/ptrace_calls.h"
 
 namespace stasis {
 namespace {
-
-constexpr uint64_t kPageBytes = 4096;
 
 // The child of the main thread with this pid in its innermost namespace.
 pid_t find_child(const TracedProcess& process, pid_t ns_pid) {

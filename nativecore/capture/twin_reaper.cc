@@ -96,12 +96,7 @@ void make_target_wait(FrozenTree& tree, pid_t twin_ns_pid) {
         {static_cast<uint64_t>(twin_ns_pid), 0, static_cast<uint64_t>(__WALL) | WNOHANG, 0, 0, 0}, Deadline::never());
     if (waited != twin_ns_pid) log_line("the target's wait for its twin gave %lld", static_cast<long long>(waited));
   }
-  if (in_critical_section) {
-    // As in Infection::put_back: the kernel cleared it while the thread was elsewhere.
-    const sys::Try<UniqueFd> memory = sys::try_openat(process.proc.borrow(), "mem", O_RDWR);
-    if (memory.ok())
-      sys::try_pwrite(memory.value.borrow(), &rseq.critical_section_address, sizeof(uint64_t), rseq.address + 8);
-  }
+  if (in_critical_section) put_back_critical_section(process.proc, rseq.address, rseq.critical_section_address);
 }
 
 FrozenTree stop_target(const Order& order) {

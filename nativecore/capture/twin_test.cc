@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/page.h"
 #include "base/testing.h"
 #include "capture/capture_steps.h"
 #include "capture/testing_core.h"
@@ -20,20 +21,7 @@
 namespace stasis::testing {
 namespace {
 
-constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kAllMemory = UINT64_MAX;
-
-class ImagesDirectory {
- public:
-  ImagesDirectory() {
-    if (!::mkdtemp(path_)) throw Failed("mkdtemp");
-  }
-  ~ImagesDirectory() { std::filesystem::remove_all(path_); }
-  std::string path() const { return path_; }
-
- private:
-  char path_[32] = "/tmp/stasis-test-XXXXXX";
-};
 
 // A program whose memory obeys a rule at every moment: words `first` and `last`
 // of each block are written by one thread, first before last. In a picture of

@@ -19,10 +19,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/page.h"
+
 namespace stasis {
 
 constexpr uint32_t kHoleVersion = 1;
-constexpr uint64_t kPageBytes = 4096;
 
 // Phases of plan.proto, in order of execution; 0 is our own preparation (closing
 // what the root inherits from the core).

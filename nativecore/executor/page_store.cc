@@ -7,11 +7,10 @@
 #include <cerrno>
 
 #include "base/native_error.h"
+#include "base/page.h"
 
 namespace stasis {
 namespace {
-
-constexpr uint64_t kPageBytes = 4096;
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22

@@ -15,6 +15,7 @@
 #include "base/fault_point.h"
 #include "base/log_ring.h"
 #include "base/native_error.h"
+#include "base/page.h"
 #include "base/parallel.h"
 #include "parasite/self_return_frame.h"
 #include "trace/ptrace_calls.h"
@@ -29,14 +30,12 @@ using parasite::ProcessRecord;
 using parasite::ThreadRecord;
 using parasite::TimerRecord;
 
-constexpr uint64_t kPageBytes = 4096;
 // The parasite needs a few hundred bytes. A signal handler may run on this
 // stack if we die between setting registers and blocking signals.
 constexpr uint64_t kStackBytes = 16384;
 constexpr uint64_t kPlainFlags = 0x202;
 constexpr int kSpins = 4000;  // some 50 us: an answer usually takes less than sleeping and waking does
 constexpr long kAttendNanoseconds = 1'000'000;
-constexpr unsigned kMaximalWorkers = 4;
 
 constexpr uint64_t align(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
 
@@ -146,10 +145,8 @@ void Infection::set_options(bool inside) {
 // Fills the region through a mapping of the same pages; where map_files is not
 // allowed, through the target's memory.
 void Infection::write_region() {
-  char name[96];
-  std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(region_address_),
-                static_cast<unsigned long long>(region_address_ + region_bytes_));
-  const sys::Try<UniqueFd> file = sys::try_openat(process_.proc.borrow(), name, O_RDWR);
+  const std::string name = map_files_name(region_address_, region_address_ + region_bytes_);
+  const sys::Try<UniqueFd> file = sys::try_openat(process_.proc.borrow(), name.c_str(), O_RDWR);
   if (file.ok()) {
     sys::Try<sys::Mapping> mapping =
         sys::try_mmap(0, region_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file.value.borrow());
@@ -352,15 +349,8 @@ void Infection::restore_threads() {
       }
       continue;
     }
-    if (thread.rseq_critical_section_address) {
-      // The kernel cleared the pointer when it saw the thread outside the
-      // section; with it back, the kernel aborts the section as it would have done.
-      const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
-      if (memory.ok()) {
-        sys::try_pwrite(memory.value.borrow(), &thread.rseq_critical_section_address, sizeof(uint64_t),
-                        thread.rseq_address + 8);
-      }
-    }
+    if (thread.rseq_critical_section_address)
+      put_back_critical_section(process_.proc, thread.rseq_address, thread.rseq_critical_section_address);
     restore_interrupted_context(thread.thread->host_tid, thread.context);
   }
 }

@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/page.h"
 #include "base/sys.h"
 #include "parasite/self_return_frame.h"
 
 namespace stasis {
 namespace {
 
-constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kRedZoneBytes = 128;  // System V ABI: below the stack pointer, in use
 
 }  // namespace

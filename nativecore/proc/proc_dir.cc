@@ -130,6 +130,26 @@ std::vector<pid_t> ProcDir::children(const std::vector<pid_t>& host_tids) const 
   return found;
 }
 
+std::vector<ProcDir> find_running_tree(pid_t root_host_pid) {
+  std::vector<ProcDir> tree;
+  std::vector<pid_t> found{root_host_pid};
+  for (size_t i = 0; i < found.size(); ++i) {
+    std::optional<ProcDir> proc = ProcDir::try_open(found[i]);
+    if (!proc) continue;
+    const std::vector<pid_t> children = proc->children(proc->numbers("task"));
+    found.insert(found.end(), children.begin(), children.end());
+    tree.push_back(std::move(*proc));
+  }
+  return tree;
+}
+
+std::string map_files_name(uint64_t start, uint64_t end) {
+  char name[64];
+  std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(start),
+                static_cast<unsigned long long>(end));
+  return name;
+}
+
 char stat_state(std::string_view stat) {
   const std::string_view field = stat_field(stat, 3);
   return field.empty() ? '?' : field[0];

@@ -46,6 +46,9 @@ class ProcDir {
   UniqueFd directory_;
 };
 
+// A process and its descendants while they run: nearly all of them, parents first.
+std::vector<ProcDir> find_running_tree(pid_t root_host_pid);
+
 // --- /proc/PID/stat
 
 char stat_state(std::string_view stat);            // 'R', 'Z', ...
@@ -78,6 +81,9 @@ struct Vma {
   bool not_forked = false;     // dc: a child does not get it
   bool wiped_by_fork = false;  // wf: a child gets it empty; not of droppable memory, which may be empty at any time
 };
+
+// "map_files/START-END": the file behind a mapping, below /proc/PID.
+std::string map_files_name(uint64_t start, uint64_t end);
 
 // The range lines of a maps or smaps text. Throws "bug" on a text that is not one.
 std::vector<Vma> parse_maps(std::string_view text);

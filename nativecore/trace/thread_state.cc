@@ -1,6 +1,7 @@
 #include "trace/thread_state.h"
 
 #include <elf.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/uio.h>
 
@@ -97,6 +98,13 @@ RseqState read_rseq(pid_t host_tid, pid_t host_pid, uint64_t instruction_pointer
     state.abort_ip = section.abort_ip;
   }
   return state;
+}
+
+void put_back_critical_section(const ProcDir& proc, uint64_t rseq_address, uint64_t critical_section_address) {
+  const sys::Try<UniqueFd> memory = sys::try_openat(proc.borrow(), "mem", O_RDWR);
+  if (memory.ok())
+    sys::try_pwrite(memory.value.borrow(), &critical_section_address, sizeof critical_section_address,
+                    rseq_address + kRseqCriticalSectionOffset);
 }
 
 std::vector<SeccompProgram> read_seccomp_filters(pid_t host_tid) {

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "proc/proc_dir.h"
+
 namespace stasis {
 
 user_regs_struct read_registers(pid_t host_tid);
@@ -28,6 +30,10 @@ struct RseqState {
   uint64_t abort_ip = 0;                  // of it
 };
 RseqState read_rseq(pid_t host_tid, pid_t host_pid, uint64_t instruction_pointer);
+// For a thread that was inside a critical section and has been elsewhere: the
+// kernel cleared the pointer when it saw that. With it back, and the thread
+// inside again, the kernel aborts the section as it would have done.
+void put_back_critical_section(const ProcDir& proc, uint64_t rseq_address, uint64_t critical_section_address);
 
 struct SeccompProgram {
   std::string instructions;  // struct sock_filter[]
