@@ -5,7 +5,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupVersion } from '../e2e/support/cgroups.js';
-import { buildDirectory, repository } from '../e2e/support/paths.js';
+import { buildDirectory, peerDirectory, repository } from '../e2e/support/paths.js';
 import type { Summary } from './mocha-reporter.js';
 
 interface Group {
@@ -74,7 +74,10 @@ function main(args: readonly string[]): void {
   const options = args.filter((word) => !groups.some((group) => group.name === word));
   const total: Summary = { passed: 0, failed: 0, skipped: 0 };
   const startedAt = performance.now();
-  for (const group of named.length > 0 ? named : usual) {
+  const chosen = named.length > 0 ? named : usual;
+  // Before the lanes, which have tests with the peers, too.
+  if (chosen.some(({ name }) => name === 'interop')) installPeers();
+  for (const group of chosen) {
     console.log(`\n━━ ${group.name}: ${group.what}`);
     const groupStartedAt = performance.now();
     const summary = group.run(options);
@@ -95,13 +98,21 @@ function runLane(
   options: readonly string[],
 ): Summary {
   // What the lane provides may not be skipped.
-  const provides = ['root', 'built', `cgroup-${lane}`].join(',');
+  const provides = ['root', 'built', `cgroup-${lane}`, ...(hasPeers() ? ['peers'] : [])].join(',');
   return runMocha(lane, files, options, wrapper, { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides });
 }
 
+/** Says itself what could not be had. */
+function installPeers(): void {
+  spawnSync(process.execPath, [`${compiled}/hack/peers.js`], { cwd: repository, stdio: 'inherit' });
+}
+
+function hasPeers(): boolean {
+  return existsSync(join(peerDirectory, 'complete'));
+}
+
 function runInterop(options: readonly string[]): Summary {
-  const peers = spawnSync(process.execPath, [`${compiled}/hack/peers.js`], { cwd: repository, stdio: 'inherit' });
-  const provides = ['root', 'built', ...(peers.status === 0 ? ['peers'] : [])].join(',');
+  const provides = ['root', 'built', ...(hasPeers() ? ['peers'] : [])].join(',');
   const environment = { STASIS_LANE: 'interop', STASIS_LANE_PROVIDES: provides };
   return runMocha('interop', [`${compiled}/e2e/interop/**/*.test.js`], options, [], environment);
 }
