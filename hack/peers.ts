@@ -1,5 +1,5 @@
-// The programs that we are compared with: Debian sid's CRIU, runc, crit and
-// checkpointctl, unpacked into build/peers with all their libraries, so that
+// The programs that we are compared with: Debian sid's CRIU, runc, crun,
+// crit and checkpointctl, unpacked into build/peers with all their libraries, so that
 // the system's own packages stay as they are. Does nothing if they are there.
 // Exit status 1: they could not be had (no network, or sid has moved on).
 import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -9,15 +9,15 @@ import { peers } from '../e2e/support/peers.js';
 import { downloadPackages, unpackPackages } from '../e2e/support/rootfs.js';
 import { mustRun } from '../e2e/support/run.js';
 
-const packages = ['criu', 'runc', 'python3-pycriu', 'checkpointctl'];
+const packages = ['criu', 'runc', 'crun', 'python3-pycriu', 'checkpointctl'];
 const mirror = process.env['STASIS_DEBIAN_MIRROR'] ?? 'http://deb.debian.org/debian';
 /** Programs that run on their own: they get the loader and libraries beside them. */
-const programs = ['usr/sbin/criu', 'usr/sbin/runc', 'usr/bin/checkpointctl'];
+const programs = ['usr/sbin/criu', 'usr/sbin/runc', 'usr/bin/crun', 'usr/bin/checkpointctl'];
 
 async function main(): Promise<void> {
   const complete = join(peerDirectory, 'complete');
   if (!existsSync(complete)) {
-    console.log('installing the peers: criu, runc, crit and checkpointctl of Debian sid');
+    console.log('installing the peers: criu, runc, crun, crit and checkpointctl of Debian sid');
     await install();
   }
   for (const [name, version] of Object.entries(await versions())) console.log(`${name.padEnd(14)} ${version}`);
@@ -68,6 +68,7 @@ async function versions(): Promise<Record<string, string>> {
   return {
     criu: firstLine((await mustRun(peers.criu, ['--version'])).stdout),
     runc: firstLine((await mustRun(peers.runc, ['--version'])).stdout),
+    crun: firstLine((await mustRun(peers.crun, ['--version'])).stdout),
     crit: firstLine((await mustRun(crit.program, crit.args, { env: crit.env })).stdout),
     checkpointctl: 'starts',
   };

@@ -1,42 +1,11 @@
 // runc's state.json, 1.1 to 1.4: what we read of it, and writing one for a
 // container that we restored, so that runc's own verbs work on it.
+import type { ContainerRecord } from './container-record.js';
 import { FormatError, JsonReader, parseJson, stringifyJson } from './json.js';
 import { namespaceTypeNames, type LibcontainerConfig } from './libcontainer-config.js';
 
-export interface RuncMount {
-  readonly source: string;
-  readonly destination: string;
-  /** File system type, or "bind". */
-  readonly device: string;
-  readonly flags: number;
-}
-
-export interface RuncState {
-  readonly id: string;
-  readonly initHostPid: number;
-  readonly initStartTicks: bigint;
-  readonly created: string;
-  readonly rootfs: string;
-  readonly bundle: string;
-  readonly annotations: Readonly<Record<string, string>>;
-  readonly ociVersion: string;
-  readonly mounts: readonly RuncMount[];
-  readonly devicePaths: readonly string[];
-  readonly maskPaths: readonly string[];
-  /** "NEWNET" -> path, "" if the namespace is the container's own. */
-  readonly namespaces: ReadonlyMap<string, string>;
-  /** Controller -> absolute path; "" is the unified hierarchy. */
-  readonly cgroupPaths: ReadonlyMap<string, string>;
-  readonly systemdCgroup: boolean;
-  readonly noPivotRoot: boolean;
-  readonly noNewKeyring: boolean;
-  readonly externalDescriptors: readonly string[];
-  /** There is something that only the runtime itself can take away: poststop hooks, resource control groups. */
-  readonly needsRuntimeToDelete: boolean;
-}
-
 /** Throws FormatError. */
-export function parseRuncState(text: string): RuncState {
+export function parseRuncState(text: string): ContainerRecord {
   const document = new JsonReader(parseJson(text));
   const config = document.field('config');
   if (config.absent) throw new FormatError('config', 'is missing');

@@ -14,7 +14,11 @@ export interface RuntimeOption {
 }
 
 export const globalOptions: readonly RuntimeOption[] = [
-  { name: 'root', type: 'string', describe: 'directory of container state (default "/run/runc")' },
+  {
+    name: 'root',
+    type: 'string',
+    describe: 'directory of container state (default "/run/runc", or "/run/crun" where crun is the base runtime)',
+  },
   { name: 'log', type: 'string', describe: 'file that errors are appended to' },
   { name: 'log-format', type: 'string', describe: 'format of that file: text or json', values: ['text', 'json'] },
   { name: 'log-level', type: 'string', describe: "accepted for crun's sake; errors and warnings are always logged" },

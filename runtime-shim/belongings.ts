@@ -84,6 +84,15 @@ export class Belongings {
     if (!claimed) refuseUnlessAllowed(this.#request.id, 'stopped', 'restore');
   }
 
+  /** In the state directory, or beside it, where it stays for others; crun makes it with these permissions, too. */
+  makeEmptyDirectory(path: string): void {
+    try {
+      makeDirectory(path, 0o555);
+    } catch (error) {
+      throw this.#cannotCreate(path, error);
+    }
+  }
+
   /** As runc writes it: a hidden file first, then renamed; digits, no newline. */
   writePidFile(path: string, hostPid: number): void {
     const hidden = hiddenName(path);

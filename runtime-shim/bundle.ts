@@ -9,6 +9,8 @@ import { StasisError, errnoCode, fileError } from './errors/index.js';
 
 export interface Bundle {
   readonly directory: string;
+  /** config.json as it is. */
+  readonly text: string;
   readonly spec: RuntimeConfig;
   /** Absolute. */
   readonly rootfs: string;
@@ -16,9 +18,11 @@ export interface Bundle {
 
 export function readBundle(directory: string): Bundle {
   const path = join(directory, 'config.json');
+  let text: string;
   let spec: RuntimeConfig;
   try {
-    spec = parseRuntimeConfig(readFileSync(path, 'utf8'));
+    text = readFileSync(path, 'utf8');
+    spec = parseRuntimeConfig(text);
   } catch (error) {
     if (error instanceof FormatError) {
       throw invalid(`cannot read the bundle ${directory}: config.json: ${error.message}`, path, 'repair config.json');
@@ -40,7 +44,7 @@ export function readBundle(directory: string): Bundle {
       'mount or unpack the root file system there',
     );
   }
-  return { directory, spec, rootfs };
+  return { directory, text, spec, rootfs };
 }
 
 /** A terminal's master side lives outside the container: somebody has to take it over, and nobody else may be asked. */

@@ -27,7 +27,7 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
   const base = request.leaveRunning ? undefined : findBaseRuntime();
   using container = openContainer({ root: request.root, id: request.id, verb });
   const { state } = container;
-  const externals = checkpointExternals(state, readCgroupLayout());
+  const externals = checkpointExternals(state, request.root, readCgroupLayout());
 
   using archive = request.archive === undefined ? undefined : archiveContainer(request.archive, container, request);
   const result = await checkpointTree(request, {

@@ -1,6 +1,6 @@
 // What a set of images asks for, in the words of the trust check.
 import type { creds_entry, mnt_entry, task_kobj_ids_entry } from '../oci-spec/images/messages.js';
-import type { ClaimedMount, ClaimedTask, ImageClaims } from './container/index.js';
+import { isEmptyDirectoryKey, type ClaimedMount, type ClaimedTask, type ImageClaims } from './container/index.js';
 import type { ImageModel } from './engine/index.js';
 
 const MS_RDONLY = 1;
@@ -55,6 +55,13 @@ export function collectClaims(model: ImageModel): ImageClaims {
     uidMap: (userNamespace?.uid_map ?? []).map(extent),
     gidMap: (userNamespace?.gid_map ?? []).map(extent),
   };
+}
+
+/** Names under which the images want a directory that is empty, for masked ones: crun's binds. */
+export function emptyDirectoryKeys(model: ImageModel): string[] {
+  const mountNamespace = model.tasks[0]?.ids?.mnt_ns_id;
+  const entries = mountNamespace === undefined ? [] : model.set.messages('mountpoints', mountNamespace);
+  return entries.flatMap(({ ext_key }) => (ext_key !== undefined && isEmptyDirectoryKey(ext_key) ? [ext_key] : []));
 }
 
 /** Every thread has credentials of its own. */

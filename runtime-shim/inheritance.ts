@@ -3,7 +3,7 @@
 // and as descriptors for the core.
 import { closeSync } from 'node:fs';
 import { kFirstExternalDescriptor, type IdMap } from '../nativecore/index.js';
-import { cgroupPlace } from '../oci-spec/libcontainer-config.js';
+import type { CgroupPlace } from '../oci-spec/libcontainer-config.js';
 import type { SpecIdMap } from '../oci-spec/runtime-config.js';
 import {
   cgroupDirectories,
@@ -33,12 +33,20 @@ export function inheritFromBundle(request: {
   readonly bundle: Bundle;
   readonly images: ImageInput;
   readonly layout: CgroupLayout;
-  readonly id: string;
+  readonly place: CgroupPlace;
+  /** Key in the images -> host path. */
+  readonly emptyDirectories: ReadonlyMap<string, string>;
   readonly consoleFd: number | undefined;
 }): Inheritance {
   const { bundle, images, layout } = request;
-  const cgroupPaths = cgroupDirectories(layout, cgroupPlace(bundle.spec, request.id, false));
-  const externals = restoreExternals(bundle.spec, bundle.directory, bundle.rootfs, layout, cgroupPaths);
+  const externals = restoreExternals({
+    spec: bundle.spec,
+    bundle: bundle.directory,
+    rootfs: bundle.rootfs,
+    layout,
+    cgroupPaths: cgroupDirectories(layout, request.place),
+    emptyDirectories: request.emptyDirectories,
+  });
   const ownFds: number[] = [];
   const toCore = (ownFd: number): number => kFirstExternalDescriptor + ownFds.push(ownFd) - 1;
 

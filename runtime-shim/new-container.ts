@@ -2,54 +2,49 @@
 // the id), its cgroup, its files for the world outside. The core hears of them
 // before they are made, and takes them back unless the tree is released; so do
 // we, if we live longer.
-import { readdirSync, renameSync, rmdirSync, writeFileSync } from 'node:fs';
+import { rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { UndoAction_Kind, type ExecuteRequest, type Parked, type UndoAction } from '../nativecore/index.js';
-import { cgroupPlace, toLibcontainerConfig } from '../oci-spec/libcontainer-config.js';
-import { formatRuncState } from '../oci-spec/runc-state.js';
+import type { CgroupPlace } from '../oci-spec/libcontainer-config.js';
 import {
-  baseRuntimeVersion,
   cgroupDirectories,
   createCgroup,
-  kNullDevice,
   missingCgroups,
-  ownDescriptorLinks,
-  type BaseRuntime,
   type BaseRuntimeVersion,
   type CgroupLayout,
   type ContainerCgroup,
 } from './container/index.js';
 import { Belongings, kYardName } from './belongings.js';
-import { fileError } from './errors/index.js';
 import { runRestoreHooks } from './hooks.js';
 import type { CoreSession } from './core-session.js';
 import type { Bundle } from './bundle.js';
 import type { ContainerRestore } from './restore-request.js';
+import { writeStateFiles } from './state-files.js';
 
 export interface NewContainerRequest {
   readonly request: ContainerRestore;
   readonly bundle: Bundle;
-  readonly base: BaseRuntime;
+  readonly version: BaseRuntimeVersion;
+  readonly place: CgroupPlace;
+  /** Images want one bound over masked directories: it is made if it is not there. */
+  readonly emptyDirectory: string | undefined;
+  readonly seccompFilter: Uint8Array | undefined;
   readonly layout: CgroupLayout;
   readonly core: CoreSession;
 }
 
 export class NewContainer {
+  readonly #from: NewContainerRequest;
   readonly #request: ContainerRestore;
-  readonly #bundle: Bundle;
   readonly #made: Belongings;
   readonly #cgroup: ContainerCgroup;
-  /** Asked for at once, needed when the tree is parked. */
-  readonly #version: Promise<BaseRuntimeVersion>;
   #finished = false;
 
   private constructor(from: NewContainerRequest, made: Belongings, cgroup: ContainerCgroup) {
+    this.#from = from;
     this.#request = from.request;
-    this.#bundle = from.bundle;
     this.#made = made;
     this.#cgroup = cgroup;
-    this.#version = baseRuntimeVersion(from.base);
-    this.#version.catch(() => undefined);
   }
 
   /** Empty directory in which the plan assembles the mount tree, in a mount namespace of its own. */
@@ -63,8 +58,7 @@ export class NewContainer {
    * be on our list when we lose the race for it.
    */
   static async create(from: NewContainerRequest): Promise<NewContainer> {
-    const { request, layout, core } = from;
-    const place = cgroupPlace(from.bundle.spec, request.id, false);
+    const { request, place, layout, core } = from;
     const made = new Belongings(request);
     const announce = async (undo: readonly UndoAction[]): Promise<void> => {
       core.send({ prepare: { undo: [...undo] } });
@@ -75,6 +69,7 @@ export class NewContainer {
       made.makeStaging();
       await announce([...made.undoOfStaging(), ...made.undoOfState()]);
       made.claimId();
+      if (from.emptyDirectory !== undefined) made.makeEmptyDirectory(from.emptyDirectory);
       const paths = cgroupDirectories(layout, place);
       await announce([...made.undoOfState(), ...undoOfCgroups(missingCgroups(paths), paths)]);
       const cgroup = createCgroup({ layout, place, spec: from.bundle.spec, dialect: '1.1' });
@@ -102,41 +97,23 @@ export class NewContainer {
   /** The tree is there and waits: state file, hooks, pid file, in the order in which runc's callers may look for them. */
   async publish(parked: Parked): Promise<void> {
     this.#made.root = parked;
-    const version = await this.#version;
-    const { spec } = this.#bundle;
+    const { bundle, version, place } = this.#from;
     await runRestoreHooks({
-      spec,
+      spec: bundle.spec,
       id: this.#request.id,
-      bundle: this.#bundle.directory,
+      bundle: bundle.directory,
       initHostPid: parked.rootHostPid,
     });
-    const text = formatRuncState({
-      id: this.#request.id,
-      initHostPid: parked.rootHostPid,
-      initStartTicks: parked.rootStartTicks,
-      created: new Date(),
-      config: toLibcontainerConfig({
-        spec,
-        id: this.#request.id,
-        bundle: this.#bundle.directory,
-        systemdCgroup: false,
-        noPivotRoot: this.#request.noPivot,
-        noNewKeyring: this.#request.noNewKeyring,
-        dialect: version.dialect,
-        specVersion: version.specVersion,
-      }),
+    writeStateFiles({
+      request: this.#request,
+      bundle,
+      version,
+      stateDirectory: this.#made.stateDirectory,
+      parked,
       cgroupPaths: this.#cgroup.paths,
-      // Streams of a container with a terminal are its own; runc notes them like this.
-      externalDescriptors: spec.process?.terminal === true ? [1, 2, 3].map(() => kNullDevice) : ownDescriptorLinks(),
-      kernelNamespaces: new Set(readdirSync('/proc/self/ns')),
+      cgroupPath: place.path,
+      seccompFilter: this.#from.seccompFilter,
     });
-    const path = join(this.#made.stateDirectory, 'state.json');
-    try {
-      writeFileSync(`${path}.new`, text, { mode: 0o600 });
-      renameSync(`${path}.new`, path);
-    } catch (error) {
-      throw fileError(`cannot write the state of container ${JSON.stringify(this.#request.id)}`, path, error);
-    }
     if (this.#request.pidFile !== undefined) this.#made.writePidFile(this.#request.pidFile, parked.rootHostPid);
   }
 

@@ -5,10 +5,12 @@ import { compilePlan, decodeImages, type CompiledPlan, type ImageModel } from '.
 import { checkPolicy, readCgroupLayout } from './container/index.js';
 import type { StasisError } from './errors/index.js';
 import { readBundle } from './bundle.js';
-import { collectClaims } from './image-claims.js';
+import { collectClaims, emptyDirectoryKeys } from './image-claims.js';
 import { ImageInput } from './image-input.js';
 import { inheritFromBundle } from './inheritance.js';
 import { kernelFacts } from './restore-steps.js';
+import { placeOfCgroup } from './state-files.js';
+import { kEmptyDirectoryName } from '../oci-spec/crun-status.js';
 
 export function readImages<Result>(imagePath: string, use: (images: ImageInput, model: ImageModel) => Result): Result {
   using images = new ImageInput(imagePath);
@@ -44,7 +46,14 @@ export function planContainer(request: {
     const refused: readonly StasisError[] = checkPolicy(collectClaims(model), bundle.spec);
     // Nothing is sent: any descriptor stands for whoever would take the terminal.
     const consoleFd = bundle.spec.process?.terminal === true ? 0 : undefined;
-    using inheritance = inheritFromBundle({ bundle, images, layout: readCgroupLayout(), id: 'plan', consoleFd });
+    using inheritance = inheritFromBundle({
+      bundle,
+      images,
+      layout: readCgroupLayout(),
+      place: placeOfCgroup('runc', bundle, 'plan'),
+      emptyDirectories: new Map(emptyDirectoryKeys(model).map((key) => [key, `/${kEmptyDirectoryName}`])),
+      consoleFd,
+    });
     const compiled = compilePlan(model, {
       ...inheritance.compileOptions,
       rootfs: bundle.rootfs,

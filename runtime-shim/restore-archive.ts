@@ -15,12 +15,12 @@ import { temporaryDirectory } from './archive-output.js';
 import { readBundle } from './bundle.js';
 import { refuseObjections } from './checkpoint-request.js';
 import type { Degradation } from './errors/index.js';
-import { checkContainerId, refuseUnlessAllowed } from './container/index.js';
+import { checkContainerId, findStateRoot, refuseUnlessAllowed } from './container/index.js';
 import { planContainer } from './plan.js';
 import { restoreContainer } from './restore.js';
-import type { ContainerRestore, RestoredContainer } from './restore-request.js';
+import type { RestoreRequest, RestoredContainer } from './restore-request.js';
 
-export interface ArchiveRestore extends Omit<ContainerRestore, 'imagePath'> {
+export interface ArchiveRestore extends Omit<RestoreRequest, 'imagePath'> {
   /** Absolute. */
   readonly archive: string;
   readonly ignoreRootfs: boolean;
@@ -33,7 +33,8 @@ export async function restoreArchive(request: ArchiveRestore): Promise<RestoredC
   checkContainerId(request.id);
   const bundle = readBundle(request.bundle);
   // Known before: an id in use may be that of a container on this very root file system.
-  if (existsSync(join(request.root, request.id))) refuseUnlessAllowed(request.id, 'running', 'restore');
+  const root = request.root ?? findStateRoot(request.id, process.env);
+  if (existsSync(join(root, request.id))) refuseUnlessAllowed(request.id, 'running', 'restore');
 
   using unpacked = new PrivateDirectory(temporaryDirectory(), 'restore');
   const archive = await readArchive(request.archive, {

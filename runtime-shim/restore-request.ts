@@ -4,6 +4,7 @@ import type { BaseRuntime } from './container/index.js';
 import type { Degradation } from './errors/index.js';
 
 export interface ContainerRestore {
+  /** Directory of the states of all containers. */
   readonly root: string;
   readonly id: string;
   /** Absolute. */
@@ -25,11 +26,18 @@ export interface ContainerRestore {
   readonly signal?: AbortSignal;
 }
 
+/** As a caller gives it. */
+export interface RestoreRequest extends Omit<ContainerRestore, 'root'> {
+  /** undefined: where the base runtime keeps its containers. */
+  readonly root: string | undefined;
+}
+
 export const restoreDefaults = { deadlineMs: 120_000 } as const;
 
 export interface RestoredContainer {
   readonly initHostPid: number;
   readonly base: BaseRuntime;
+  readonly root: string;
   readonly degradations: readonly Degradation[];
   readonly timings: readonly Timing[];
 }

@@ -1,10 +1,18 @@
 // THE restore sequence: everything is checked before anything is made; what is
 // made is undone by the core (or its janitor) unless the container is
 // released; release is the last act, when all the world already knows of it.
-import { compilePlan, decodeImages, type CompileOptions } from './engine/index.js';
-import { checkContainerId, checkPolicy, findBaseRuntime, readCgroupLayout } from './container/index.js';
+import { compilePlan, containerFilter, decodeImages, type CompileOptions } from './engine/index.js';
+import {
+  baseRuntimeVersion,
+  checkContainerId,
+  checkPolicy,
+  defaultStateRoot,
+  findBaseRuntime,
+  readCgroupLayout,
+  refuseCrunOnVersion1,
+} from './container/index.js';
 import { LogFile, timingLine } from './core-session.js';
-import { collectClaims } from './image-claims.js';
+import { collectClaims, emptyDirectoryKeys } from './image-claims.js';
 import { ImageInput } from './image-input.js';
 import { refuseObjections } from './checkpoint-request.js';
 import { readBundle, refuseConsoleMismatch } from './bundle.js';
@@ -13,22 +21,39 @@ import { executePlan, startExecutor } from './execute-plan.js';
 import { inheritFromBundle } from './inheritance.js';
 import { NewContainer } from './new-container.js';
 import { kernelFacts, writeRestoreStats } from './restore-steps.js';
-import type { RestoredContainer, ContainerRestore } from './restore-request.js';
+import { emptyDirectoryOf, placeOfCgroup } from './state-files.js';
+import type { RestoredContainer, RestoreRequest } from './restore-request.js';
 
-export async function restoreContainer(request: ContainerRestore): Promise<RestoredContainer> {
-  const goal = `restore container ${JSON.stringify(request.id)}`;
-  checkContainerId(request.id);
+export async function restoreContainer(asked: RestoreRequest): Promise<RestoredContainer> {
+  const goal = `restore container ${JSON.stringify(asked.id)}`;
+  checkContainerId(asked.id);
   const base = findBaseRuntime();
-  const bundle = readBundle(request.bundle);
-  refuseConsoleMismatch(bundle, goal, request);
-  using images = new ImageInput(request.imagePath);
+  // It answers while we read.
+  const answer = baseRuntimeVersion(base);
+  answer.catch(() => undefined);
+  const bundle = readBundle(asked.bundle);
+  refuseConsoleMismatch(bundle, goal, asked);
+  using images = new ImageInput(asked.imagePath);
   const model = decodeImages(images);
   refuseObjections(goal, checkPolicy(collectClaims(model), bundle.spec));
 
   const layout = readCgroupLayout();
+  const version = await answer;
+  if (version.family === 'crun') refuseCrunOnVersion1(`cannot ${goal}`);
+  const request = { ...asked, root: asked.root ?? defaultStateRoot(version.family, process.env) };
+  const place = placeOfCgroup(version.family, bundle, request.id);
+  const emptyDirectory = emptyDirectoryOf(version.family, request);
+  const emptyDirectories = new Map(emptyDirectoryKeys(model).map((key) => [key, emptyDirectory]));
   using consoleSocket = request.consoleSocket === undefined ? undefined : new ConsoleSocket(request.consoleSocket);
   using channel = consoleSocket === undefined ? undefined : new ConsoleChannel();
-  using inheritance = inheritFromBundle({ bundle, images, layout, id: request.id, consoleFd: channel?.innerFd });
+  using inheritance = inheritFromBundle({
+    bundle,
+    images,
+    layout,
+    place,
+    emptyDirectories,
+    consoleFd: channel?.innerFd,
+  });
   const compiled = compilePlan(model, {
     ...inheritance.compileOptions,
     rootfs: bundle.rootfs,
@@ -49,7 +74,16 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
     signal: request.signal,
   });
   // The claim to the id comes with the core's promise to take everything back, however we end.
-  await using container = await NewContainer.create({ request, bundle, base, layout, core });
+  await using container = await NewContainer.create({
+    request,
+    bundle,
+    version,
+    place,
+    emptyDirectory: emptyDirectories.size === 0 ? undefined : emptyDirectory,
+    seccompFilter: containerFilter(model),
+    layout,
+    core,
+  });
   const { parked, released } = await executePlan(core, {
     plan: compiled.plan,
     images,
@@ -68,6 +102,7 @@ export async function restoreContainer(request: ContainerRestore): Promise<Resto
   return {
     initHostPid: parked.rootHostPid,
     base,
+    root: request.root,
     degradations: compiled.degradations,
     timings: released.timings,
   };

@@ -14,8 +14,8 @@ export interface CommandContext {
 }
 
 export interface GlobalOptions {
-  /** Absolute. */
-  readonly root: string;
+  /** Absolute; undefined: where the base runtime keeps its containers. */
+  readonly root: string | undefined;
   readonly systemdCgroup: boolean;
 }
 

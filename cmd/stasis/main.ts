@@ -58,7 +58,7 @@ async function main(words: readonly string[]): Promise<number> {
       cwd: process.cwd(),
       environment: process.env,
       signal: abort.signal,
-      globals: { root: stateRoot(text(given, 'root'), process.env), systemdCgroup: flag(given, 'systemd-cgroup') },
+      globals: { root: stateRoot(text(given, 'root')), systemdCgroup: flag(given, 'systemd-cgroup') },
       warn: (message) =>
         void (log.path !== undefined && appendLog(log.path, logRecord(log.format, 'warning', message, new Date()))),
       print,
@@ -144,15 +144,11 @@ function refuseWrongCount(command: Command, positionals: readonly string[]): voi
   );
 }
 
-/** runc's default; an empty XDG_RUNTIME_DIR is an unset one, and real root does not use it. */
-function stateRoot(given: string | undefined, environment: NodeJS.ProcessEnv): string {
-  if (given !== undefined) {
-    const root = resolve(given);
-    if (root === '/') throw usage('Option --root argument should not be set to /');
-    return root;
-  }
-  const runtimeDirectory = environment['XDG_RUNTIME_DIR'] ?? '';
-  return process.geteuid?.() === 0 || runtimeDirectory === '' ? '/run/runc' : `${runtimeDirectory}/runc`;
+function stateRoot(given: string | undefined): string | undefined {
+  if (given === undefined) return undefined;
+  const root = resolve(given);
+  if (root === '/') throw usage('Option --root argument should not be set to /');
+  return root;
 }
 
 function abortOnSignals(): AbortController {

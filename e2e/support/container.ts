@@ -23,6 +23,8 @@ export interface ContainerOptions {
   readonly files?: Readonly<Record<string, string>>;
   /** Where output goes: to plain files outside the container, or into pipes whose readers write those files. */
   readonly streams?: 'file' | 'pipe';
+  /** The base runtime: runc of the system unless given. */
+  readonly base?: string;
 }
 
 export interface ContainerState {
@@ -53,6 +55,7 @@ export class Container {
   /** runc's --root for this test. */
   readonly stateRoot: string;
   readonly #streams: 'file' | 'pipe';
+  readonly #base: string | undefined;
 
   private constructor(options: ContainerOptions) {
     this.id = options.id;
@@ -63,6 +66,7 @@ export class Container {
     this.stateRoot = join(options.directory, 'state');
     this.cgroupPath = `${cgroupParent}/${options.id}`;
     this.#streams = options.streams ?? 'file';
+    this.#base = options.base;
   }
 
   /** Writes the bundle; starts nothing. */
@@ -88,12 +92,17 @@ export class Container {
 
   /** Runs `stasis --root ... ARGS` to its end. */
   async stasis(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return await run(stasisProgram, ['--root', this.stateRoot, ...args], options);
+    const env = this.#base === undefined ? {} : { env: { ...environment(), ...options.env, ...this.#variables() } };
+    return await run(stasisProgram, ['--root', this.stateRoot, ...args], { ...options, ...env });
   }
 
   /** The same through the base runtime itself. */
   async runc(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return await run('runc', ['--root', this.stateRoot, ...args], options);
+    return await run(this.#base ?? 'runc', ['--root', this.stateRoot, ...args], options);
+  }
+
+  #variables(): Record<string, string> {
+    return this.#base === undefined ? {} : { STASIS_RUNTIME: this.#base };
   }
 
   async must(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
@@ -122,13 +131,14 @@ export class Container {
           ? await run(program, full.slice(1), {
               stdout: output,
               stderr: errors,
-              env: { ...environment(), ...variables },
+              env: { ...environment(), ...this.#variables(), ...variables },
             })
           : await run('sh', ['-c', behindPipes, 'sh', ...full], {
               stdout: errors,
               stderr: errors,
               env: {
                 ...environment(),
+                ...this.#variables(),
                 ...variables,
                 STATUS: join(this.directory, `status-${nextNumber()}`),
                 OUTPUT: this.outputFile,

@@ -75,7 +75,11 @@ function openFiles(): string[] {
   });
 }
 
+/** What crun keeps for all its containers. */
+const shared = ['.cache', '.empty-directory'];
+
 function stateDirectories(directory: string): string[] {
   const root = join(directory, 'state');
-  return existsSync(root) ? readdirSync(root).map((name) => join(root, name)) : [];
+  const names = existsSync(root) ? readdirSync(root).filter((name) => !shared.includes(name)) : [];
+  return names.map((name) => join(root, name));
 }

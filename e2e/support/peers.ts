@@ -11,6 +11,7 @@ export interface Invocation {
 export const peers = {
   criu: join(peerDirectory, 'usr/sbin/criu'),
   runc: join(peerDirectory, 'usr/sbin/runc'),
+  crun: join(peerDirectory, 'usr/bin/crun'),
   checkpointctl: join(peerDirectory, 'usr/bin/checkpointctl'),
 
   /** crit is Python; sid's package runs on this Debian's interpreter. */

@@ -1,11 +1,12 @@
 // The runtime that makes and manages containers: found as the launcher finds
 // it (nativecore/launcher), asked for its version, told to delete.
 import { execFile } from 'node:child_process';
-import { accessSync, constants, readFileSync, statSync } from 'node:fs';
-import { isAbsolute, join } from 'node:path';
+import { accessSync, constants, existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { basename, isAbsolute, join } from 'node:path';
 import { promisify } from 'node:util';
 import { findLocations } from '../../nativecore/index.js';
 import type { RuncDialect } from '../../oci-spec/libcontainer-config.js';
+import { isContainerId } from '../../oci-spec/runc-state.js';
 import { StasisError } from '../errors/index.js';
 
 const runFile = promisify(execFile);
@@ -18,8 +19,11 @@ export interface BaseRuntime {
   readonly path: string;
 }
 
+/** Whose state files a container has. */
+export type RuntimeFamily = 'runc' | 'crun';
+
 export interface BaseRuntimeVersion {
-  readonly name: string;
+  readonly family: RuntimeFamily;
   readonly dialect: RuncDialect;
   readonly specVersion: string;
 }
@@ -57,10 +61,36 @@ export async function baseRuntimeVersion(runtime: BaseRuntime): Promise<BaseRunt
   const name = /^(\S+) version (\S+)/m.exec(stdout);
   const [major = 1, minor = 1] = (name?.[2] ?? '').split('.').map(Number);
   return {
-    name: name?.[1] ?? 'runc',
+    family: name?.[1] === 'crun' ? 'crun' : 'runc',
     dialect: major > 1 || minor >= 2 ? '1.2' : '1.1',
     specVersion: /^spec: (\S+)/m.exec(stdout)?.[1] ?? '1.0.2',
   };
+}
+
+/**
+ * Where a runtime keeps containers unless it is told otherwise. An empty XDG_RUNTIME_DIR is an unset one; real root
+ * does not use it with runc, and does with crun.
+ */
+export function defaultStateRoot(family: RuntimeFamily, environment: NodeJS.ProcessEnv): string {
+  const runtimeDirectory = environment['XDG_RUNTIME_DIR'] ?? '';
+  const ignored = family === 'runc' && process.geteuid?.() === 0;
+  return join(runtimeDirectory === '' || ignored ? '/run' : runtimeDirectory, family);
+}
+
+/** Where a container is that nobody gave a root for. What the base runtime's name promises is looked at first. */
+export function findStateRoot(id: string, environment: NodeJS.ProcessEnv): string {
+  const families: readonly RuntimeFamily[] = isNamedCrun(environment) ? ['crun', 'runc'] : ['runc', 'crun'];
+  const roots = families.map((family) => defaultStateRoot(family, environment));
+  return roots.find((root) => isContainerId(id) && existsSync(join(root, id))) ?? roots[0]!;
+}
+
+function isNamedCrun(environment: NodeJS.ProcessEnv): boolean {
+  try {
+    return basename(realpathSync(findBaseRuntime(environment).path)) === 'crun';
+  } catch {
+    // Whoever needs the runtime says what is wrong with it.
+    return false;
+  }
 }
 
 /** Removes state, cgroups and runs poststop hooks of a container whose processes have ended. */

@@ -24,7 +24,7 @@ import { pollUntil } from './poll.js';
 import { readText } from './proc.js';
 
 const CGROUP2_SUPER_MAGIC = 0x63677270;
-const cgroupRoot = '/sys/fs/cgroup';
+export const cgroupRoot = '/sys/fs/cgroup';
 
 export interface CgroupLayout {
   readonly version: 1 | 2;

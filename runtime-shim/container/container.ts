@@ -1,12 +1,17 @@
-// A container that the base runtime made: found through runc's state.json,
-// checked against the processes that are really there, locked while we work.
+// A container that the base runtime made: found through runc's state.json or
+// crun's status, checked against the processes that are really there, locked while we work.
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { nativeBinding } from '../../nativecore/index.js';
 import { FormatError } from '../../oci-spec/json.js';
-import { isContainerId, parseRuncState, type RuncState } from '../../oci-spec/runc-state.js';
+import type { ContainerRecord } from '../../oci-spec/container-record.js';
+import { parseCrunStatus } from '../../oci-spec/crun-status.js';
+import { isContainerId, parseRuncState } from '../../oci-spec/runc-state.js';
+import { parseRuntimeConfig } from '../../oci-spec/runtime-config.js';
 import type { ContainerStatus } from '../../oci-spec/runtime-state.js';
 import { StasisError, errnoCode, fileError } from '../errors/index.js';
+import type { RuntimeFamily } from './base-runtime.js';
+import { cgroupRoot, readCgroupLayout } from './cgroups.js';
 import { freezerOf, type Freezer } from './freezer.js';
 import { TRANSITIONS, type Status, type Verb } from './lifecycle.js';
 import { isAlive } from './proc.js';
@@ -14,7 +19,9 @@ import { isAlive } from './proc.js';
 export interface Container {
   readonly id: string;
   readonly stateDirectory: string;
-  readonly state: RuncState;
+  /** Whose state files these are. */
+  readonly madeBy: RuntimeFamily;
+  readonly state: ContainerRecord;
   readonly status: ContainerStatus;
   readonly freezer: Freezer | undefined;
   /** Gives the lock back; the kernel does if we die. */
@@ -37,13 +44,13 @@ export function openContainer(request: { readonly root: string; readonly id: str
   const stateDirectory = join(root, id);
   const lock = openLocked(stateDirectory, id, verb);
   try {
-    const state = readState(stateDirectory, id);
+    const { state, madeBy } = readState(stateDirectory, id);
     const freezer = freezerOf(state.cgroupPaths);
     const status = statusOf(stateDirectory, state, freezer);
     refuseUnlessAllowed(id, status, verb);
     if (status === 'paused' && !isAlive(state.initHostPid, state.initStartTicks))
       refuseUnlessAllowed(id, 'stopped', verb);
-    return { id, stateDirectory, state, status, freezer, [Symbol.dispose]: () => closeSync(lock) };
+    return { id, stateDirectory, madeBy, state, status, freezer, [Symbol.dispose]: () => closeSync(lock) };
   } catch (error) {
     closeSync(lock);
     throw error;
@@ -62,7 +69,7 @@ export function refuseUnlessAllowed(id: string, status: Status, verb: Verb): voi
 }
 
 /** runc's rules in runc's order: a frozen cgroup is "paused" even if init is dead. */
-function statusOf(stateDirectory: string, state: RuncState, freezer: Freezer | undefined): ContainerStatus {
+function statusOf(stateDirectory: string, state: ContainerRecord, freezer: Freezer | undefined): ContainerStatus {
   if (freezer?.isFrozen() === true) return 'paused';
   if (!isAlive(state.initHostPid, state.initStartTicks)) return 'stopped';
   return existsSync(join(stateDirectory, 'exec.fifo')) ? 'created' : 'running';
@@ -87,30 +94,43 @@ function openLocked(stateDirectory: string, id: string, verb: Verb): number {
   });
 }
 
-function readState(stateDirectory: string, id: string): RuncState {
-  const path = join(stateDirectory, 'state.json');
+function readState(stateDirectory: string, id: string): { state: ContainerRecord; madeBy: RuntimeFamily } {
+  const goal = `cannot read the state of container ${JSON.stringify(id)}`;
+  const runcFile = join(stateDirectory, 'state.json');
+  const crunFile = join(stateDirectory, 'status');
+  const madeBy = !existsSync(runcFile) && existsSync(crunFile) ? 'crun' : 'runc';
   try {
-    return parseRuncState(readFileSync(path, 'utf8'));
+    if (madeBy === 'runc') return { madeBy, state: parseRuncState(readFileSync(runcFile, 'utf8')) };
+    refuseCrunOnVersion1(goal);
+    const spec = parseRuntimeConfig(readFileSync(join(stateDirectory, 'config.json'), 'utf8'));
+    return { madeBy, state: parseCrunStatus(readFileSync(crunFile, 'utf8'), id, spec, cgroupRoot) };
   } catch (error) {
+    const path = madeBy === 'runc' ? runcFile : crunFile;
     if (error instanceof FormatError) {
       throw new StasisError({
         code: 'STATE_CORRUPT',
-        message: `cannot read the state of container ${JSON.stringify(id)}: ${error.message}`,
+        message: `${goal}: ${error.message}`,
         subject: { container: id, path },
         cause: error,
       });
     }
     if (errnoCode(error) === 'ENOENT') {
-      const crun = existsSync(join(stateDirectory, 'status'));
       throw new StasisError({
-        code: crun ? 'STATE_CORRUPT' : 'CONTAINER_MISSING',
-        message: crun
-          ? `cannot read the state of container ${JSON.stringify(id)}: it was made by crun, whose state files are not read yet`
-          : `cannot read the state of container ${JSON.stringify(id)}: container does not exist`,
+        code: 'CONTAINER_MISSING',
+        message: `${goal}: container does not exist`,
         subject: { container: id, path },
-        ...(crun ? { hint: 'make the container with runc as the base runtime' } : {}),
       });
     }
-    throw fileError(`cannot read the state of container ${JSON.stringify(id)}`, path, error);
+    throw error instanceof StasisError ? error : fileError(goal, path, error);
   }
+}
+
+/** What crun does with cgroups on v1 is not known well enough: a wrong path there is somebody else's processes. */
+export function refuseCrunOnVersion1(goal: string): void {
+  if (readCgroupLayout().version === 2) return;
+  throw new StasisError({
+    code: 'KERNEL_FEATURE_MISSING',
+    message: `${goal}: crun as the base runtime needs cgroup v2 alone at ${cgroupRoot}, and this machine has v1 hierarchies there`,
+    hint: 'use runc as the base runtime',
+  });
 }

@@ -5,13 +5,16 @@
 import { closeSync, openSync, readlinkSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { nativeBinding } from '../../nativecore/index.js';
+import type { ContainerRecord } from '../../oci-spec/container-record.js';
+import { kEmptyDirectoryName } from '../../oci-spec/crun-status.js';
 import { containerDevices } from '../../oci-spec/devices.js';
 import { isBindMount } from '../../oci-spec/mount-options.js';
 import { isAbsolute, normalize } from '../../oci-spec/paths.js';
-import type { RuncState } from '../../oci-spec/runc-state.js';
+
 import type { NamespaceKind, RuntimeConfig } from '../../oci-spec/runtime-config.js';
 import { StasisError, fileError } from '../errors/index.js';
 import type { CgroupLayout } from './cgroups.js';
+import { readText } from './proc.js';
 
 /** CRIU's name for what is mounted over masked files. */
 export const kNullDevice = '/dev/null';
@@ -38,8 +41,12 @@ export interface CheckpointExternals {
   readonly namespaces: ReadonlyMap<string, string>;
 }
 
-/** From runc's state and the running init. */
-export function checkpointExternals(state: RuncState, layout: CgroupLayout): CheckpointExternals {
+/** From the runtime's state, the directory that holds it, and the running init. */
+export function checkpointExternals(
+  state: ContainerRecord,
+  stateRoot: string,
+  layout: CgroupLayout,
+): CheckpointExternals {
   const root = `/proc/${state.initHostPid}/root`;
   const mounts = new Map<string, string>();
   for (const mount of state.mounts) {
@@ -50,9 +57,12 @@ export function checkpointExternals(state: RuncState, layout: CgroupLayout): Che
       for (const inside of cgroupMountPoints(layout, mount.destination)) mounts.set(inside, inside);
     }
   }
+  const emptyBinds = bindsOfEmptyDirectory(state.initHostPid);
   for (const path of state.maskPaths) {
-    // Masked directories are read-only tmpfs mounts, which the images carry.
+    // Masked directories are read-only tmpfs mounts, which the images carry; crun since 1.20 binds an empty directory.
     if (isFile(join(root, path))) mounts.set(resolveInRoot(root, path), kNullDevice);
+    else if (emptyBinds.has(resolveInRoot(root, path)))
+      mounts.set(resolveInRoot(root, path), join(stateRoot, kEmptyDirectoryName));
   }
   // Only bind mounts in a user namespace; elsewhere these are nodes, and nobody looks for a mount there.
   for (const path of state.devicePaths) mounts.set(normalize(path), normalize(path));
@@ -62,6 +72,20 @@ export function checkpointExternals(state: RuncState, layout: CgroupLayout): Che
     if (path !== '' && key !== undefined) namespaces.set(type === 'NEWNET' ? 'net' : 'pid', key);
   }
   return { mounts, files: new Set(state.externalDescriptors.filter((link) => link !== kNullDevice)), namespaces };
+}
+
+function bindsOfEmptyDirectory(hostPid: number): Set<string> {
+  const result = new Set<string>();
+  for (const line of readText(`/proc/${hostPid}/mountinfo`).split('\n')) {
+    const [, , , root, mountPoint] = line.split(' ');
+    if (mountPoint !== undefined && isEmptyDirectoryKey(root)) result.add(mountPoint);
+  }
+  return result;
+}
+
+/** Under crun the key is the path of the directory on the host that the images come from. */
+export function isEmptyDirectoryKey(key: string | undefined): boolean {
+  return key !== undefined && basename(key) === kEmptyDirectoryName;
 }
 
 export interface RestoreExternals {
@@ -75,14 +99,19 @@ export interface RestoreExternals {
   readonly newNamespaces: ReadonlySet<string>;
 }
 
+export interface RestoreSide {
+  readonly spec: RuntimeConfig;
+  readonly bundle: string;
+  readonly rootfs: string;
+  readonly layout: CgroupLayout;
+  readonly cgroupPaths: ReadonlyMap<string, string>;
+  /** Key in the images -> host path, for masked directories that are binds. */
+  readonly emptyDirectories: ReadonlyMap<string, string>;
+}
+
 /** From the spec of the restoring side, which alone says what the container gets from outside. */
-export function restoreExternals(
-  spec: RuntimeConfig,
-  bundle: string,
-  rootfs: string,
-  layout: CgroupLayout,
-  cgroupPaths: ReadonlyMap<string, string>,
-): RestoreExternals {
+export function restoreExternals(side: RestoreSide): RestoreExternals {
+  const { spec, bundle, rootfs, layout, cgroupPaths } = side;
   const mounts = new Map<string, string>();
   const ownCgroups = spec.linux?.namespaces.some(({ type, path }) => type === 'cgroup' && path === '') ?? false;
   for (const mount of spec.mounts) {
@@ -99,6 +128,11 @@ export function restoreExternals(
     }
   }
   mounts.set(kNullDevice, kNullDevice);
+  // crun's clients of CRIU call a masked file by its path.
+  for (const path of spec.linux?.maskedPaths ?? []) {
+    if (!mounts.has(normalize(path))) mounts.set(normalize(path), kNullDevice);
+  }
+  for (const [key, path] of side.emptyDirectories) mounts.set(key, path);
   for (const { path } of containerDevices(spec)) {
     if (!mounts.has(normalize(path))) mounts.set(normalize(path), normalize(path));
   }
@@ -159,7 +193,7 @@ export function ownDescriptorLinks(): string[] {
   });
 }
 
-function hasOwnCgroupNamespace(state: RuncState): boolean {
+function hasOwnCgroupNamespace(state: ContainerRecord): boolean {
   return state.namespaces.get('NEWCGROUP') === '';
 }
 

@@ -1,14 +1,18 @@
 export {
   baseRuntimeVersion,
+  defaultStateRoot,
   deleteContainer,
   findBaseRuntime,
+  findStateRoot,
   type BaseRuntime,
   type BaseRuntimeVersion,
+  type RuntimeFamily,
 } from './base-runtime.js';
 export { freezerOf, type Freezer } from './freezer.js';
 export {
   cgroupDirectories,
   cgroupDirectoryOf,
+  cgroupRoot,
   createCgroup,
   missingCgroups,
   readCgroupLayout,
@@ -16,10 +20,17 @@ export {
   type CgroupLayout,
   type ContainerCgroup,
 } from './cgroups.js';
-export { checkContainerId, openContainer, refuseUnlessAllowed, type Container } from './container.js';
+export {
+  checkContainerId,
+  openContainer,
+  refuseCrunOnVersion1,
+  refuseUnlessAllowed,
+  type Container,
+} from './container.js';
 export { copyOnWriteBytes } from './copy-on-write.js';
 export {
   checkpointExternals,
+  isEmptyDirectoryKey,
   kNullDevice,
   openNamespaces,
   ownDescriptorLinks,

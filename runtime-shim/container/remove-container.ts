@@ -1,5 +1,6 @@
 // The end of a container that was checkpointed and killed.
-import { rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
+import { StasisError } from '../errors/index.js';
 import { deleteContainer, type BaseRuntime } from './base-runtime.js';
 import { removeCgroupTrees } from './cgroups.js';
 import type { Container } from './container.js';
@@ -19,4 +20,13 @@ export async function removeContainer(runtime: BaseRuntime, root: string, contai
     return;
   }
   await deleteContainer(runtime, { root, id, systemdCgroup: state.systemdCgroup });
+  if (!existsSync(stateDirectory)) return;
+  // "delete --force" succeeds for containers that a runtime does not know, such as those of another one.
+  throw new StasisError({
+    code: 'ENVIRONMENT',
+    message: `cannot delete container ${JSON.stringify(id)} after its checkpoint: it was made by ${container.madeBy}, and ${runtime.path} does not know it`,
+    subject: { container: id, path: stateDirectory },
+    why: 'the checkpoint itself is complete',
+    hint: `name ${container.madeBy} as the base runtime, and delete the container with it`,
+  });
 }

@@ -9,6 +9,7 @@ export { imageFileName, type ImageFile, type ImageSource } from './image-set.js'
 export { describeImages } from './describe.js';
 export type * from './describe.js';
 export { printPlan, printStep, type StepPosition } from './plan/print.js';
+export { containerFilter } from './resources/seccomp.js';
 export { kConsoleChannel } from './resources/tty.js';
 export { ProcStatus } from './proc-text.js';
 export { verifyPlan } from './plan/verify.js';

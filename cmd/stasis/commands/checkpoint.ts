@@ -1,6 +1,7 @@
 // checkpoint <container-id>: freeze a running container and write its images.
 import { resolve } from 'node:path';
 import { checkpointOptions } from '../../../oci-spec/runtime-options.js';
+import { findStateRoot } from '../../../runtime-shim/container/index.js';
 import { checkpointContainer } from '../../../runtime-shim/checkpoint.js';
 import { checkpointDefaults } from '../../../runtime-shim/checkpoint-request.js';
 import { jsonText } from '../../render/table.js';
@@ -28,7 +29,7 @@ export const checkpointCommand: Command = {
     const archive = archiveRequest(given, context);
     const request = {
       ...checkpointDefaults,
-      root: context.globals.root,
+      root: context.globals.root ?? findStateRoot(id, context.environment),
       id,
       imagePath: path('image-path') ?? resolve(context.cwd, 'checkpoint'),
       workPath: path('work-path'),

@@ -65,7 +65,7 @@ export const restoreCommand: Command = {
     for (const { message } of restored.degradations) context.warn(message);
     if (detach) return 0;
     const status = await stayWith(restored.initHostPid);
-    await deleteContainer(restored.base, { root: context.globals.root, id, systemdCgroup: false });
+    await deleteContainer(restored.base, { root: restored.root, id, systemdCgroup: false });
     return status;
   },
 };

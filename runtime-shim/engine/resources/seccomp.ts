@@ -2,7 +2,7 @@
 // where all threads of a process have the same chain, the leader installs it
 // for all (TSYNC), so that they share it as before.
 import type { seccomp_filter } from '../../../oci-spec/images/messages.js';
-import type { CompileContext, PlannedTask } from '../compile-context.js';
+import type { CompileContext, ImageModel, PlannedTask } from '../compile-context.js';
 import type { CapturedTask, EncodeContext } from '../encode-context.js';
 import { Phase, type TaskBuilder } from '../plan/builder.js';
 import { ProcStatus } from '../proc-text.js';
@@ -120,6 +120,13 @@ function compileTask(ctx: CompileContext, planned: PlannedTask, filters: readonl
     }
     for (const index of chain) installFilter(ctx, builder, filters[index] as seccomp_filter, index);
   });
+}
+
+/** The first filter of the first process: the container's own, which came before any that its programs have added. */
+export function containerFilter(model: ImageModel): Uint8Array | undefined {
+  const filters = model.set.maybe('seccomp')?.seccomp_filters ?? [];
+  const [oldest] = chainOf(filters, model.tasks[0]?.core.thread_core?.seccomp_filter) ?? [];
+  return oldest === undefined ? undefined : filters[oldest]?.filter;
 }
 
 /** Oldest first; undefined if a link leads nowhere. */

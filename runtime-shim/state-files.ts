@@ -1,0 +1,96 @@
+// How the base runtime keeps a container: where its cgroup is, and the files in
+// its state directory, written last, so that its verbs work on what we made.
+import { readdirSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Parked } from '../nativecore/index.js';
+import { crunCgroupPlace, formatCrunStatus, kEmptyDirectoryName } from '../oci-spec/crun-status.js';
+import { cgroupPlace, toLibcontainerConfig, type CgroupPlace } from '../oci-spec/libcontainer-config.js';
+import { formatRuncState } from '../oci-spec/runc-state.js';
+import type { Bundle } from './bundle.js';
+import { kNullDevice, ownDescriptorLinks, type BaseRuntimeVersion, type RuntimeFamily } from './container/index.js';
+import { fileError } from './errors/index.js';
+import type { ContainerRestore } from './restore-request.js';
+
+export function placeOfCgroup(family: RuntimeFamily, bundle: Bundle, id: string): CgroupPlace {
+  return family === 'crun' ? crunCgroupPlace(bundle.spec, id) : cgroupPlace(bundle.spec, id, false);
+}
+
+/** What is bound over masked directories, where images want that: crun's own, shared by all, or one in the state directory. */
+export function emptyDirectoryOf(family: RuntimeFamily, request: Pick<ContainerRestore, 'root' | 'id'>): string {
+  return family === 'crun'
+    ? join(request.root, kEmptyDirectoryName)
+    : join(request.root, request.id, kEmptyDirectoryName);
+}
+
+export interface PublishedContainer {
+  readonly request: ContainerRestore;
+  readonly bundle: Bundle;
+  readonly version: BaseRuntimeVersion;
+  readonly stateDirectory: string;
+  readonly parked: Parked;
+  readonly cgroupPaths: ReadonlyMap<string, string>;
+  /** Within its hierarchy. */
+  readonly cgroupPath: string;
+  /** The container's own, as the kernel has it. */
+  readonly seccompFilter: Uint8Array | undefined;
+}
+
+export function writeStateFiles(container: PublishedContainer): void {
+  const { bundle, version, stateDirectory } = container;
+  const write = (name: string, text: string | Uint8Array, mode: number): void => {
+    const path = join(stateDirectory, name);
+    try {
+      writeFileSync(`${path}.new`, text, { mode });
+      renameSync(`${path}.new`, path);
+    } catch (error) {
+      throw fileError(`cannot write the state of container ${JSON.stringify(container.request.id)}`, path, error);
+    }
+  };
+  if (version.family === 'runc') return write('state.json', runcState(container), 0o600);
+  // The status last: where it is, crun takes the container for complete.
+  write('config.json', bundle.text, 0o700);
+  // Without it, "crun exec" starts programs that no filter holds back.
+  if (container.seccompFilter !== undefined) write('seccomp.bpf', container.seccompFilter, 0o700);
+  write('status', crunStatus(container), 0o700);
+}
+
+function runcState({ request, bundle, version, parked, cgroupPaths }: PublishedContainer): string {
+  return formatRuncState({
+    id: request.id,
+    initHostPid: parked.rootHostPid,
+    initStartTicks: parked.rootStartTicks,
+    created: new Date(),
+    config: toLibcontainerConfig({
+      spec: bundle.spec,
+      id: request.id,
+      bundle: bundle.directory,
+      systemdCgroup: false,
+      noPivotRoot: request.noPivot,
+      noNewKeyring: request.noNewKeyring,
+      dialect: version.dialect,
+      specVersion: version.specVersion,
+    }),
+    cgroupPaths,
+    externalDescriptors: streamsOf(bundle),
+    kernelNamespaces: new Set(readdirSync('/proc/self/ns')),
+  });
+}
+
+function crunStatus({ request, bundle, parked, cgroupPath }: PublishedContainer): string {
+  return formatCrunStatus({
+    initHostPid: parked.rootHostPid,
+    initStartTicks: parked.rootStartTicks,
+    created: new Date(),
+    cgroupPath,
+    rootfs: bundle.spec.root.path,
+    bundle: bundle.directory,
+    owner: 'root',
+    detached: request.detach,
+    externalDescriptors: streamsOf(bundle),
+  });
+}
+
+/** Streams of a container with a terminal are its own; runc notes them like this. */
+function streamsOf(bundle: Bundle): string[] {
+  return bundle.spec.process?.terminal === true ? [1, 2, 3].map(() => kNullDevice) : ownDescriptorLinks();
+}
