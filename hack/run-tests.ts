@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupVersion } from '../e2e/support/cgroups.js';
 import { buildDirectory, peerDirectory, repository } from '../e2e/support/paths.js';
+import { isInstalled, podmanSets, type PodmanSetName } from '../e2e/support/podman-sets.js';
 import type { Summary } from './mocha-reporter.js';
 
 interface Group {
@@ -20,6 +21,12 @@ const privileged = ['cases', 'containers', 'faults'].map((folder) => `${compiled
 // A private mount namespace in which /sys/fs/cgroup is a v2 tree and nothing else:
 // the kernel lets one machine have both, and the host keeps what it has.
 const pureVersion2 = 'umount -R -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"';
+
+// /etc/stasis/config.json names the base runtime, in this mount namespace only.
+const withConfiguration =
+  'set -e; base=$1; shift; top=$(mktemp -d); mount -t tmpfs none "$top"; mkdir "$top/upper" "$top/work"; ' +
+  'mount -t overlay -o "lowerdir=/etc,upperdir=$top/upper,workdir=$top/work" overlay /etc; umount -l "$top"; ' +
+  'rmdir "$top"; mkdir -p /etc/stasis; printf \'{"runtime": "%s"}\' "$base" >/etc/stasis/config.json; exec "$@"';
 
 // Every lane has mounts of its own: what others on the machine mount is not a test's leak.
 const ownMounts = ['unshare', '-m'];
@@ -117,11 +124,44 @@ function runInterop(options: readonly string[]): Summary {
   return runMocha('interop', [`${compiled}/e2e/interop/**/*.test.js`], options, [], environment);
 }
 
+/** Every podman on every hierarchy that it is used with; crun never on v1. */
+const podmanLanes: readonly (readonly [set: PodmanSetName, version: 1 | 2])[] = [
+  ['debian', 1],
+  ['debian', 2],
+  ['sid', 1],
+  ['sid', 2],
+  ['sid-crun', 2],
+];
+
 function runManagers(options: readonly string[]): Summary {
-  const managers = spawnSync(process.execPath, [`${compiled}/hack/managers.js`], { cwd: repository, stdio: 'inherit' });
-  const provides = ['root', 'built', ...(managers.status === 0 ? ['podman'] : [])].join(',');
-  const environment = { STASIS_LANE: 'managers', STASIS_LANE_PROVIDES: provides };
-  return runMocha('managers', [`${compiled}/e2e/managers/**/*.test.js`], options, ownMounts, environment);
+  spawnSync(process.execPath, [`${compiled}/hack/managers.js`], { cwd: repository, stdio: 'inherit' });
+  const total: Summary = { passed: 0, failed: 0, skipped: 0 };
+  const only = process.env['STASIS_PODMAN_LANES']?.split(',');
+  for (const [set, version] of podmanLanes) {
+    const lane = `managers-${set}-v${version}`;
+    if (only !== undefined && !only.includes(`${set}-v${version}`)) continue;
+    console.log(`\n── ${lane}: ${podmanSets[set].what}`);
+    const summary =
+      version === 1 && cgroupVersion() === 2
+        ? skipped(lane, 'this host has no cgroup v1')
+        : isInstalled(podmanSets[set])
+          ? runPodmanLane(lane, set, version, options)
+          : skipped(lane, `${podmanSets[set].podman} is not installed`);
+    console.log(`   ${line(summary)}`);
+    total.passed += summary.passed;
+    total.failed += summary.failed;
+    total.skipped += summary.skipped;
+  }
+  return total;
+}
+
+function runPodmanLane(lane: string, set: PodmanSetName, version: 1 | 2, options: readonly string[]): Summary {
+  const provides = ['root', 'built', 'podman', `cgroup-v${version}`, ...(hasPeers() ? ['peers'] : [])].join(',');
+  const environment = { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides, STASIS_PODMAN: set };
+  const mounts = version === 2 && cgroupVersion() === 1 ? inPureVersion2() : ownMounts;
+  const { base } = podmanSets[set];
+  const wrapper = base === undefined ? mounts : [...mounts, 'sh', '-c', withConfiguration, 'sh', base];
+  return runMocha(lane, [`${compiled}/e2e/managers/**/*.test.js`], options, wrapper, environment);
 }
 
 function runMocha(

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { chmodSync, existsSync, mkdirSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
+import { cgroupVersion, hasController } from '../support/cgroups.js';
 import { requires } from '../support/lanes.js';
 import { Podman } from '../support/podman.js';
 import { mustRun } from '../support/run.js';
@@ -105,7 +106,9 @@ describe('podman', () => {
     mkdirSync(shared);
     chmodSync(shared, 0o777);
     await podman.start(
-      ...(['c', '--user', '1000', '--memory', '64m', '--cpus', '0.5'] as const),
+      ...(['c', '--user', '1000'] as const),
+      ...(hasController('memory') ? ['--memory', '64m'] : []),
+      ...(hasController('cpu') ? ['--cpus', '0.5'] : []),
       ...['-v', 'data:/data', '-v', `${shared}:/shared`],
     );
     await podman.must('exec', '--user', '0', 'c', 'sh', '-c', 'echo kept >/data/file && echo outside >/shared/file');
@@ -117,7 +120,7 @@ describe('podman', () => {
       await podman.must('exec', 'c', 'sh', '-c', 'id -u; cat /data/file /shared/file'),
       '1000\nkept\noutside',
     );
-    assert.equal(await podman.inspect('c', '{{.HostConfig.Memory}}'), String(64 << 20));
+    if (hasController('memory')) assert.equal(await podman.inspect('c', '{{.HostConfig.Memory}}'), String(64 << 20));
     await podman.count('c');
 
     await podman.must('rm', '-f', '-t', '0', 'c');
@@ -130,12 +133,12 @@ describe('podman', () => {
   it('carries changes of the root file system, unless told to ignore them', async () => {
     const archive = join(bed.directory, 'c.tar');
     await podman.start('c');
-    await podman.must('exec', 'c', 'sh', '-c', 'echo changed >/root/file; rm /bin/vi');
+    await podman.must('exec', 'c', 'sh', '-c', 'echo changed >/root/file; rm /etc/group');
     await podman.must('container', 'checkpoint', '--export', archive, 'c');
     const restored = async (...options: readonly string[]): Promise<string> => {
       await podman.must('rm', '-f', '-t', '0', 'c');
       await podman.must('container', 'restore', '--import', archive, ...options);
-      return await podman.must('exec', 'c', 'sh', '-c', 'cat /root/file; test -e /bin/vi || echo gone; true');
+      return await podman.must('exec', 'c', 'sh', '-c', 'cat /root/file; test -e /etc/group || echo gone; true');
     };
     assert.equal(await restored(), 'changed\ngone');
     assert.equal(await restored('--ignore-rootfs'), '');
@@ -159,7 +162,11 @@ describe('podman', () => {
     assert.notEqual(await address('clone'), before);
   });
 
-  it('restores in a pod, the same and another', async () => {
+  it('restores in a pod, the same and another', async function () {
+    if (podman.set.major === 4 && cgroupVersion() === 2) {
+      console.log('      skipped: podman 4.3 with runc 1.1 starts no pod on this cgroup v2, with stasis or without');
+      this.skip();
+    }
     const archive = join(bed.directory, 'c.tar');
     const makePod = async (name: string): Promise<string> =>
       await podman.must('pod', 'create', '--name', name, '--infra-image', 'box', '--infra-command', '/bin/sleep 1000');

@@ -23,6 +23,12 @@ export function cgroupDirectories(path: string): string[] {
     .filter((directory) => existsSync(directory));
 }
 
+/** Whether limits of that kind can be set: a hierarchy of its own on v1, a controller that nobody else holds on v2. */
+export function hasController(name: string): boolean {
+  if (cgroupVersion() === 1) return existsSync(join(mountPoint, name));
+  return readFileSync(join(mountPoint, 'cgroup.controllers'), 'utf8').trim().split(' ').includes(name);
+}
+
 /** Whether the cgroup is frozen, by its own word. */
 export function isFrozen(path: string): boolean {
   if (cgroupVersion() === 2) {

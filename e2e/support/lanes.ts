@@ -5,7 +5,8 @@ import { existsSync } from 'node:fs';
 import { release } from 'node:os';
 import type { Context } from 'mocha';
 import { cgroupVersion } from './cgroups.js';
-import { managersDirectory, peerDirectory, stasisProgram } from './paths.js';
+import { peerDirectory, stasisProgram } from './paths.js';
+import { chosenPodman, isInstalled } from './podman-sets.js';
 
 export type Need = 'root' | 'cgroup-v1' | 'cgroup-v2' | 'built' | 'peers' | 'podman' | `kernel>=${number}.${number}`;
 
@@ -40,7 +41,7 @@ function isMet(need: Need): boolean {
     case 'built':
       return existsSync(stasisProgram);
     case 'podman':
-      return existsSync('/usr/bin/podman') && existsSync(`${managersDirectory}/stasis/bin/criu`);
+      return isInstalled(chosenPodman());
     case 'peers':
       return existsSync(`${peerDirectory}/complete`);
     default:

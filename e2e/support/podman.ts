@@ -4,7 +4,9 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { hasController } from './cgroups.js';
 import { managersDirectory } from './paths.js';
+import { chosenPodman, type PodmanSet } from './podman-sets.js';
 import { makeRootfs } from './rootfs.js';
 import { describeFailure, mustRun, run, type CommandResult } from './run.js';
 import { waitFor } from './wait.js';
@@ -13,20 +15,33 @@ import { waitFor } from './wait.js';
 export const installedPrefix = join(managersDirectory, 'stasis');
 
 // Its defaults raise hard limits, which a root without CAP_SYS_RESOURCE cannot do.
-const configuration = `[containers]
-default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
-log_driver = "k8s-file"
-[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-`;
+function configuration(set: PodmanSet): string {
+  const lines = [
+    '[containers]',
+    'default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]',
+    'log_driver = "k8s-file"',
+    // A default limit needs the controller for it.
+    ...(hasController('pids') ? [] : ['pids_limit = 0']),
+    '[engine]',
+    'cgroup_manager = "cgroupfs"',
+    'events_logger = "file"',
+    `conmon_path = ["${set.conmon}"]`,
+  ];
+  if (set.helpers !== undefined) {
+    // nftables need not be there; iptables come with podman 4's plugins.
+    lines.push(`helper_binaries_dir = ${JSON.stringify(set.helpers)}`, '[network]', 'firewall_driver = "iptables"');
+  }
+  return `${lines.join('\n')}\n`;
+}
 
 /** Prints numbers, and ends on SIGTERM. */
 export const counter = 'trap "exit 7" TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done';
 
 export class Podman {
   readonly directory: string;
+  readonly set = chosenPodman();
   readonly #runtime: string;
+  readonly #hadNamespaces = isMountPoint(namespaceDirectory);
   /** podman refuses names of more than 50 characters here. */
   readonly #runDirectory = mkdtempSync(join(tmpdir(), 'stasis-podman-'));
 
@@ -39,7 +54,7 @@ export class Podman {
   static async open(directory: string, runtime = 'bin/stasis'): Promise<Podman> {
     const podman = new Podman(directory, join(installedPrefix, runtime));
     mkdirSync(directory, { recursive: true });
-    writeFileSync(join(directory, 'containers.conf'), configuration);
+    writeFileSync(join(directory, 'containers.conf'), configuration(podman.set));
     const rootfs = join(directory, 'box');
     await makeRootfs('busybox', rootfs);
     await mustRun('tar', ['-C', rootfs, '-cf', `${rootfs}.tar`, '.']);
@@ -48,7 +63,7 @@ export class Podman {
   }
 
   async run(...words: readonly string[]): Promise<CommandResult> {
-    return await run('podman', [...this.#globals(), ...words], {
+    return await run(this.set.podman, [...this.#globals(), ...words], {
       env: this.#environment(),
     });
   }
@@ -81,7 +96,16 @@ export class Podman {
   async type(name: string, text: string): Promise<void> {
     await run(
       'timeout',
-      ['--signal=KILL', '2', 'podman', ...this.#globals(), 'attach', '--sig-proxy=false', '--no-stdin=false', name],
+      [
+        '--signal=KILL',
+        '2',
+        this.set.podman,
+        ...this.#globals(),
+        'attach',
+        '--sig-proxy=false',
+        '--no-stdin=false',
+        name,
+      ],
       { env: this.#environment(), input: text },
     );
   }
@@ -110,7 +134,8 @@ export class Podman {
     const left = await this.must('ps', '-a', '--format', '{{.Names}}');
     if (left !== '') throw new Error(`containers are left: ${left}`);
     for (const id of ids) {
-      if (existsSync(`/run/runc/${id}`)) throw new Error(`the state of ${id} is left in /run/runc`);
+      for (const root of ['/run/runc', '/run/crun'])
+        if (existsSync(join(root, id))) throw new Error(`the state of ${id} is left in ${root}`);
       await waitFor(`the cgroups of ${id} to go`, () => (cgroupsOf(id).length === 0 ? true : undefined), {
         seen: () => cgroupsOf(id).join(', '),
       });
@@ -121,6 +146,8 @@ export class Podman {
     await this.run('pod', 'rm', '-f', '-t', '0', '-a');
     await this.run('rm', '-f', '-t', '0', '-a');
     await this.run('volume', 'rm', '-f', '-a');
+    // podman 5 binds the directory of network namespaces to itself, once.
+    if (!this.#hadNamespaces) await run('umount', [namespaceDirectory]);
     // podman keeps its storage mounted.
     await run('umount', ['-R', join(this.directory, 'root/overlay')]);
     rmSync(this.#runDirectory, { recursive: true, force: true });
@@ -131,6 +158,7 @@ export class Podman {
       PATH: `${installedPrefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
       CONTAINERS_CONF: join(this.directory, 'containers.conf'),
       HOME: this.directory,
+      PODMAN_IGNORE_CGROUPSV1_WARNING: '1',
     };
   }
 
@@ -147,6 +175,14 @@ export class Podman {
       this.#runtime,
     ];
   }
+}
+
+const namespaceDirectory = '/run/netns';
+
+function isMountPoint(path: string): boolean {
+  return readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .some((line) => line.split(' ')[4] === path);
 }
 
 /** Directories of any hierarchy that carry the container's id. */
