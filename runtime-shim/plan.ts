@@ -2,7 +2,7 @@
 // and the decoded model for whoever describes it.
 import { boundaryCodec, type Plan } from '../nativecore/index.js';
 import { compilePlan, decodeImages, type CompiledPlan, type ImageModel } from './engine/index.js';
-import { checkPolicy, readCgroupLayout } from './container/index.js';
+import { checkPolicy, missingSources, readCgroupLayout } from './container/index.js';
 import type { StasisError } from './errors/index.js';
 import { readBundle } from './bundle.js';
 import { collectClaims, emptyDirectoryKeys } from './image-claims.js';
@@ -43,7 +43,10 @@ export function planContainer(request: {
       );
     }
     const bundle = readBundle(request.bundle);
-    const refused: readonly StasisError[] = checkPolicy(collectClaims(model), bundle.spec);
+    const refused: readonly StasisError[] = [
+      ...checkPolicy(collectClaims(model), bundle.spec),
+      ...missingSources(bundle.spec, bundle.directory),
+    ];
     // Nothing is sent: any descriptor stands for whoever would take the terminal.
     const consoleFd = bundle.spec.process?.terminal === true ? 0 : undefined;
     using inheritance = inheritFromBundle({

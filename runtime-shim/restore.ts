@@ -8,6 +8,7 @@ import {
   checkPolicy,
   defaultStateRoot,
   findBaseRuntime,
+  missingSources,
   readCgroupLayout,
   refuseCrunOnVersion1,
 } from './container/index.js';
@@ -35,7 +36,10 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
   refuseConsoleMismatch(bundle, goal, asked);
   using images = new ImageInput(asked.imagePath);
   const model = decodeImages(images);
-  refuseObjections(goal, checkPolicy(collectClaims(model), bundle.spec));
+  refuseObjections(goal, [
+    ...checkPolicy(collectClaims(model), bundle.spec),
+    ...missingSources(bundle.spec, bundle.directory),
+  ]);
 
   const layout = readCgroupLayout();
   const version = await answer;

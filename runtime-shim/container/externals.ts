@@ -2,7 +2,7 @@
 // standard streams, joined namespaces. The same list is made from runc's state
 // when checkpointing and from the spec when restoring, under the same keys, so
 // that images made through CRIU's clients fit as well.
-import { closeSync, openSync, readlinkSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readlinkSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { nativeBinding } from '../../nativecore/index.js';
 import type { ContainerRecord } from '../../oci-spec/container-record.js';
@@ -144,6 +144,21 @@ export function restoreExternals(side: RestoreSide): RestoreExternals {
   }
   const fileMounts = new Set([...mounts].filter(([, path]) => isFile(path)).map(([key]) => key));
   return { mounts, fileMounts, joinNamespaces, newNamespaces };
+}
+
+/** Bind mounts of the spec whose source has gone since: found before anything is made. */
+export function missingSources(spec: RuntimeConfig, bundle: string): StasisError[] {
+  return spec.mounts.flatMap(({ destination, source, options }) => {
+    if (!isBindMount(options)) return [];
+    const path = isAbsolute(source) ? source : join(bundle, source);
+    if (existsSync(path)) return [];
+    return new StasisError({
+      code: 'BUNDLE_INVALID',
+      message: `cannot restore: the source of the bind mount ${JSON.stringify(destination)}, ${JSON.stringify(path)}, does not exist on this machine`,
+      subject: { mount: destination, path },
+      hint: 'make it, or bind something else there in config.json',
+    });
+  });
 }
 
 /** Open descriptors of the namespaces to join; the caller closes them. */

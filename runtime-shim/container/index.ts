@@ -32,6 +32,7 @@ export {
   checkpointExternals,
   isEmptyDirectoryKey,
   kNullDevice,
+  missingSources,
   openNamespaces,
   ownDescriptorLinks,
   parseDescriptors,
