@@ -112,6 +112,12 @@ export class CoreProcess {
     this.#socket.destroy();
   }
 
+  /** After `kept`: the core goes on without us, and we may end before it. */
+  letGo(): void {
+    this.#socket.destroy();
+    this.#child.unref();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }

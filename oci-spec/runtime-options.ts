@@ -100,6 +100,7 @@ export const restoreOptions: readonly RuntimeOption[] = [
   ignoreRootfs,
   { name: 'bundle', alias: 'b', type: 'string', describe: 'directory of config.json (default: the working directory)' },
   { name: 'detach', alias: 'd', type: 'boolean', describe: 'return as soon as the container runs' },
+  { name: 'prepare', type: 'boolean', describe: 'restore, but leave it waiting for "start"; implies --detach' },
   { name: 'pid-file', type: 'string', describe: 'file that the pid of init is written to' },
   {
     name: 'console-socket',

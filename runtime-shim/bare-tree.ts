@@ -73,12 +73,12 @@ export async function restoreProcess(request: ProcessRestore): Promise<number> {
     plan: compiled.plan,
     signal: request.signal,
   });
-  const { parked, released } = await executePlan(core, {
+  const { parked, timings } = await executePlan(core, {
     plan: compiled.plan,
     images,
     log,
     deadlineMs: request.deadlineMs,
   });
-  writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, released.timings, log);
+  writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, timings, log);
   return parked.rootHostPid;
 }

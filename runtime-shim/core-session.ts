@@ -27,6 +27,7 @@ export interface SessionOptions {
 }
 
 export class CoreSession {
+  #letGo = false;
   readonly #core: CoreProcess;
   readonly #options: SessionOptions;
 
@@ -67,8 +68,14 @@ export class CoreSession {
     }
   }
 
+  /** The core has said `kept`: it does not need us any more. */
+  letGo(): void {
+    this.#letGo = true;
+    this.#core.letGo();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#core.close();
+    if (!this.#letGo) await this.#core.close();
   }
 }
 

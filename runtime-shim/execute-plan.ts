@@ -1,6 +1,6 @@
 // The second half of every restore: a plan is executed, published while all
 // its tasks are parked, and released.
-import type { ExecuteRequest, Parked, Plan, Released } from '../nativecore/index.js';
+import type { ExecuteRequest, Parked, Plan, Timing } from '../nativecore/index.js';
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
 import { CoreSession, type LogFile } from './core-session.js';
 import type { ImageInput } from './image-input.js';
@@ -15,6 +15,8 @@ export interface PlanExecution {
   readonly orders?: PartialMessage<ExecuteRequest>;
   /** Tells the world of the tree while it waits; a failure rolls the restore back. */
   readonly publish?: (parked: Parked) => Promise<void>;
+  /** Not released, but left waiting, without us, for whoever opens orders.startFifo. */
+  readonly keep?: boolean;
 }
 
 /** The core that a plan is for; its failures name the plan's steps. */
@@ -38,12 +40,12 @@ export function startExecutor(options: {
   });
 }
 
-/** Postcondition: the tree runs, or, if this throws, the core has taken it back. */
+/** Postcondition: the tree runs (or waits, if it is kept), or, if this throws, the core has taken it back. */
 export async function executePlan(
   core: CoreSession,
   execution: PlanExecution,
-): Promise<{ readonly parked: Parked; readonly released: Released }> {
-  const { plan, images, log, deadlineMs, orders, publish } = execution;
+): Promise<{ readonly parked: Parked; readonly timings: readonly Timing[] }> {
+  const { plan, images, log, deadlineMs, orders, publish, keep = false } = execution;
   core.send({ execute: { version: 1, plan, deadlineMs, ...orders } });
   // Meanwhile: altered images must not be released, but need not hold up the filling.
   const imagesVerified = images.verifyRest();
@@ -55,10 +57,13 @@ export async function executePlan(
     await imagesVerified;
     await publish?.(parked);
     // Last: from now on the tree runs, and everything that manages it finds it.
-    core.send({ release: {} });
+    core.send(keep ? { keep: {} } : { release: {} });
   } catch (error) {
     await core.rollBack();
     throw error;
   }
-  return { parked, released: await core.receive('released') };
+  if (!keep) return { parked, timings: (await core.receive('released')).timings };
+  await core.receive('kept');
+  core.letGo();
+  return { parked, timings: parked.timings };
 }

@@ -82,8 +82,10 @@ export class NewContainer {
     }
   }
 
-  executeRequest(): Pick<ExecuteRequest, 'cgroupProcsFiles' | 'cgroup2Directory' | 'undo'> {
+  executeRequest(): Pick<ExecuteRequest, 'cgroupProcsFiles' | 'cgroup2Directory' | 'undo' | 'startFifo'> {
     return {
+      // The name by which runc and crun know a container that waits for its start.
+      startFifo: this.#request.prepare === true ? join(this.#made.stateDirectory, 'exec.fifo') : '',
       cgroupProcsFiles: [...this.#cgroup.procsFiles],
       cgroup2Directory: this.#cgroup.cgroup2Directory,
       undo: [

@@ -18,6 +18,8 @@ export interface ContainerRestore {
   readonly consoleSocket: string | undefined;
   /** Whether the caller returns when the container runs. */
   readonly detach: boolean;
+  /** Restored up to the last step, then left waiting as "created" until the base runtime's `start`. */
+  readonly prepare?: boolean;
   readonly noPivot: boolean;
   readonly noNewKeyring: boolean;
   readonly shellJob: boolean;

@@ -1,6 +1,7 @@
 // THE restore sequence: everything is checked before anything is made; what is
 // made is undone by the core (or its janitor) unless the container is
 // released; release is the last act, when all the world already knows of it.
+// A prepared restore leaves that act to the core, which waits for the `start`.
 import { compilePlan, containerFilter, decodeImages, type CompileOptions } from './engine/index.js';
 import {
   baseRuntimeVersion,
@@ -88,12 +89,13 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     layout,
     core,
   });
-  const { parked, released } = await executePlan(core, {
+  const { parked, timings } = await executePlan(core, {
     plan: compiled.plan,
     images,
     log,
     deadlineMs: request.deadlineMs,
     orders: { ...container.executeRequest(), uidMap: inheritance.uidMap, gidMap: inheritance.gidMap },
+    keep: request.prepare === true,
     publish: async (waiting) => {
       // Before the pid file: whoever waits for that expects the console to be there.
       await channel?.deliver((masterFd) => consoleSocket?.send(masterFd));
@@ -101,13 +103,13 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     },
   });
   container.finish();
-  log.write([timingLine(goal, released.timings)]);
-  writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, released.timings, log);
+  log.write([timingLine(goal, timings)]);
+  writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, timings, log);
   return {
     initHostPid: parked.rootHostPid,
     base,
     root: request.root,
     degradations: compiled.degradations,
-    timings: released.timings,
+    timings,
   };
 }

@@ -86,6 +86,37 @@ describe('the core', function () {
       await container.restore();
       await pipeline.goesOn();
     });
+
+    it(`${what} at every step of a prepared restore and its start, and nothing is left`, async () => {
+      const pipeline = await startPipeline(bed);
+      const { container } = pipeline;
+      const images = await container.checkpoint();
+      for (const step of stepsOf('execute')) {
+        const label = `step ${step.number} (${step.name})`;
+        const result = await container.runDetached(container.restoreArgs(images, ['--prepare']), stasisProgram, {
+          [variable]: String(step.number),
+        });
+        if (result.exitCode === 0) await container.stasis(['start', container.id], { timeoutMs: 20_000 });
+        else
+          assert.match(lastLine(result.stderr), /cannot \w+/, `${label}: no sentence in "${lastLine(result.stderr)}"`);
+        // From the commit on, and where this container does not need the step, it runs for good.
+        if (
+          processesIn(container.cgroupPath).filter(isAlive).length > 0 &&
+          /^(answer_start|detach_next)$/.test(step.name)
+        ) {
+          await pipeline.goesOn();
+          await container.must(['delete', '--force', container.id]);
+          pipeline.forgetFuture();
+        }
+        await waitFor(`${label}: nothing to be left`, () => nothingLeft(container), {
+          seen: () =>
+            `processes ${processesIn(container.cgroupPath).join(' ')}, cgroups ${cgroupDirectories(container.cgroupPath).join(' ')}`,
+        });
+      }
+      await container.restore('images', ['--prepare']);
+      await container.must(['start', container.id]);
+      await pipeline.goesOn();
+    });
   }
 });
 

@@ -87,7 +87,7 @@ std::optional<ToCoreMessage> ControlChannel::receive(int timeout_ms) {
       try {
         while (message.next()) {
           const uint32_t tag = message.tag();
-          if (tag >= 1 && tag <= 6) {
+          if (tag >= 1 && tag <= static_cast<uint32_t>(ToCoreKind::keep)) {
             const protozero::data_view body = message.get_view();
             return ToCoreMessage{static_cast<ToCoreKind>(tag), std::string(body.data(), body.size())};
           }

@@ -16,7 +16,7 @@ constexpr int kControlDescriptor = 3;
 constexpr int kImagesDescriptor = 4;
 
 // What TypeScript says; numbers are the fields of ToCore.
-enum class ToCoreKind : uint32_t { capture = 1, execute = 2, kill = 3, abort = 4, release = 5, prepare = 6 };
+enum class ToCoreKind : uint32_t { capture = 1, execute = 2, kill = 3, abort = 4, release = 5, prepare = 6, keep = 7 };
 
 struct ToCoreMessage {
   ToCoreKind kind;
@@ -35,6 +35,7 @@ enum class FromCoreKind : uint32_t {
   failed = 8,
   progress = 9,
   prepared = 10,
+  kept = 11,
 };
 
 class ControlChannel {

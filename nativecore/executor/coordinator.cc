@@ -4,6 +4,7 @@
 #include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/rseq.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
@@ -115,7 +116,7 @@ void Coordinator::clone_root() {
   unregister_own_rseq();
   tree_.emplace(plan_, *hole_);
   fault_point("clone_root");
-  tree_->clone_root(request_.cgroup2_directory);
+  tree_->clone_root(request_.cgroup2_directory, !request_.start_fifo.empty());
   fault_point("watch_root");
   janitor_->watch(tree_->pidfd(0));
 }
@@ -224,6 +225,10 @@ void Coordinator::seize_threads() {
 
 void Coordinator::send_parked() {
   timings_.finish();
+  if (!request_.start_fifo.empty()) {
+    fault_point("make_door");
+    door_.emplace(request_.start_fifo);  // before the state file, which without it would say that the container runs
+  }
   fault_point("send_parked");
   std::string body = encode_timings(timings_.phases(), 3);
   protozero::pbf_writer writer(body);
@@ -233,7 +238,7 @@ void Coordinator::send_parked() {
   channel_.send(FromCoreKind::parked, body);
 }
 
-void Coordinator::await_release() {
+bool Coordinator::await_release() {
   fault_point("await_release");
   for (;;) {
     pollfd awaited[] = {{channel_.borrow(), POLLIN, 0}, {signals_.borrow(), POLLIN, 0}};
@@ -243,12 +248,59 @@ void Coordinator::await_release() {
     if (channel_.has_news()) {
       const auto message = channel_.receive();
       if (!message) throw NativeError("control_closed", "the other side of the control socket has gone");
-      if (message->kind == ToCoreKind::release) return;
+      if (message->kind == ToCoreKind::release) return true;
+      if (message->kind == ToCoreKind::keep && door_) return false;
       if (message->kind == ToCoreKind::abort) throw NativeError("aborted");
       throw NativeError("bad_request", "a message other than release or abort while parked");
     }
     check_tasks();  // not the channel: what has come since is for the next round
   }
+}
+
+// Undo: as before, by us or the janitor.
+// If we die here: the tasks are killed, what was made is taken back.
+void Coordinator::hand_over() {
+  fault_point("hand_over");
+  ::prctl(PR_SET_NAME, "stasis-parked", 0, 0, 0);
+  // Nothing of the restore may keep a file system busy, or a reader of the caller's output waiting.
+  const UniqueFd null(sys::openat(AT_FDCWD, "/dev/null", O_RDWR));
+  std::vector<int> held = {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, kImagesDescriptor};
+  for (const PlanExternal& external : plan_.externals) held.push_back(external.descriptor);
+  flush_log();
+  for (const int fd : held) {
+    if (fd != null.borrow() && fd >= 0)
+      sys::try_syscall(SYS_dup3, static_cast<uint64_t>(null.borrow()), static_cast<uint64_t>(fd),
+                       fd > 2 ? O_CLOEXEC : 0);
+  }
+  channel_.send(FromCoreKind::kept, {});
+}
+
+bool Coordinator::await_start() {
+  fault_point("await_start");
+  for (;;) {
+    pollfd awaited[] = {{door_->borrow(), POLLIN, 0}, {signals_.borrow(), POLLIN, 0}};
+    if (::poll(awaited, std::size(awaited), -1) < 0 && errno != EINTR) throw NativeError::from_errno("poll", errno);
+    try {
+      check_tasks();
+    } catch (const NativeError& error) {
+      if (error.reason != "task_gone") throw;
+      leave_dead();
+      return false;
+    }
+    if (door_->has_been_opened()) return true;
+  }
+}
+
+void Coordinator::leave_dead() {
+  finished_ = true;
+  tree_->kill_all();
+  janitor_->dismiss();
+}
+
+// After the commit: who starts a container is told so only when it runs for good.
+void Coordinator::answer_start() {
+  fault_point("answer_start");
+  door_->answer();
 }
 
 void Coordinator::release() {

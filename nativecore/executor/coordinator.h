@@ -14,6 +14,7 @@
 #include "executor/parked_threads.h"
 #include "executor/plan_model.h"
 #include "executor/restored_tree.h"
+#include "executor/start_door.h"
 
 namespace stasis {
 
@@ -37,9 +38,16 @@ class Coordinator {
   void locate_threads();
   void seize_threads();
   void send_parked();
-  void await_release();
+  // True: release. False: to be kept until somebody starts it.
+  bool await_release();
+  // From here on nobody but the one who starts the container, or ends it, decides.
+  void hand_over();
+  // False: the container was killed instead. Its processes have gone then, and what was made for it stays, as it does
+  // when the base runtime's own waiting container is killed: whoever deletes it takes that away.
+  bool await_start();
   void release();
   void commit();
+  void answer_start();
 
   // What could not be taken back. Idempotent.
   std::vector<NativeError> take_back();
@@ -49,6 +57,7 @@ class Coordinator {
   void check_tasks();
   void check_interrupted();
   void throw_failure() const;
+  void leave_dead();
 
   ControlChannel& channel_;
   const ExecuteRequest& request_;
@@ -60,6 +69,7 @@ class Coordinator {
   std::optional<Janitor> janitor_;
   std::optional<RestoredTree> tree_;
   std::optional<ParkedThreads> threads_;
+  std::optional<StartDoor> door_;
   bool finished_ = false;
 };
 

@@ -254,6 +254,7 @@ ExecuteRequest decode_execute_request(std::string_view message) {
         case 7: request.uid_map.push_back(decode_id_map(reader.get_message())); break;
         case 8: request.gid_map.push_back(decode_id_map(reader.get_message())); break;
         case 9: append_int32s(reader, request.stop_before_step); break;
+        case 11: request.start_fifo = reader.get_string(); break;
         default: reader.skip();
       }
     }

@@ -78,8 +78,8 @@ int run_execute_command() {
       }
       const ExecuteRequest request = read_request(*message);
       arm_execute_faults(request.stop_before_step);
-      execute_plan(channel, request, timings, keeper.get());
-      channel.send(FromCoreKind::released, encode_timings(timings.phases()));
+      if (execute_plan(channel, request, timings, keeper.get()))
+        channel.send(FromCoreKind::released, encode_timings(timings.phases()));
     } catch (NativeError& error) {
       if (error.phase.empty()) error.phase = timings.current();
       timings.finish();

@@ -4,7 +4,7 @@
 
 namespace stasis {
 
-void execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseRecorder& timings, Janitor* keeper) {
+bool execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseRecorder& timings, Janitor* keeper) {
   Coordinator restore(channel, request, timings);
   try {
     restore.prepare();  // the janitor lives from here on: what follows is taken back even if we are killed
@@ -28,9 +28,18 @@ void execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseR
     restore.run(kPhaseCredentials);
 
     restore.send_parked();
-    restore.await_release();
-    restore.release();
-    restore.commit();
+    if (restore.await_release()) {
+      restore.release();
+      restore.commit();
+      return true;
+    }
+    restore.hand_over();
+    if (restore.await_start()) {
+      restore.release();
+      restore.commit();
+      restore.answer_start();
+    }
+    return false;
   } catch (NativeError& error) {
     for (NativeError& failure : restore.take_back()) error.suppress(std::move(failure));
     throw;

@@ -9,8 +9,12 @@ namespace stasis {
 namespace {
 
 void arm(int number, FaultKind kind) {
-  if (number >= 1 && static_cast<size_t>(number) <= kExecuteSteps.size()) {
-    arm_fault_point(kExecuteSteps[static_cast<size_t>(number) - 1], kind);
+  if (number < 1) return;
+  const size_t at = static_cast<size_t>(number) - 1;
+  if (at < kExecuteSteps.size()) {
+    arm_fault_point(kExecuteSteps[at], kind);
+  } else if (at - kExecuteSteps.size() < kKeepingSteps.size()) {
+    arm_fault_point(kKeepingSteps[at - kExecuteSteps.size()], kind);
   }
 }
 
@@ -30,6 +34,8 @@ const std::vector<const char*> kExecuteSteps = {
     "detach_last",    "commit",
 };
 
+const std::vector<const char*> kKeepingSteps = {"make_door", "hand_over", "await_start", "answer_start"};
+
 void arm_execute_faults(const std::vector<int32_t>& stop_before_step) {
   for (const int32_t number : stop_before_step) arm(number, FaultKind::stop);
   arm_from_environment("STASIS_FAULT_STEP", FaultKind::kill);
@@ -38,6 +44,8 @@ void arm_execute_faults(const std::vector<int32_t>& stop_before_step) {
 
 int print_execute_steps() {
   for (size_t i = 0; i < kExecuteSteps.size(); ++i) std::printf("%zu %s\n", i + 1, kExecuteSteps[i]);
+  for (size_t i = 0; i < kKeepingSteps.size(); ++i)
+    std::printf("%zu %s keeping\n", kExecuteSteps.size() + i + 1, kKeepingSteps[i]);
   return 0;
 }
 

@@ -10,6 +10,8 @@
 namespace stasis {
 
 extern const std::vector<const char*> kExecuteSteps;
+// Only of a restore that is kept (start_fifo); their numbers go on after those of kExecuteSteps.
+extern const std::vector<const char*> kKeepingSteps;
 
 // From the environment and from ExecuteRequest.stop_before_step.
 void arm_execute_faults(const std::vector<int32_t>& stop_before_step);

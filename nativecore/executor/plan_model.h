@@ -123,6 +123,7 @@ struct ExecuteRequest {
   std::vector<IdMapEntry> uid_map;
   std::vector<IdMapEntry> gid_map;
   std::vector<int32_t> stop_before_step;
+  std::string start_fifo;  // not empty: the tree may be kept until it is opened
 };
 
 }  // namespace stasis

@@ -111,7 +111,7 @@ RestoredTree::~RestoredTree() {
   if (!released_) kill_all();
 }
 
-void RestoredTree::clone_root(const std::string& cgroup2_directory) {
+void RestoredTree::clone_root(const std::string& cgroup2_directory, bool sibling) {
   STASIS_CONTEXT("creating the root task");
   UniqueFd cgroup;
   int pidfd = -1;
@@ -119,6 +119,10 @@ void RestoredTree::clone_root(const std::string& cgroup2_directory) {
   args.flags = plan_.tasks[0].clone_flags | CLONE_PIDFD;
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   args.exit_signal = SIGCHLD;
+  if (sibling) {
+    args.flags |= CLONE_PARENT;
+    args.exit_signal = 0;  // clone3 wants none: it is the one that we have ourselves
+  }
   args.set_tid = hole_.task(0).set_tid;
   args.set_tid_size = hole_.task(0).set_tid_count;
   if (!cgroup2_directory.empty()) {

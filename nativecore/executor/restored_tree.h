@@ -22,7 +22,8 @@ class RestoredTree {
 
   // Creates the root; it starts in the interpreter at once. Preconditions: all
   // signals are blocked, this thread has no rseq registered.
-  void clone_root(const std::string& cgroup2_directory);
+  // A sibling's parent is ours: it may be waited for by others while we live on as its tracer.
+  void clone_root(const std::string& cgroup2_directory, bool sibling);
 
   // Finds host pids; afterwards every process has a pidfd. After phase TASKS,
   // before helpers leave: parents are still what the plan says.

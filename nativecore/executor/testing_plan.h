@@ -198,6 +198,7 @@ inline std::string encode(const ExecuteRequest& request) {
   writer.add_uint32(3, request.deadline_ms);
   for (const std::string& file : request.cgroup_procs_files) writer.add_string(4, file);
   writer.add_string(5, request.cgroup2_directory);
+  writer.add_string(11, request.start_fifo);
   for (const UndoAction& action : request.undo) {
     pbf_writer out(writer, 6);
     out.add_enum(1, static_cast<int32_t>(action.kind));

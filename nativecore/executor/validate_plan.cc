@@ -74,6 +74,7 @@ class Validator {
       check_absolute(action.path, "path of an undo action");
     }
     for (const std::string& path : request_.cgroup_procs_files) check_absolute(path, "cgroup file");
+    if (!request_.start_fifo.empty()) check_absolute(request_.start_fifo, "named pipe");
     if (!request_.cgroup2_directory.empty()) check_absolute(request_.cgroup2_directory, "cgroup directory");
   }
 

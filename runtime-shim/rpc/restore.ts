@@ -57,7 +57,7 @@ export async function restore(options: RpcOptions, directories: RpcDirectories, 
   });
   notify('pre-restore');
   const cgroups = await enterCgroups(options, layout, core);
-  const { parked, released } = await executePlan(core, {
+  const { parked, timings } = await executePlan(core, {
     plan: compiled.plan,
     images,
     log,
@@ -72,8 +72,8 @@ export async function restore(options: RpcOptions, directories: RpcDirectories, 
       notify('pre-resume');
     },
   });
-  log.write([timingLine(goal, released.timings)]);
-  writeRestoreStats(directories.workPath, compiled.plan, released.timings, log);
+  log.write([timingLine(goal, timings)]);
+  writeRestoreStats(directories.workPath, compiled.plan, timings, log);
   notify('post-resume');
   return parked.rootHostPid;
 }

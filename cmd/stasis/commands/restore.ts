@@ -30,9 +30,11 @@ export const restoreCommand: Command = {
       const value = text(given, name);
       return value === undefined ? undefined : resolve(context.cwd, value);
     };
-    const detach = flag(given, 'detach');
+    const prepare = flag(given, 'prepare');
+    const detach = flag(given, 'detach') || prepare;
     // In the foreground the container becomes our child when the core goes, whatever the caller says.
-    if (!detach || !flag(given, 'no-subreaper')) becomeSubreaper();
+    // A prepared one goes to whoever waits for us.
+    if (!prepare && (!detach || !flag(given, 'no-subreaper'))) becomeSubreaper();
     const archive = path('archive');
     if (archive !== undefined && path('image-path') !== undefined)
       throw usage('cannot use --archive and --image-path together');
@@ -48,6 +50,7 @@ export const restoreCommand: Command = {
       pidFile: path('pid-file'),
       consoleSocket: path('console-socket'),
       detach,
+      prepare,
       noPivot: flag(given, 'no-pivot'),
       noNewKeyring: flag(given, 'no-new-keyring'),
       shellJob: flag(given, 'shell-job'),
