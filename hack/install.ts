@@ -42,8 +42,9 @@ function main(args: readonly string[]): void {
   }
   mkdirSync(join(prefix, 'lib/stasis/runtimes'), { recursive: true, mode: 0o755 });
   for (const [name, target] of links) link(target, join(prefix, name));
-  // The first start fills the compile cache; without this it would be a container manager's.
-  rmSync(join(prefix, 'lib/stasis/compile-cache'), { recursive: true, force: true });
+  // What older versions have left.
+  for (const name of ['compile-cache', 'stasis.mjs', 'stasis-main.mjs', 'criu.mjs', 'criu-main.mjs'])
+    rmSync(join(prefix, 'lib/stasis', name), { recursive: true, force: true });
   const stasis = join(prefix, 'bin/stasis');
   console.log(execFileSync(stasis, ['--version'], { env: {}, cwd: '/', encoding: 'utf8' }).trimEnd());
   for (const path of installManual(prefix)) console.log(`installed ${path}`);

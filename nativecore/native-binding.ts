@@ -1,6 +1,5 @@
 // The addon's exports, typed. Read next to binding/module.cc: same order, same
 // names; native-binding.test.ts compares the two.
-import { createRequire } from 'node:module';
 import { findLocations } from './locations.js';
 
 export interface ExitStatus {
@@ -86,7 +85,10 @@ export function nativeBinding(): NativeBinding {
 
 function loadBinding(path: string): NativeBinding {
   try {
-    return createRequire(import.meta.url)(path) as NativeBinding;
+    // Not require(): a program that starts from a snapshot has none for files.
+    const loaded = { exports: {} };
+    process.dlopen(loaded, path);
+    return loaded.exports as NativeBinding;
   } catch (error) {
     throw new Error(
       `the addon ${path} cannot be loaded (${(error as Error).message.split('\n')[0]}); install stasis again`,

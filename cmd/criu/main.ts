@@ -37,7 +37,8 @@ const options: readonly CriuOption[] = [
 
 type Given = Record<string, string | boolean>;
 
-async function main(words: readonly string[]): Promise<number> {
+/** Returns the exit status. */
+export async function main(words: readonly string[]): Promise<number> {
   try {
     const { given, positionals } = parse(words);
     if (given['version'] === true) return print(`Version: ${kCriuVersion}\nstasis ${stasisVersion}\n`);
@@ -175,5 +176,3 @@ function print(text: string): number {
   process.stdout.write(text);
   return 0;
 }
-
-process.exitCode = await main(process.argv.slice(2));

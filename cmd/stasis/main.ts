@@ -1,5 +1,6 @@
 // stasis: our own verbs of the runtime, and the ones for people. The launcher
-// sends every other verb to the base runtime before node is ever started.
+// sends every other verb to the base runtime before node is ever started. What
+// starts this is start.ts.
 import { resolve } from 'node:path';
 import { globalOptions, type RuntimeOption } from '../../oci-spec/runtime-options.js';
 import { exitStatusOfKind, StasisError } from '../../runtime-shim/errors/index.js';
@@ -41,7 +42,10 @@ interface Log {
   readonly calledByProgram: boolean;
 }
 
-async function main(words: readonly string[]): Promise<number> {
+/** Returns the exit status. */
+export async function main(words: readonly string[]): Promise<number> {
+  // Whoever reads our output may stop early; that is no failure of ours.
+  process.stdout.on('error', () => undefined);
   const log = findLog(words);
   let command: Command | undefined;
   try {
@@ -169,7 +173,3 @@ function report(error: unknown, log: Log): void {
   const details = (logged || log.calledByProgram) && !log.debug ? [] : errorDetails(error, log.debug);
   process.stderr.write(`${[...details, sentence].join('\n')}\n`);
 }
-
-// Whoever reads our output may stop early; that is no failure of ours.
-process.stdout.on('error', () => undefined);
-process.exitCode = await main(process.argv.slice(2));

@@ -1,0 +1,17 @@
+// How the programs start: from a bundle, or from a snapshot of node that has
+// loaded it (docs/design/0050). All that knows the difference.
+import { startupSnapshot } from 'node:v8';
+
+/** `main` returns the exit status. */
+export function startProgram(main: (words: readonly string[]) => Promise<number>): void {
+  const start = (): void => {
+    // Should main never come to an end, node ends when there is nothing left to wait for: that is no success.
+    process.exitCode = 1;
+    // Before the pool starts: a checkpoint has some 30 small files to sync, and a journal commits
+    // once for all that wait at the same time.
+    process.env['UV_THREADPOOL_SIZE'] ??= '32';
+    void main(process.argv.slice(2)).then((status) => (process.exitCode = status));
+  };
+  if (startupSnapshot.isBuildingSnapshot()) startupSnapshot.setDeserializeMainFunction(start);
+  else start();
+}
