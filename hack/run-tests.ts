@@ -67,10 +67,15 @@ const groups: readonly Group[] = [
     what: 'podman drives an installed stasis',
     run: (options) => runManagers(options),
   },
+  {
+    name: 'daemons',
+    what: 'containerd and docker drive an installed stasis',
+    run: (options) => runDaemons(options),
+  },
 ];
 
-/** Groups that are run when none is named: `faults` is part of v1 and v2, `managers` installs packages (hack/managers). */
-const usual = groups.filter((group) => !['faults', 'managers'].includes(group.name));
+/** Groups that are run when none is named: `faults` is part of v1 and v2, `managers` and `daemons` install packages (hack/managers). */
+const usual = groups.filter((group) => !['faults', 'managers', 'daemons'].includes(group.name));
 
 function main(args: readonly string[]): void {
   if (args.includes('--list')) {
@@ -162,6 +167,27 @@ function runPodmanLane(lane: string, set: PodmanSetName, version: 1 | 2, options
   const { base } = podmanSets[set];
   const wrapper = base === undefined ? mounts : [...mounts, 'sh', '-c', withConfiguration, 'sh', base];
   return runMocha(lane, [`${compiled}/e2e/managers/**/*.test.js`], options, wrapper, environment);
+}
+
+/** On every hierarchy that the host has; with a /run of their own, where shims and daemons keep what is not configured. */
+function runDaemons(options: readonly string[]): Summary {
+  const installed = spawnSync(process.execPath, [`${compiled}/hack/daemons.js`], { cwd: repository, stdio: 'inherit' });
+  const total: Summary = { passed: 0, failed: 0, skipped: 0 };
+  for (const version of cgroupVersion() === 1 ? ([1, 2] as const) : ([2] as const)) {
+    const lane = `daemons-v${version}`;
+    console.log(`\n── ${lane}`);
+    const provides = ['root', 'built', `cgroup-v${version}`, ...(installed.status === 0 ? ['daemons'] : [])];
+    if (hasPeers()) provides.push('peers');
+    const environment = { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides.join(',') };
+    const mounts = version === 2 && cgroupVersion() === 1 ? inPureVersion2() : ownMounts;
+    const wrapper = [...mounts, 'sh', '-c', 'mount -t tmpfs none /run && exec "$@"', 'sh'];
+    const summary = runMocha(lane, [`${compiled}/e2e/daemons/**/*.test.js`], options, wrapper, environment);
+    console.log(`   ${line(summary)}`);
+    total.passed += summary.passed;
+    total.failed += summary.failed;
+    total.skipped += summary.skipped;
+  }
+  return total;
 }
 
 function runMocha(

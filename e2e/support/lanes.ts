@@ -5,10 +5,12 @@ import { existsSync } from 'node:fs';
 import { release } from 'node:os';
 import type { Context } from 'mocha';
 import { cgroupVersion } from './cgroups.js';
+import { daemonsAreInstalled } from './daemon.js';
 import { peerDirectory, stasisProgram } from './paths.js';
 import { chosenPodman, isInstalled } from './podman-sets.js';
 
-export type Need = 'root' | 'cgroup-v1' | 'cgroup-v2' | 'built' | 'peers' | 'podman' | `kernel>=${number}.${number}`;
+export type Need =
+  'root' | 'cgroup-v1' | 'cgroup-v2' | 'built' | 'peers' | 'podman' | 'daemons' | `kernel>=${number}.${number}`;
 
 /** Name of the lane, from STASIS_LANE, which hack/run-tests.ts sets. */
 export function laneName(): string {
@@ -42,6 +44,8 @@ function isMet(need: Need): boolean {
       return existsSync(stasisProgram);
     case 'podman':
       return isInstalled(chosenPodman());
+    case 'daemons':
+      return daemonsAreInstalled();
     case 'peers':
       return existsSync(`${peerDirectory}/complete`);
     default:
