@@ -51,6 +51,8 @@ export interface NativeBinding {
   punchHole(ownFd: number, offset: number, lengthBytes: number): boolean;
   /** An extended attribute, links not followed; undefined if there is none. */
   getAttribute(path: string, name: string): Buffer | undefined;
+  /** A terminal's window gets the size of another's. */
+  copyWindowSize(fromFd: number, toFd: number): void;
   loadCgroupDeviceProgram(instructions: Buffer): number;
   attachCgroupDeviceProgram(cgroupFd: number, programFd: number): void;
   getKernelFacts(): NativeKernelFacts;
@@ -70,6 +72,7 @@ export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'connectUnix',
   'punchHole',
   'getAttribute',
+  'copyWindowSize',
   'loadCgroupDeviceProgram',
   'attachCgroupDeviceProgram',
   'getKernelFacts',

@@ -54,8 +54,7 @@ export function refuseConsoleMismatch(
   asked: { readonly consoleSocket: string | undefined; readonly detach: boolean },
 ): void {
   const terminal = bundle.spec.process?.terminal === true;
-  if (terminal && asked.consoleSocket !== undefined && asked.detach) return;
-  if (!terminal && asked.consoleSocket === undefined) return;
+  if (terminal ? asked.detach === (asked.consoleSocket !== undefined) : asked.consoleSocket === undefined) return;
   const path = join(bundle.directory, 'config.json');
   throw new StasisError({
     code: 'USAGE',
@@ -63,9 +62,13 @@ export function refuseConsoleMismatch(
       ? `cannot ${goal}: --console-socket is given, and process.terminal is not true in config.json`
       : asked.detach
         ? `cannot ${goal}: process.terminal is true in config.json, and no --console-socket is given to take the terminal`
-        : `cannot ${goal}: process.terminal is true in config.json, and a terminal in the foreground is not built yet`,
+        : `cannot ${goal}: --console-socket is given without --detach, and in the foreground the terminal is ours`,
     subject: { path },
-    hint: terminal ? 'pass --detach and --console-socket' : 'leave --console-socket out',
+    hint: !terminal
+      ? 'leave --console-socket out'
+      : asked.detach
+        ? 'pass --console-socket, or leave --detach out'
+        : 'pass --detach, or leave --console-socket out',
   });
 }
 

@@ -30,6 +30,11 @@ export class ConsoleChannel {
     }
   }
 
+  /** The master of the container's terminal, for whoever stays with it; the caller closes it. */
+  take(): number | undefined {
+    return nativeBinding().receiveDescriptor(this.#outerFd);
+  }
+
   [Symbol.dispose](): void {
     closeSync(this.#outerFd);
     closeSync(this.innerFd);

@@ -23,9 +23,9 @@ const ownSignals: readonly string[] = [
 ];
 
 /** Precondition: becomeSubreaper() was called before the tree was restored. Returns the exit status as a shell has it. */
-export async function stayWith(initHostPid: number): Promise<number> {
+export async function stayWith(initHostPid: number, kept: readonly NodeJS.Signals[] = []): Promise<number> {
   for (const signal of Object.keys(constants.signals) as NodeJS.Signals[]) {
-    if (!ownSignals.includes(signal)) forward(signal, initHostPid);
+    if (!ownSignals.includes(signal) && !kept.includes(signal)) forward(signal, initHostPid);
   }
   const { code, signal } = await nativeBinding().waitForExit(initHostPid);
   return signal === 0 ? code : 128 + signal;

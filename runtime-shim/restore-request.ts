@@ -40,6 +40,8 @@ export interface RestoredContainer {
   readonly initHostPid: number;
   readonly base: BaseRuntime;
   readonly root: string;
+  /** In the foreground: of the container's terminal, the caller's from now on. */
+  readonly masterFd: number | undefined;
   readonly degradations: readonly Degradation[];
   readonly timings: readonly Timing[];
 }

@@ -50,7 +50,8 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
   const emptyDirectory = emptyDirectoryOf(version.family, request);
   const emptyDirectories = new Map(emptyDirectoryKeys(model).map((key) => [key, emptyDirectory]));
   using consoleSocket = request.consoleSocket === undefined ? undefined : new ConsoleSocket(request.consoleSocket);
-  using channel = consoleSocket === undefined ? undefined : new ConsoleChannel();
+  const terminal = bundle.spec.process?.terminal === true;
+  using channel = terminal ? new ConsoleChannel() : undefined;
   using inheritance = inheritFromBundle({
     bundle,
     images,
@@ -98,7 +99,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     keep: request.prepare === true,
     publish: async (waiting) => {
       // Before the pid file: whoever waits for that expects the console to be there.
-      await channel?.deliver((masterFd) => consoleSocket?.send(masterFd));
+      if (consoleSocket !== undefined) await channel?.deliver((masterFd) => consoleSocket.send(masterFd));
       await container.publish(waiting);
     },
   });
@@ -109,6 +110,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     initHostPid: parked.rootHostPid,
     base,
     root: request.root,
+    masterFd: asked.detach ? undefined : channel?.take(),
     degradations: compiled.degradations,
     timings,
   };

@@ -6,8 +6,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Console } from '../support/console.js';
 import type { Container } from '../support/container.js';
+import { OwnTerminal } from '../support/own-terminal.js';
 import { criuProgram, stasisProgram } from '../support/paths.js';
 import { useTestBed } from '../support/test-bed.js';
+import { waitFor } from '../support/wait.js';
 
 describe('a container with a terminal', () => {
   const bed = useTestBed();
@@ -121,5 +123,51 @@ describe('a container with a terminal', () => {
     assert.equal(container.hasStateDirectory(), false);
     await container.must(container.restoreArgs(images, ['--console-socket', terminal.path]));
     assert.equal(await ask('echo here'), 'here');
+  });
+
+  it('stays in the foreground without --detach: typed, shown, resized, and its exit status is ours', async () => {
+    const container = await startShell();
+    await ask('kept=yes');
+    const images = await container.checkpoint();
+    const args = container.restoreArgs(images).filter((word) => word !== '--detach');
+    const mine = new OwnTerminal(stasisProgram, ['--root', container.stateRoot, ...args]);
+    bed.onClose(async () => Promise.resolve(mine.close()));
+    mine.type('echo "<$kept>"\n');
+    await mine.shows(/<yes>/);
+    mine.type('stty size\n');
+    await mine.shows(/^40 120\r$/m);
+    mine.enlarge();
+    await waitFor('the larger window', async () => {
+      const size = (await container.exec(['sh', '-c', 'stty size </dev/console'])).trim();
+      return size === '50 130' ? true : undefined;
+    });
+    // Raw: the container's terminal makes a signal of it, ours does not.
+    mine.type('sleep 1000\n');
+    await waitFor('sleep in the container', async () =>
+      /sleep 1000/.test(await container.exec(['ps'])) ? true : undefined,
+    );
+    mine.type('\x03');
+    mine.type('echo "<after $kept>"\n');
+    await mine.shows(/<after yes>/);
+    // More than a terminal holds at once.
+    mine.type('head -c 200000 /dev/zero | tr "\\0" x; echo; exit 5\n');
+    assert.equal(await mine.ended(), 5);
+    assert.match(mine.output(), /<modes as before>/);
+    assert.equal(/x{200000}/.test(mine.output()), true, 'output is missing');
+    assert.equal(container.hasStateDirectory(), false);
+  });
+
+  it('refuses a console socket in the foreground', async () => {
+    const container = await startShell();
+    const images = await container.checkpoint();
+    const args = container.restoreArgs(images, ['--console-socket', terminal.path]);
+    const result = await container.runDetached(args.filter((word) => word !== '--detach'));
+    assert.equal(result.exitCode, 1);
+    assert.match(
+      result.stderr,
+      /--console-socket is given without --detach, and in the foreground the terminal is ours/,
+    );
+    await container.restore('images', ['--console-socket', terminal.path]);
+    assert.equal(await ask('echo fine'), 'fine');
   });
 });

@@ -1,8 +1,9 @@
 // Descriptors and paths: advisory locks, claiming a name, opening a path inside a
-// foreign root, holes, extended attributes.
+// foreign root, holes, extended attributes, window sizes.
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -63,6 +64,16 @@ Napi::Value get_attribute(const Napi::CallbackInfo& info) {
   ssize_t length = ::lgetxattr(path.c_str(), name.c_str(), value, sizeof value);
   if (length >= 0) return Napi::Buffer<char>::Copy(info.Env(), value, static_cast<size_t>(length));
   if (errno != ENODATA && errno != EOPNOTSUPP) throw_errno(info.Env(), "lgetxattr", errno);
+  return info.Env().Undefined();
+}
+
+// copyWindowSize(from, to): a terminal's window gets the size of another's. The foreground group of `to` hears of it.
+Napi::Value copy_window_size(const Napi::CallbackInfo& info) {
+  winsize size{};
+  if (::ioctl(info[0].As<Napi::Number>().Int32Value(), TIOCGWINSZ, &size) < 0)
+    throw_errno(info.Env(), "ioctl(TIOCGWINSZ)", errno);
+  if (::ioctl(info[1].As<Napi::Number>().Int32Value(), TIOCSWINSZ, &size) < 0)
+    throw_errno(info.Env(), "ioctl(TIOCSWINSZ)", errno);
   return info.Env().Undefined();
 }
 

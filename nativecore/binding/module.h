@@ -24,6 +24,7 @@ Napi::Value peer_pid(const Napi::CallbackInfo& info);
 Napi::Value connect_unix(const Napi::CallbackInfo& info);
 Napi::Value punch_hole(const Napi::CallbackInfo& info);
 Napi::Value get_attribute(const Napi::CallbackInfo& info);
+Napi::Value copy_window_size(const Napi::CallbackInfo& info);
 Napi::Value load_cgroup_device_program(const Napi::CallbackInfo& info);
 Napi::Value attach_cgroup_device_program(const Napi::CallbackInfo& info);
 Napi::Value get_kernel_facts(const Napi::CallbackInfo& info);

@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import { restoreOptions } from '../../../oci-spec/runtime-options.js';
 import { deleteContainer } from '../../../runtime-shim/container/index.js';
 import { StasisError } from '../../../runtime-shim/errors/index.js';
+import { ForegroundTerminal } from '../../../runtime-shim/foreground-terminal.js';
 import { becomeSubreaper, stayWith } from '../../../runtime-shim/foreground.js';
 import { restoreContainer } from '../../../runtime-shim/restore.js';
 import { restoreDefaults } from '../../../runtime-shim/restore-request.js';
@@ -67,7 +68,9 @@ export const restoreCommand: Command = {
           });
     for (const { message } of restored.degradations) context.warn(message);
     if (detach) return 0;
-    const status = await stayWith(restored.initHostPid);
+    const terminal = restored.masterFd === undefined ? undefined : new ForegroundTerminal(restored.masterFd);
+    const status = await stayWith(restored.initHostPid, terminal === undefined ? [] : ['SIGWINCH']);
+    await terminal?.end();
     await deleteContainer(restored.base, { root: restored.root, id, systemdCgroup: false });
     return status;
   },
