@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { isFrozen, processesIn } from '../support/cgroups.js';
 import type { Container } from '../support/container.js';
 import { isAlive, startTicks } from '../support/processes.js';
+import { lastLine } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -162,6 +163,29 @@ describe('the life of a container', () => {
     assert.equal(Number(readFileSync(pidFile, 'utf8')), await container.initPid());
     assert.equal(container.output(), '', "stdout is the container's");
     assert.equal(result.stderr, '');
+  });
+
+  it('says which scope it would need under the systemd cgroup driver', async () => {
+    const container = await bed.start({ args: counter });
+    await container.waitForOutput(/^3$/m);
+    const images = await container.checkpoint();
+    const path = join(container.bundle, 'config.json');
+    const text = readFileSync(path, 'utf8');
+    const refusal = async (cgroupsPath: string): Promise<string> => {
+      writeFileSync(path, text.replaceAll(container.cgroupPath, cgroupsPath));
+      const result = await container.stasis(['--systemd-cgroup', ...container.restoreArgs(images)]);
+      assert.equal(result.exitCode, 1);
+      assert.equal(container.hasStateDirectory(), false);
+      return lastLine(result.stderr);
+    };
+    assert.match(
+      await refusal('pods-one.slice:libpod:abc'),
+      /only systemd can make its cgroup, \/pods.slice\/pods-one.slice\/libpod-abc.scope, and .*; use the cgroupfs driver/,
+    );
+    assert.match(await refusal('/pods/one'), /linux.cgroupsPath must be "slice:prefix:name" for systemd cgroups/);
+    writeFileSync(path, text);
+    await container.restore();
+    await assertCounting(container);
   });
 
   it('restores under another name', async () => {

@@ -6,8 +6,11 @@ import { join } from 'node:path';
 import { cgroupVersion, hasController } from '../support/cgroups.js';
 import { requires } from '../support/lanes.js';
 import { Podman } from '../support/podman.js';
-import { mustRun } from '../support/run.js';
+import { mustRun, run } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
+import { waitFor } from '../support/wait.js';
+
+const fetch = 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=2).read().decode())';
 
 describe('podman', () => {
   const bed = useTestBed();
@@ -210,6 +213,39 @@ describe('podman', () => {
     assert.equal(await podman.must('ps', '--format', '{{.Names}}'), '');
     await podman.must('container', 'restore', '--all');
     for (const name of ['one', 'two']) assertWithoutGap(await podman.count(name));
+  });
+
+  it('does all containers at once but the one that cannot be done, and says which', async () => {
+    await podman.start('one');
+    const stubborn = ['sh', '-c', 'exec 5<>/dev/ptmx; sleep 1000'];
+    await podman.must('run', '-d', '--name', 'two', '--network', 'none', 'box', ...stubborn);
+    await podman.start('three');
+    const result = await podman.run('container', 'checkpoint', '--all');
+    assert.notEqual(result.exitCode, 0);
+    assert.match(result.stderr, /^cannot checkpoint: fd 5 of pid /m);
+    assert.match(result.stderr, new RegExp(`^Error: .* ${await podman.inspect('two', '{{.Id}}')}. failed`, 'm'));
+    assert.equal(await podman.must('ps', '--format', '{{.Names}}'), 'two');
+    await podman.must('container', 'restore', '--all');
+    for (const name of ['one', 'three']) assertWithoutGap(await podman.count(name));
+  });
+
+  it('publishes other ports of an imported container than it had', async () => {
+    const archive = join(bed.directory, 'c.tar');
+    const server = ['httpd', '-f', '-p', '8000', '-h', '/etc'];
+    const ports = async (): Promise<string> => await podman.must('port', 'c');
+    const fetched = async (port: number): Promise<string> => {
+      const { stdout } = await run('python3', ['-c', fetch, `http://127.0.0.1:${port}/group`]);
+      return stdout;
+    };
+    await podman.must('run', '-d', '--name', 'c', '--network', 'podman', '-p', '18231:8000', 'box', ...server);
+    await waitFor('the first port', async () => (/^root:/.test(await fetched(18231)) ? true : undefined));
+    assert.equal(await ports(), '8000/tcp -> 0.0.0.0:18231');
+    await podman.must('container', 'checkpoint', '--export', archive, 'c');
+    await podman.must('rm', 'c');
+    await podman.must('container', 'restore', '--import', archive, '--publish', '18232:8000');
+    assert.equal(await ports(), '8000/tcp -> 0.0.0.0:18232');
+    await waitFor('the other port', async () => (/^root:/.test(await fetched(18232)) ? true : undefined));
+    assert.equal(await fetched(18231), '');
   });
 
   it('shows one sentence when a checkpoint is refused, and the container runs on', async () => {

@@ -2,11 +2,12 @@
 import { resolve } from 'node:path';
 import { restoreOptions } from '../../../oci-spec/runtime-options.js';
 import { deleteContainer } from '../../../runtime-shim/container/index.js';
-import { StasisError } from '../../../runtime-shim/errors/index.js';
+import { readBundle } from '../../../runtime-shim/bundle.js';
 import { ForegroundTerminal } from '../../../runtime-shim/foreground-terminal.js';
 import { becomeSubreaper, stayWith } from '../../../runtime-shim/foreground.js';
 import { restoreContainer } from '../../../runtime-shim/restore.js';
 import { restoreDefaults } from '../../../runtime-shim/restore-request.js';
+import { refuseSystemdCgroup } from '../../../runtime-shim/systemd-cgroup.js';
 import { restoreArchive } from '../../../runtime-shim/restore-archive.js';
 import { usage } from '../../arguments.js';
 import { requireRoot } from '../../require-root.js';
@@ -20,13 +21,6 @@ export const restoreCommand: Command = {
   runtimeVerb: true,
   run: async (given, id, context) => {
     requireRoot(`restore container ${JSON.stringify(id)}`);
-    if (context.globals.systemdCgroup) {
-      throw new StasisError({
-        code: 'OPTION_NOT_BUILT',
-        message: 'cannot use --systemd-cgroup with restore: the systemd cgroup driver is not built yet',
-        hint: 'use the cgroupfs driver (podman: --cgroup-manager=cgroupfs)',
-      });
-    }
     const path = (name: string): string | undefined => {
       const value = text(given, name);
       return value === undefined ? undefined : resolve(context.cwd, value);
@@ -36,6 +30,8 @@ export const restoreCommand: Command = {
     // In the foreground the container becomes our child when the core goes, whatever the caller says.
     // A prepared one goes to whoever waits for us.
     if (!prepare && (!detach || !flag(given, 'no-subreaper'))) becomeSubreaper();
+    const bundle = path('bundle') ?? context.cwd;
+    if (context.globals.systemdCgroup) refuseSystemdCgroup(id, readBundle(bundle));
     const archive = path('archive');
     if (archive !== undefined && path('image-path') !== undefined)
       throw usage('cannot use --archive and --image-path together');
@@ -46,7 +42,7 @@ export const restoreCommand: Command = {
       ...restoreDefaults,
       root: context.globals.root,
       id,
-      bundle: path('bundle') ?? context.cwd,
+      bundle,
       workPath: path('work-path'),
       pidFile: path('pid-file'),
       consoleSocket: path('console-socket'),
