@@ -7,7 +7,7 @@ import { makeCodec, type Codec, type PartialMessage } from '../oci-spec/protobuf
 import { FrameReader, frame } from './frames.js';
 import { findLocations } from './locations.js';
 import { NativeError } from './native-error.js';
-import { messageTable, type FromCore, type Messages, type ToCore } from './schema/messages.js';
+import { messageTable, type FromCore, type Messages, type Progress, type ToCore } from './schema/messages.js';
 
 let codec: Codec<Messages> | undefined;
 
@@ -30,6 +30,8 @@ export interface CoreOptions {
   readonly externals?: readonly number[];
   /** Aborting ends our side of the conversation; the core rolls back and the next receive throws. */
   readonly signal?: AbortSignal;
+  /** Called between replies, and seldom. */
+  readonly onProgress?: (progress: Progress) => void;
 }
 
 type Reply = keyof FromCore;
@@ -67,7 +69,9 @@ export class CoreProcess {
       reader.push(chunk);
       try {
         for (let body = reader.next(); body !== undefined; body = reader.next()) {
-          this.#received.push(boundaryCodec().decode('stasis.control.FromCore', body));
+          const message = boundaryCodec().decode('stasis.control.FromCore', body);
+          if (message.progress === undefined) this.#received.push(message);
+          else options.onProgress?.(message.progress);
         }
       } catch (error) {
         this.#broken = error as Error;
@@ -98,7 +102,6 @@ export class CoreProcess {
       const message = await this.#next();
       const wanted = message[kind];
       if (wanted !== undefined) return wanted as NonNullable<FromCore[Kind]>;
-      if (message.progress !== undefined) continue;
       if (message.failed !== undefined) throw new NativeError(message.failed);
       throw NativeError.ofProtocol(`the core answered ${Object.keys(message).join(', ')} where ${kind} was due`);
     }

@@ -53,6 +53,12 @@ const shared: readonly RuntimeOption[] = [
     describe: 'namespace whose content is left out; "network" always is',
     values: ['network'],
   },
+  {
+    name: 'progress',
+    type: 'string',
+    describe: 'json: say on standard error how far the work has come, one object a line',
+    values: ['json'],
+  },
   { name: 'auto-dedup', type: 'boolean', describe: 'drop duplicates in parent images', refused: incremental },
 ];
 
@@ -95,6 +101,7 @@ export const checkpointOptions: readonly RuntimeOption[] = [
 
 export const restoreOptions: readonly RuntimeOption[] = [
   ...shared,
+  { name: 'json', type: 'boolean', describe: 'with --detach: print the result as JSON: pid, time per phase' },
   { name: 'archive', type: 'string', describe: 'restore from this archive, of whatever manager' },
   { name: 'max-bytes', type: 'string', describe: 'with --archive: refuse one that unpacks to more' },
   ignoreRootfs,

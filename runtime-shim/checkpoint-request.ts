@@ -3,6 +3,7 @@ import type { Timing } from '../nativecore/index.js';
 import type { EncodedImages, EncodeOptions } from './engine/index.js';
 import type { ArchiveTarget } from './archive-output.js';
 import { StasisError, type Degradation } from './errors/index.js';
+import type { OnProgress } from './phase-clock.js';
 
 export interface ArchiveRequest {
   readonly target: ArchiveTarget;
@@ -30,6 +31,8 @@ export interface CheckpointOptions {
   readonly tmpfsLimitBytes: bigint;
   readonly encode: Pick<EncodeOptions, 'shellJob' | 'fileLocks' | 'tcpEstablished' | 'externalUnixSockets'>;
   readonly signal?: AbortSignal;
+  /** Told seldom, and at the end of each part that it is told of. Images in a directory only. */
+  readonly onProgress?: OnProgress | undefined;
 }
 
 export const checkpointDefaults = {

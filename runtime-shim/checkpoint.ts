@@ -14,6 +14,8 @@ import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from '.
 import { CoreSession, LogFile, timingLine } from './core-session.js';
 import { archiveContainer, type ContainerArchive } from './container-archive.js';
 import { ImageOutput } from './image-output.js';
+import { PhaseClock } from './phase-clock.js';
+import { timingsFile } from './timings-file.js';
 import type { Capture, CaptureRequest } from '../nativecore/index.js';
 
 export interface ContainerCheckpoint extends CheckpointOptions {
@@ -79,9 +81,11 @@ export interface TreeCheckpoint {
 
 /** A process tree, whoever it belongs to. */
 export async function checkpointTree(request: CheckpointOptions, tree: TreeCheckpoint): Promise<CheckpointResult> {
+  const clock = new PhaseClock();
   const workPath = request.workPath ?? tree.output?.staging ?? request.imagePath;
   using log = new LogFile(workPath, request.logName ?? 'dump.log');
-  using own = tree.output === undefined ? new ImageOutput(request.imagePath, request.sync) : undefined;
+  using own =
+    tree.output === undefined ? new ImageOutput(request.imagePath, request.sync, request.onProgress) : undefined;
   const output = own ?? tree.output!;
   await using core = new CoreSession({
     subcommand: 'capture',
@@ -89,7 +93,9 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
     log,
     imagesFd: output.fd,
     ...(request.signal ? { signal: request.signal } : {}),
+    onProgress: request.onProgress,
   });
+  clock.enter('capture');
 
   core.send({
     capture: {
@@ -105,28 +111,34 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   });
   const capture: Capture = await core.receive('captured');
   log.write([...capture.log, ...capture.remarks]);
+  clock.enter('encode');
   // While the core writes pages: what cannot be carried must be known before anything is committed.
   const encoded = encodeImages(capture, { ...request.encode, ...tree.encode, leaveRunning: request.leaveRunning });
   refuseObjections(tree.goal, encoded.objections);
   for (const file of [...encoded.files, ...tree.files]) output.write(file);
 
+  clock.enter('wait for pages');
   const pageMap = await core.receive('pagesWritten');
   const thawed = request.leaveRunning ? await core.receive('thawed') : undefined;
   for (const file of encodePageMaps(capture, pageMap)) output.write(file);
   const stats = encodeStats({ dump: dumpTimings(pageMap, (thawed ?? pageMap).timings) });
+  clock.enter('commit images');
   await output.commit(encoded.inventory, [stats]);
   tree.committed?.();
 
   // Not before the commit: until here the target can go on as if nothing had happened.
   const ended = thawed ?? (core.send({ kill: {} }), await core.receive('killed'));
-  log.write([timingLine(tree.goal, ended.timings)]);
+  const timings = clock.timings(ended.timings);
+  log.write([timingLine(tree.goal, timings)]);
   writeStats(workPath, stats, log);
+  // Beside the images, wherever the log is: they are what somebody will look into.
+  if (own !== undefined) writeStats(own.directory, timingsFile(timings), log);
   return {
     imagePath: output.directory,
     imageBytes: output.sizeBytes(),
     summary: encoded.summary,
     degradations: [...encoded.degradations, ...(tree.output?.degradations ?? [])],
     remarks: capture.remarks,
-    timings: ended.timings,
+    timings,
   };
 }

@@ -13,6 +13,7 @@ import {
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
 import { makeDirectory } from './directories.js';
 import { fileError, fromNative, type NativeFailure } from './errors/index.js';
+import type { OnProgress } from './phase-clock.js';
 
 export interface SessionOptions {
   readonly subcommand: CoreOptions['subcommand'];
@@ -22,6 +23,7 @@ export interface SessionOptions {
   readonly imagesFd: number;
   readonly externals?: readonly number[];
   readonly signal?: AbortSignal;
+  readonly onProgress?: OnProgress | undefined;
   /** The printed line of a plan step. */
   readonly describeStep?: (position: NonNullable<NativeFailure['position']>) => string | undefined;
 }
@@ -39,6 +41,8 @@ export class CoreSession {
       imagesFd: options.imagesFd,
       ...(options.externals === undefined ? {} : { externals: options.externals }),
       ...(options.signal === undefined ? {} : { signal: options.signal }),
+      onProgress: ({ phase, doneBytes, totalBytes }) =>
+        options.onProgress?.({ phase, doneBytes: Number(doneBytes), totalBytes: Number(totalBytes) }),
     });
   }
 

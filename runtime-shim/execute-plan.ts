@@ -4,6 +4,7 @@ import type { ExecuteRequest, Parked, Plan, Timing } from '../nativecore/index.j
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
 import { CoreSession, type LogFile } from './core-session.js';
 import type { ImageInput } from './image-input.js';
+import type { OnProgress, PhaseClock } from './phase-clock.js';
 import { describePlanStep } from './restore-steps.js';
 
 export interface PlanExecution {
@@ -17,6 +18,7 @@ export interface PlanExecution {
   readonly publish?: (parked: Parked) => Promise<void>;
   /** Not released, but left waiting, without us, for whoever opens orders.startFifo. */
   readonly keep?: boolean;
+  readonly clock?: PhaseClock;
 }
 
 /** The core that a plan is for; its failures name the plan's steps. */
@@ -27,14 +29,16 @@ export function startExecutor(options: {
   readonly plan: PartialMessage<Plan>;
   readonly externals?: readonly number[];
   readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: OnProgress | undefined;
 }): CoreSession {
-  const { goal, log, images, plan, externals = [], signal } = options;
+  const { goal, log, images, plan, externals = [], signal, onProgress } = options;
   return new CoreSession({
     subcommand: 'execute',
     goal,
     log,
     imagesFd: images.fd,
     externals,
+    onProgress,
     describeStep: (position) => describePlanStep(plan, position),
     ...(signal === undefined ? {} : { signal }),
   });
@@ -45,7 +49,8 @@ export async function executePlan(
   core: CoreSession,
   execution: PlanExecution,
 ): Promise<{ readonly parked: Parked; readonly timings: readonly Timing[] }> {
-  const { plan, images, log, deadlineMs, orders, publish, keep = false } = execution;
+  const { plan, images, log, deadlineMs, orders, publish, keep = false, clock } = execution;
+  clock?.enter('execute');
   core.send({ execute: { version: 1, plan, deadlineMs, ...orders } });
   // Meanwhile: altered images must not be released, but need not hold up the filling.
   const imagesVerified = images.verifyRest();
@@ -54,9 +59,12 @@ export async function executePlan(
   const parked = await core.receive('parked');
   log.write(parked.log);
   try {
+    clock?.enter('wait for digests');
     await imagesVerified;
+    clock?.enter('publish');
     await publish?.(parked);
     // Last: from now on the tree runs, and everything that manages it finds it.
+    clock?.enter('release the tree');
     core.send(keep ? { keep: {} } : { release: {} });
   } catch (error) {
     await core.rollBack();

@@ -21,6 +21,7 @@ import { syncDirectory } from './archive/archive-file.js';
 import { privateName, removeAbandoned } from './archive/private-directory.js';
 import { makeDirectory } from './directories.js';
 import { fileError } from './errors/index.js';
+import type { OnProgress } from './phase-clock.js';
 
 export interface OutputFile {
   readonly name: string;
@@ -40,7 +41,7 @@ export interface CheckpointOutput extends Disposable {
 }
 
 /** Files of checkpoints, ours and other engines'; logs and stats are not among them. */
-const imageName = /\.img$|^descriptors\.json$|^stasis-manifest\.json$/;
+const imageName = /\.img$|^descriptors\.json$|^stasis-(manifest|timings)\.json$/;
 
 export class ImageOutput implements CheckpointOutput {
   readonly directory: string;
@@ -48,14 +49,16 @@ export class ImageOutput implements CheckpointOutput {
   readonly fd: number;
   readonly #staging: string;
   readonly #sync: boolean;
+  readonly #onProgress: OnProgress | undefined;
   readonly #entries = new Map<string, ManifestEntry>();
   /** Names that stand in the directory itself by now. */
   readonly #moved: string[] = [];
   #done = false;
 
   /** `sync`: whether commit waits for the disk. */
-  constructor(directory: string, sync: boolean) {
+  constructor(directory: string, sync: boolean, onProgress?: OnProgress) {
     this.directory = directory;
+    this.#onProgress = onProgress;
     this.#sync = sync;
     this.#staging = join(directory, privateName('images'));
     try {
@@ -82,11 +85,9 @@ export class ImageOutput implements CheckpointOutput {
   async commit(inventory: OutputFile): Promise<void> {
     try {
       const written = readdirSync(this.#staging);
+      const unhashed = written.filter((name) => !this.#entries.has(name));
       // Page files are the core's; everything else has been hashed while it was written. The disk writes meanwhile.
-      await Promise.all([
-        this.#syncFiles(written),
-        ...written.filter((name) => !this.#entries.has(name)).map((name) => this.#hash(name)),
-      ]);
+      await Promise.all([this.#syncFiles(written), this.#hashAll(unhashed)]);
       this.#entries.set(inventory.name, manifestEntry(inventory.bytes));
       const others = [...this.#entries.keys()].filter((name) => name !== inventory.name);
       this.#writeUnlisted({ name: kManifestName, bytes: formatManifest({ files: this.#entries }) });
@@ -121,8 +122,16 @@ export class ImageOutput implements CheckpointOutput {
     rmSync(this.#staging, { recursive: true, force: true });
   }
 
-  async #hash(name: string): Promise<void> {
-    this.#entries.set(name, await hashFile(join(this.#staging, name)));
+  async #hashAll(names: readonly string[]): Promise<void> {
+    const totalBytes = names.reduce((sum, name) => sum + statSync(join(this.#staging, name)).size, 0);
+    let doneBytes = 0;
+    for (const name of names) {
+      const entry = await hashFile(join(this.#staging, name), (pieceBytes) => {
+        doneBytes += pieceBytes;
+        this.#onProgress?.({ phase: 'hash images', doneBytes, totalBytes });
+      });
+      this.#entries.set(name, entry);
+    }
   }
 
   #writeUnlisted(file: OutputFile): void {
@@ -167,12 +176,13 @@ export class ImageOutput implements CheckpointOutput {
   }
 }
 
-export async function hashFile(path: string): Promise<ManifestEntry> {
+export async function hashFile(path: string, onPiece?: (pieceBytes: number) => void): Promise<ManifestEntry> {
   const hash = createHash('sha256');
   let sizeBytes = 0;
   for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
     hash.update(chunk as Buffer);
     sizeBytes += (chunk as Buffer).length;
+    onPiece?.((chunk as Buffer).length);
   }
   return { sizeBytes, sha256: hash.digest('hex') };
 }

@@ -2,6 +2,7 @@
 import type { Timing } from '../nativecore/index.js';
 import type { BaseRuntime } from './container/index.js';
 import type { Degradation } from './errors/index.js';
+import type { OnProgress } from './phase-clock.js';
 
 export interface ContainerRestore {
   /** Directory of the states of all containers. */
@@ -26,6 +27,7 @@ export interface ContainerRestore {
   /** From the start of the core until every task is parked. */
   readonly deadlineMs: number;
   readonly signal?: AbortSignal;
+  readonly onProgress?: OnProgress | undefined;
 }
 
 /** As a caller gives it. */

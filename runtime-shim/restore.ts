@@ -22,12 +22,15 @@ import { ConsoleChannel, ConsoleSocket } from './console.js';
 import { executePlan, startExecutor } from './execute-plan.js';
 import { inheritFromBundle } from './inheritance.js';
 import { NewContainer } from './new-container.js';
+import { PhaseClock } from './phase-clock.js';
 import { kernelFacts, writeRestoreStats } from './restore-steps.js';
 import { emptyDirectoryOf, placeOfCgroup } from './state-files.js';
 import type { RestoredContainer, RestoreRequest } from './restore-request.js';
 
 export async function restoreContainer(asked: RestoreRequest): Promise<RestoredContainer> {
   const goal = `restore container ${JSON.stringify(asked.id)}`;
+  const clock = new PhaseClock();
+  clock.enter('read');
   checkContainerId(asked.id);
   const base = findBaseRuntime();
   // It answers while we read.
@@ -37,6 +40,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
   refuseConsoleMismatch(bundle, goal, asked);
   using images = new ImageInput(asked.imagePath);
   const model = decodeImages(images);
+  clock.enter('check');
   refuseObjections(goal, [
     ...checkPolicy(collectClaims(model), bundle.spec),
     ...missingSources(bundle.spec, bundle.directory),
@@ -60,6 +64,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     emptyDirectories,
     consoleFd: channel?.innerFd,
   });
+  clock.enter('compile');
   const compiled = compilePlan(model, {
     ...inheritance.compileOptions,
     rootfs: bundle.rootfs,
@@ -70,6 +75,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
   } satisfies CompileOptions);
   refuseObjections(goal, compiled.objections);
 
+  clock.enter('start');
   using log = new LogFile(request.workPath ?? request.imagePath, 'restore.log');
   await using core = startExecutor({
     goal,
@@ -78,6 +84,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     plan: compiled.plan,
     externals: inheritance.ownFds,
     signal: request.signal,
+    onProgress: request.onProgress,
   });
   // The claim to the id comes with the core's promise to take everything back, however we end.
   await using container = await NewContainer.create({
@@ -95,6 +102,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     images,
     log,
     deadlineMs: request.deadlineMs,
+    clock,
     orders: { ...container.executeRequest(), uidMap: inheritance.uidMap, gidMap: inheritance.gidMap },
     keep: request.prepare === true,
     publish: async (waiting) => {
@@ -104,7 +112,8 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     },
   });
   container.finish();
-  log.write([timingLine(goal, timings)]);
+  const all = clock.timings(timings);
+  log.write([timingLine(goal, all)]);
   writeRestoreStats(request.workPath ?? request.imagePath, compiled.plan, timings, log);
   return {
     initHostPid: parked.rootHostPid,
@@ -112,6 +121,6 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     root: request.root,
     masterFd: asked.detach ? undefined : channel?.take(),
     degradations: compiled.degradations,
-    timings,
+    timings: all,
   };
 }

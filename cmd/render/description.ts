@@ -59,7 +59,7 @@ function processTree(processes: readonly ProcessDescription[]): string[][] {
 }
 
 /** Names come from the images: control characters must not reach the terminal. */
-function printable(text: string): string {
+export function printable(text: string): string {
   // eslint-disable-next-line no-control-regex
   return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
 }

@@ -28,17 +28,20 @@ void wait_for(int fd, short events, int timeout_ms) {
   }
 }
 
-}  // namespace
-
-void ControlChannel::send(FromCoreKind kind, std::string_view body) {
-  // FromCore has one field, so its encoding is tag, length, body: the body is not copied.
+// FromCore has one field, so its encoding is tag, length, body: the body is not copied.
+std::string header_of(FromCoreKind kind, std::string_view body) {
   std::string inner;
   protozero::write_varint(std::back_inserter(inner), (static_cast<uint64_t>(kind) << 3) | 2u);
   protozero::write_varint(std::back_inserter(inner), body.size());
   std::string header;
   protozero::write_varint(std::back_inserter(header), inner.size() + body.size());
-  header += inner;
+  return header + inner;
+}
 
+}  // namespace
+
+void ControlChannel::send(FromCoreKind kind, std::string_view body) {
+  const std::string header = header_of(kind, body);
   const std::string_view parts[] = {header, body};
   for (const std::string_view part : parts) {
     size_t done = 0;
@@ -56,6 +59,12 @@ void ControlChannel::send(FromCoreKind kind, std::string_view body) {
       }
     }
   }
+}
+
+void ControlChannel::send_if_room(FromCoreKind kind, std::string_view body) {
+  // unix(7) sockets take as much of a stream as fits into one buffer whole or not at all: this is some 40 bytes.
+  const std::string frame = header_of(kind, body).append(body);
+  (void)!::send(socket_.borrow(), frame.data(), frame.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 std::optional<std::string> ControlChannel::take_frame() {

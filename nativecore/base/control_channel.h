@@ -46,6 +46,10 @@ class ControlChannel {
   // other side has gone. Does not raise SIGPIPE.
   void send(FromCoreKind kind, std::string_view body);
 
+  // A small message that may be lost: if there is no room in the socket it is not sent, and neither is half of it.
+  // From the thread that sends.
+  void send_if_room(FromCoreKind kind, std::string_view body);
+
   // Waits for a whole message: nullopt is end of file. Throws "bad_request" on
   // a frame that is too long or malformed, "deadline" after timeout_ms (-1: none).
   std::optional<ToCoreMessage> receive(int timeout_ms = -1);

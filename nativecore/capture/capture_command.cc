@@ -16,6 +16,7 @@
 #include "base/fault_point.h"
 #include "base/log_ring.h"
 #include "base/native_error.h"
+#include "base/progress.h"
 #include "base/timing.h"
 #include "capture/capture_from_inside.h"
 #include "capture/capture_host.h"
@@ -138,7 +139,8 @@ class CaptureCommand {
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
     preparation.files.find_names(context);
     phases_.enter("scan pages");
-    PageFiles files(kImagesDescriptor);
+    Progress progress(channel_, "write pages");
+    PageFiles files(kImagesDescriptor, progress);
     MemoryCapture memory(context, files);
     memory.scan();
     SharedMemoryCapture shared(context, files);
@@ -171,7 +173,8 @@ class CaptureCommand {
     context.read_in_window = read_in_window;
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
     phases_.enter("scan pages");
-    PageFiles files(kImagesDescriptor);
+    Progress progress(channel_, "write pages");
+    PageFiles files(kImagesDescriptor, progress);
     MemoryCapture memory(context, files);
     memory.scan();
     SharedMemoryCapture shared(context, files);

@@ -149,17 +149,22 @@ void PageFiles::write(const PageMapData& pages, const std::vector<const PageSour
     for (PagePiece& piece : cut_into_pieces(task.runs)) jobs.push_back({i, std::move(piece)});
     total_bytes += run_pages(task.runs) * kPageBytes;
   }
+  progress_.expect(total_bytes);
   // Pieces are taken in order by all workers, whosever they are: a hundred small tasks are as much work as a large one.
   const unsigned workers = total_bytes < kParallelBytes ? 1 : kMaximalWorkers;
   parallel_for(jobs.size(), workers, [&](size_t index, bool in_caller) {
     static thread_local sys::Mapping buffer;
     if (!buffer.valid()) buffer = sys::mmap(0, kPieceBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-    if (in_caller) check_abort();
+    if (in_caller) {
+      check_abort();
+      progress_.tell();
+    }
     const Job& job = jobs[index];
     const pid_t host_pid = pages.tasks[job.task].host_pid;
     STASIS_CONTEXT("writing pages", host_pid);
     const unsigned char* const bytes = sources[job.task]->read(job.piece, buffer.data());
     write_all(files[job.task].borrow(), bytes, job.piece.length_bytes, job.piece.file_offset, host_pid);
+    progress_.add(job.piece.length_bytes);
   });
   fault_point("pages_file_written");
 }

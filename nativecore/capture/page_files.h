@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/progress.h"
 #include "base/sys.h"
 #include "base/unique_fd.h"
 #include "capture/page_runs.h"
@@ -76,7 +77,7 @@ class TwinMemory : public PageSource {
 // The page files of one capture: removed at the end of the scope unless kept.
 class PageFiles {
  public:
-  explicit PageFiles(int images_directory) : images_directory_(images_directory) {}
+  PageFiles(int images_directory, Progress& progress) : images_directory_(images_directory), progress_(progress) {}
   PageFiles(const PageFiles&) = delete;
   PageFiles& operator=(const PageFiles&) = delete;
   ~PageFiles();
@@ -90,6 +91,7 @@ class PageFiles {
 
  private:
   int images_directory_;
+  Progress& progress_;
   std::vector<std::string> names_;
 };
 

@@ -206,7 +206,8 @@ void Coordinator::locate_processes() {
 void Coordinator::fill() {
   timings_.enter("fill");
   fault_point("fill_memory");
-  const FillSummary summary = fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, deadline_);
+  Progress progress(channel_, "fill");
+  const FillSummary summary = fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, deadline_, progress);
   log_line("filled %llu bytes through userfaultfd, %llu through /proc/PID/mem",
            static_cast<unsigned long long>(summary.uffd_bytes), static_cast<unsigned long long>(summary.mem_bytes));
 }

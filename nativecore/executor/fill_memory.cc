@@ -107,24 +107,26 @@ void write_through_mem(const Chunk& chunk, pid_t host_pid) {
 // The chunks, taken by several threads until none is left or one failed.
 class Copying {
  public:
-  Copying(const std::vector<Chunk>& chunks, const RestoredTree& tree, const Deadline& deadline)
-      : chunks_(chunks), tree_(tree), deadline_(deadline) {}
+  Copying(const std::vector<Chunk>& chunks, const RestoredTree& tree, const Deadline& deadline, Progress& progress)
+      : chunks_(chunks), tree_(tree), deadline_(deadline), progress_(progress) {}
 
   void run(unsigned threads) {
     std::vector<std::thread> helpers;
-    for (unsigned i = 1; i < threads; ++i) helpers.emplace_back([this] { work(); });
-    work();
+    for (unsigned i = 1; i < threads; ++i) helpers.emplace_back([this] { work(false); });
+    work(true);
     for (std::thread& helper : helpers) helper.join();
     if (failure_) std::rethrow_exception(failure_);
   }
 
  private:
-  void work() {
+  void work(bool in_caller) {
     try {
       for (;;) {
         const size_t number = next_.fetch_add(1);
         if (number >= chunks_.size() || failed_.load()) return;
         copy(chunks_[number]);
+        progress_.add(chunks_[number].length_bytes);
+        if (in_caller) progress_.tell();
       }
     } catch (...) {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -147,6 +149,7 @@ class Copying {
   const std::vector<Chunk>& chunks_;
   const RestoredTree& tree_;
   const Deadline& deadline_;
+  Progress& progress_;
   std::atomic<size_t> next_{0};
   std::atomic<bool> failed_{false};
   std::mutex mutex_;
@@ -156,7 +159,7 @@ class Copying {
 }  // namespace
 
 FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& tree, int images_directory,
-                        const Deadline& deadline) {
+                        const Deadline& deadline, Progress& progress) {
   FillSummary summary;
   PageStore store(plan.page_files, images_directory);
   std::vector<RegisteredRanges> registered;
@@ -192,7 +195,8 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
   }
 
   const bool large = summary.uffd_bytes + summary.mem_bytes > kWorthAThreadBytes;
-  Copying(chunks, tree, deadline).run(large ? kFillThreads : 1);
+  progress.expect(summary.uffd_bytes + summary.mem_bytes);
+  Copying(chunks, tree, deadline, progress).run(large ? kFillThreads : 1);
   for (const RegisteredRanges& ranges : registered) ranges.unregister();
   return summary;
 }

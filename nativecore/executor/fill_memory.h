@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/deadline.h"
+#include "base/progress.h"
 #include "executor/hole.h"
 #include "executor/plan_model.h"
 #include "executor/restored_tree.h"
@@ -18,6 +19,6 @@ struct FillSummary {
 
 // `images_directory` is borrowed; page files are opened in it.
 FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& tree, int images_directory,
-                        const Deadline& deadline);
+                        const Deadline& deadline, Progress& progress);
 
 }  // namespace stasis

@@ -11,7 +11,7 @@ import { kStandardOutput } from '../../../runtime-shim/archive/archive-file.js';
 import type { ArchiveRequest } from '../../../runtime-shim/checkpoint-request.js';
 import { usage, type Given } from '../../arguments.js';
 import { oneLine } from '../../render/error.js';
-import { withProgress } from '../../render/progress.js';
+import { showProgress } from '../../render/progress.js';
 import { flag, text, type Command, type CommandContext } from '../command.js';
 
 export const checkpointCommand: Command = {
@@ -43,12 +43,16 @@ export const checkpointCommand: Command = {
       },
       signal: context.signal,
     };
-    const result =
-      archive === undefined
-        ? await checkpointContainer(request)
-        : await withProgress('archiving', ({ at }) =>
-            checkpointContainer({ ...request, archive: { ...archive, target: { ...archive.target, onProgress: at } } }),
-          );
+    const result = await showProgress(text(given, 'progress') === 'json', (onProgress) => {
+      if (archive === undefined) return checkpointContainer({ ...request, onProgress });
+      const at = (doneBytes: number, totalBytes: number): void =>
+        onProgress?.({ phase: 'archive', doneBytes, totalBytes });
+      return checkpointContainer({
+        ...request,
+        onProgress,
+        archive: { ...archive, target: { ...archive.target, onProgress: at } },
+      });
+    });
     for (const { message } of result.degradations) {
       context.warn(message);
       // The streams are a person's here, and not the container's.

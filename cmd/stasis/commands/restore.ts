@@ -10,6 +10,8 @@ import { restoreDefaults } from '../../../runtime-shim/restore-request.js';
 import { refuseSystemdCgroup } from '../../../runtime-shim/systemd-cgroup.js';
 import { restoreArchive } from '../../../runtime-shim/restore-archive.js';
 import { usage } from '../../arguments.js';
+import { showProgress } from '../../render/progress.js';
+import { jsonText } from '../../render/table.js';
 import { requireRoot } from '../../require-root.js';
 import { bytesOption, flag, text, type Command } from '../command.js';
 
@@ -32,6 +34,8 @@ export const restoreCommand: Command = {
     if (!prepare && (!detach || !flag(given, 'no-subreaper'))) becomeSubreaper();
     const bundle = path('bundle') ?? context.cwd;
     if (context.globals.systemdCgroup) refuseSystemdCgroup(id, readBundle(bundle));
+    // Without --detach the streams are the container's.
+    if (flag(given, 'json') && !detach) throw usage('cannot use --json without --detach');
     const archive = path('archive');
     if (archive !== undefined && path('image-path') !== undefined)
       throw usage('cannot use --archive and --image-path together');
@@ -53,16 +57,23 @@ export const restoreCommand: Command = {
       shellJob: flag(given, 'shell-job'),
       signal: context.signal,
     };
-    const restored =
+    const imagePath = path('image-path') ?? resolve(context.cwd, 'checkpoint');
+    const restored = await showProgress(text(given, 'progress') === 'json', (onProgress) =>
       archive === undefined
-        ? await restoreContainer({ ...request, imagePath: path('image-path') ?? resolve(context.cwd, 'checkpoint') })
-        : await restoreArchive({
+        ? restoreContainer({ ...request, onProgress, imagePath })
+        : restoreArchive({
             ...request,
+            onProgress,
             archive,
             ignoreRootfs: flag(given, 'ignore-rootfs'),
             maxBytes: bytesOption(given, 'max-bytes'),
-          });
+          }),
+    );
     for (const { message } of restored.degradations) context.warn(message);
+    if (flag(given, 'json')) {
+      const { initHostPid, degradations, timings } = restored;
+      context.print(jsonText({ initHostPid, degradations, timings }));
+    }
     if (detach) return 0;
     const terminal = restored.masterFd === undefined ? undefined : new ForegroundTerminal(restored.masterFd);
     const status = await stayWith(restored.initHostPid, terminal === undefined ? [] : ['SIGWINCH']);
