@@ -12,6 +12,7 @@ import { mustRun, run } from '../e2e/support/run.js';
 import { measureContainers } from './benchmark/containers.js';
 import { tools, type Tool } from './benchmark/measure.js';
 import type { TreeRequest, WorkloadResult } from './benchmark/pairs.js';
+import { measurePodman } from './benchmark/podman.js';
 import { htmlPage, type Machine } from './benchmark/report-html.js';
 import { failuresOf, rowsOf, textRows, type Measured } from './benchmark/report.js';
 import { renderTable } from './benchmark/table.js';
@@ -120,9 +121,29 @@ async function measure(workload: Workload, images: 'tmpfs' | 'disk', pairs: numb
     pairs: Math.min(pairs, workload.maxPairs ?? pairs),
     directory: place,
   };
-  const result = workload.kind === 'container' ? await measureContainers(request) : await measureTrees(request);
+  const result = await withMappings(workload.mappings ?? 0, () => measureAs[workload.kind](request));
   rmSync(place, { recursive: true, force: true });
   return result;
+}
+
+const measureAs = { container: measureContainers, tree: measureTrees, podman: measurePodman } as const;
+
+/** vm.max_map_count belongs to the whole machine, so it is as it was before when this returns. */
+async function withMappings<T>(count: number, work: () => Promise<T>): Promise<T> {
+  const file = '/proc/sys/vm/max_map_count';
+  const before = readFileSync(file, 'utf8').trim();
+  if (count <= Number(before)) return await work();
+  const putBack = (): void => writeFileSync(file, before);
+  const onSignal = (): void => process.exit(1);
+  process.once('exit', putBack);
+  process.once('SIGINT', onSignal).once('SIGTERM', onSignal);
+  try {
+    writeFileSync(file, String(count));
+    return await work();
+  } finally {
+    putBack();
+    process.off('exit', putBack).off('SIGINT', onSignal).off('SIGTERM', onSignal);
+  }
 }
 
 /** In a pid namespace of their own, so that a restored tree finds its pids free. */

@@ -41,18 +41,26 @@ export class Podman {
   readonly directory: string;
   readonly set = chosenPodman();
   readonly #runtime: string;
+  readonly #criuDirectory: string;
   readonly #hadNamespaces = isMountPoint(namespaceDirectory);
   /** podman refuses names of more than 50 characters here. */
   readonly #runDirectory = mkdtempSync(join(tmpdir(), 'stasis-podman-'));
 
-  private constructor(directory: string, runtime: string) {
+  private constructor(directory: string, runtime: string, criuDirectory: string) {
     this.directory = directory;
     this.#runtime = runtime;
+    this.#criuDirectory = criuDirectory;
   }
 
-  /** Has an image "box" made of busybox. `runtime`: below the installed prefix. */
-  static async open(directory: string, runtime = 'bin/stasis'): Promise<Podman> {
-    const podman = new Podman(directory, join(installedPrefix, runtime));
+  /** Has an image "box" made of busybox. `programs`: the runtime, below the installed prefix; or two of others. */
+  static async open(
+    directory: string,
+    programs: string | { readonly runtime: string; readonly criuDirectory: string } = 'bin/stasis',
+  ): Promise<Podman> {
+    const podman =
+      typeof programs === 'string'
+        ? new Podman(directory, join(installedPrefix, programs), join(installedPrefix, 'bin'))
+        : new Podman(directory, programs.runtime, programs.criuDirectory);
     mkdirSync(directory, { recursive: true });
     writeFileSync(join(directory, 'containers.conf'), configuration(podman.set));
     const rootfs = join(directory, 'box');
@@ -155,7 +163,7 @@ export class Podman {
 
   #environment(): Record<string, string> {
     return {
-      PATH: `${installedPrefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
+      PATH: `${this.#criuDirectory}:/usr/sbin:/usr/bin:/sbin:/bin`,
       CONTAINERS_CONF: join(this.directory, 'containers.conf'),
       HOME: this.directory,
       PODMAN_IGNORE_CGROUPSV1_WARNING: '1',

@@ -1,6 +1,7 @@
 // One sample: a subject is started, checkpointed while it goes on, checkpointed
 // to its end, restored, and ended. The same steps for both tools.
 import { waitFor } from '../../e2e/support/wait.js';
+import { ExtraMemory } from './extra-memory.js';
 import { sizeOf, readCheckpointStats, readRestoreStats } from './image-stats.js';
 import type { StateFile } from './state-file.js';
 import type { Metric, Workload } from './workloads.js';
@@ -13,6 +14,8 @@ export type Sample = Partial<Record<Metric, number>>;
 export interface Subject {
   /** Missing where the program does not tick. */
   readonly state: StateFile | undefined;
+  /** False where a manager keeps images and statistics to itself. */
+  readonly stats?: false;
   /** Milliseconds in all. `images` is empty, `work` too. */
   checkpoint(tool: Tool, images: string, work: string, live: boolean, flags: readonly string[]): Promise<number>;
   restore(tool: Tool, images: string, work: string, flags: readonly string[]): Promise<number>;
@@ -36,17 +39,23 @@ export async function takeSample(
   try {
     const live = place('live');
     await subject.state?.reset();
-    sample.liveMs = await subject.checkpoint(tool, live.images, live.work, true, ours?.checkpoint ?? []);
+    const extra = new ExtraMemory();
+    try {
+      sample.liveMs = await subject.checkpoint(tool, live.images, live.work, true, ours?.checkpoint ?? []);
+    } finally {
+      sample.extraBytes = extra.stop();
+    }
     await subject.state?.tickAfter(process.hrtime.bigint());
-    sample.frozenMs = readCheckpointStats(live.work).frozenMs;
+    const frozenMs = subject.stats === false ? undefined : readCheckpointStats(live.work).frozenMs;
+    if (frozenMs !== undefined) sample.frozenMs = frozenMs;
     if (subject.state) sample.gapMs = subject.state.read().gapMs;
 
     const last = place('last');
     sample.checkpointMs = await subject.checkpoint(tool, last.images, last.work, false, ours?.checkpoint ?? []);
-    sample.imageBytes = sizeOf(last.images);
+    if (subject.stats !== false) sample.imageBytes = sizeOf(last.images);
     const from = process.hrtime.bigint();
     sample.restoreMs = await subject.restore(tool, last.images, last.work, ours?.restore ?? []);
-    sample.engineMs = readRestoreStats(last.work).engineMs;
+    if (subject.stats !== false) sample.engineMs = readRestoreStats(last.work).engineMs;
     if (subject.state) sample.firstTickMs = (await subject.state.tickAfter(from)) / 1e6;
   } finally {
     await subject.destroy();

@@ -17,7 +17,10 @@ export type ToolResult =
   { readonly samples: readonly Sample[] } | { readonly samples: readonly Sample[]; readonly failure: string };
 export type WorkloadResult = Partial<Record<Tool, ToolResult>>;
 
-export async function measurePairs(request: TreeRequest, start: () => Promise<Subject>): Promise<WorkloadResult> {
+export async function measurePairs(
+  request: TreeRequest,
+  start: (tool: Tool) => Promise<Subject>,
+): Promise<WorkloadResult> {
   const samples = new Map<Tool, Sample[]>(request.tools.map((tool) => [tool, []]));
   const failures = new Map<Tool, string>();
   // The first round warms up and does not count.
@@ -27,7 +30,7 @@ export async function measurePairs(request: TreeRequest, start: () => Promise<Su
     for (const tool of order) {
       if (failures.has(tool)) continue;
       try {
-        const sample = await takeSample(start, tool, request.workload, place(request.directory));
+        const sample = await takeSample(() => start(tool), tool, request.workload, place(request.directory));
         if (round > 0) samples.get(tool)?.push(sample);
       } catch (error) {
         failures.set(tool, (error as Error).message.split('\n').slice(-2).join(' '));
