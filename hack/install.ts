@@ -12,6 +12,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  writeFileSync,
 } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -47,8 +48,24 @@ function main(args: readonly string[]): void {
     rmSync(join(prefix, 'lib/stasis', name), { recursive: true, force: true });
   const stasis = join(prefix, 'bin/stasis');
   console.log(execFileSync(stasis, ['--version'], { env: {}, cwd: '/', encoding: 'utf8' }).trimEnd());
+  console.log(`installed ${installHook(prefix)}`);
   for (const path of installManual(prefix)) console.log(`installed ${path}`);
   console.log(`installed ${stasis}`);
+}
+
+/** For podman and CRI-O, in the form of /etc/containers/oci/hooks.d: containers with the annotation get the hook. */
+function installHook(prefix: string): string {
+  const directory = join(prefix, 'share/containers/oci/hooks.d');
+  mkdirSync(directory, { recursive: true, mode: 0o755 });
+  const path = join(directory, 'stasis.json');
+  const hook = {
+    version: '1.0.0',
+    hook: { path: join(prefix, 'bin/stasis'), args: ['stasis', 'hook'] },
+    when: { annotations: { '^org\\.stasis\\.checkpoint-when$': '.+' } },
+    stages: ['poststart'],
+  };
+  writeFileSync(path, `${JSON.stringify(hook, undefined, 2)}\n`, { mode: 0o644 });
+  return path;
 }
 
 function parsePrefix(args: readonly string[]): string {

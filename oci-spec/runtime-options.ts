@@ -136,3 +136,19 @@ export const restoreOptions: readonly RuntimeOption[] = [
     refused: 'changing security labels is not built yet',
   },
 ];
+
+/** Of a `create` that turns out to be a restore: what runc and crun know. */
+export const createOptions: readonly RuntimeOption[] = [
+  { name: 'bundle', alias: 'b', type: 'string', describe: 'directory of config.json (default: the working directory)' },
+  { name: 'pid-file', type: 'string', describe: 'file that the pid of init is written to' },
+  {
+    name: 'console-socket',
+    type: 'string',
+    describe: 'listening unix socket that the master of the terminal is sent to',
+  },
+  { name: 'no-subreaper', type: 'boolean', describe: "accepted for crun's sake" },
+  { name: 'no-pivot', type: 'boolean', describe: 'noted in the state of the container' },
+  { name: 'no-new-keyring', type: 'boolean', describe: 'noted in the state of the container' },
+  { name: 'preserve-fds', type: 'string', describe: "accepted for conmon's sake: descriptors come from the images" },
+  { name: 'pidfd-socket', type: 'string', describe: 'a pidfd of init to this socket', refused: 'it is not built yet' },
+];

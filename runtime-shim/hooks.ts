@@ -5,21 +5,39 @@ import { formatOciState } from '../oci-spec/runtime-state.js';
 import type { RuntimeConfig, SpecHook } from '../oci-spec/runtime-config.js';
 import { StasisError } from './errors/index.js';
 
-export async function runRestoreHooks(container: {
+export interface HookedContainer {
   readonly spec: RuntimeConfig;
   readonly id: string;
   readonly bundle: string;
   readonly initHostPid: number;
-}): Promise<void> {
+}
+
+function stateFor(container: HookedContainer, status: 'creating' | 'created'): string {
   const { spec } = container;
-  const state = formatOciState({
+  return formatOciState({
     ociVersion: spec.ociVersion,
     id: container.id,
-    status: 'creating',
+    status,
     hostPid: container.initHostPid,
     bundle: container.bundle,
     annotations: spec.annotations,
   });
+}
+
+/** After a `create` that was a restore; as the specification has it, their failure is told and changes nothing. */
+export async function runPoststartHooks(container: HookedContainer, warn: (message: string) => void): Promise<void> {
+  for (const hook of container.spec.hooks.get('poststart') ?? []) {
+    try {
+      await runHook('poststart', hook, stateFor(container, 'created'));
+    } catch (error) {
+      warn((error as Error).message);
+    }
+  }
+}
+
+export async function runRestoreHooks(container: HookedContainer): Promise<void> {
+  const { spec } = container;
+  const state = stateFor(container, 'creating');
   for (const name of ['prestart', 'createRuntime'] as const) {
     for (const hook of spec.hooks.get(name) ?? []) await runHook(name, hook, state);
   }

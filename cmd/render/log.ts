@@ -2,7 +2,7 @@
 import { appendFileSync } from 'node:fs';
 
 export type LogFormat = 'text' | 'json';
-export type LogLevel = 'error' | 'warning';
+export type LogLevel = 'error' | 'warning' | 'info';
 
 export function logRecord(format: LogFormat, level: LogLevel, message: string, time: Date): string {
   const stamp = `${time.toISOString().slice(0, 19)}Z`;

@@ -10,6 +10,8 @@ import { appendLog, logRecord, type LogFormat } from '../render/log.js';
 import { versionText } from '../version.js';
 import { checkCommand } from './commands/check.js';
 import { checkpointCommand } from './commands/checkpoint.js';
+import { createCommand } from './commands/create.js';
+import { hookCommand } from './commands/hook.js';
 import { inspectCommand } from './commands/inspect.js';
 import { packCommand } from './commands/pack.js';
 import { planCommand } from './commands/plan.js';
@@ -27,6 +29,8 @@ const commands: readonly Command[] = [
   packCommand,
   unpackCommand,
   verifyCommand,
+  createCommand,
+  hookCommand,
 ];
 const common: readonly RuntimeOption[] = [
   { name: 'help', alias: 'h', type: 'boolean', describe: 'show this' },
@@ -132,7 +136,10 @@ function usageText(): string {
   return [
     'stasis [global options] <verb> [options]',
     '',
-    ...commands.map(({ verb, describe }) => `  ${verb.padEnd(12)}${describe}`),
+    // A create is ours only with a checkpoint: its help is the base runtime's.
+    ...commands
+      .filter((command) => command !== createCommand)
+      .map(({ verb, describe }) => `  ${verb.padEnd(12)}${describe}`),
     '',
     'Every other verb (create, start, run, state, kill, delete, exec, list, ...) is the base',
     "runtime's (runc or crun) and is passed on to it unchanged.",

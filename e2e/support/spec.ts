@@ -25,6 +25,7 @@ export interface Spec {
   hostname: string;
   mounts: Mount[];
   annotations?: Record<string, string>;
+  hooks?: Record<string, { path: string; args?: string[] }[]>;
   linux: {
     cgroupsPath?: string;
     resources?: Record<string, unknown>;

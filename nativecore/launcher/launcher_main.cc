@@ -18,6 +18,8 @@
 #include <string_view>
 #include <vector>
 
+#include "launcher/warm_start.h"
+
 extern char** environ;
 
 namespace {
@@ -244,7 +246,17 @@ int main(int argc, char** argv) {
   bool asks_version = false;
   bool asks_help = false;
   std::string_view verb = verb_of(argc, argv, asks_version, asks_help);
-  if (contains(kOurVerbs, verb) || (verb.empty() && (asks_version || asks_help || argc < 2))) {
+  if (verb == "hook" && !asks_help) {
+    std::string root = stasis::detach_hook();
+    if (root.empty()) run_program(own, "stasis", argc, argv);
+    std::vector<char*> words(argv, argv + argc);
+    words.insert(words.begin() + 1,
+                 {const_cast<char*>("--root"), root.data()});  // the caller's own comes later, and wins
+    run_program(own, "stasis", argc + 2, words.data());
+  }
+  if (contains(kOurVerbs, verb) || (verb == "hook" && asks_help) ||
+      (verb == "create" && stasis::starts_warm(argc, argv)) ||
+      (verb.empty() && (asks_version || asks_help || argc < 2))) {
     run_program(own, "stasis", argc, argv);
   }
 

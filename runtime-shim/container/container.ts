@@ -68,6 +68,18 @@ export function refuseUnlessAllowed(id: string, status: Status, verb: Verb): voi
   });
 }
 
+/** What `state` would say; undefined: there is no such container, or not yet. */
+export function containerStatus(root: string, id: string): ContainerStatus | undefined {
+  const stateDirectory = join(root, id);
+  try {
+    const { state } = readState(stateDirectory, id);
+    return statusOf(stateDirectory, state, freezerOf(state.cgroupPaths));
+  } catch (error) {
+    if (error instanceof StasisError) return undefined;
+    throw error;
+  }
+}
+
 /** runc's rules in runc's order: a frozen cgroup is "paused" even if init is dead. */
 function statusOf(stateDirectory: string, state: ContainerRecord, freezer: Freezer | undefined): ContainerStatus {
   if (freezer?.isFrozen() === true) return 'paused';

@@ -22,6 +22,7 @@ export {
 } from './cgroups.js';
 export {
   checkContainerId,
+  containerStatus,
   openContainer,
   refuseCrunOnVersion1,
   refuseUnlessAllowed,
