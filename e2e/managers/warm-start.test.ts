@@ -10,7 +10,7 @@ import { mustRun } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
-/** Builds a table of 300 MB in some fifteen seconds, notes that it has, and answers from it. */
+/** Builds a table of 300 MB in some half a minute, notes that it has, and answers from it. */
 const program = `
 import time
 with open("/shared/builds", "a") as builds: builds.write("built\\n")
