@@ -9,6 +9,25 @@ const commit = typeof __STASIS_COMMIT__ === 'string' ? __STASIS_COMMIT__ : 'unkn
 /** Of the OCI runtime specification. */
 export const specVersion = '1.0.2';
 
-export function versionText(): string {
-  return `stasis version ${stasisVersion}\ncommit: ${commit}\nspec: ${specVersion}\nnode: ${process.version}\n`;
+/**
+ * `base`: what the base runtime prints, undefined if there is none. It makes containers, so the specification is its;
+ * dockerd takes every line with the word "version" for the first one: only that one may have it.
+ */
+export function versionText(base: string | undefined): string {
+  const [, name, version] = /^(\S+) version (\S+)/m.exec(base ?? '') ?? [];
+  const spec = /^spec: (\S+)/m.exec(base ?? '')?.[1] ?? specVersion;
+  const lines = [`stasis version ${stasisVersion}`, `commit: ${commit}`, `spec: ${spec}`];
+  if (name !== undefined) lines.push(`base: ${name} ${version}`);
+  return [...lines, `node: ${process.version}`, ''].join('\n');
+}
+
+/** What `features` adds to the annotations of the base runtime. */
+export function featureAnnotations(): Readonly<Record<string, string>> {
+  return {
+    'org.stasis.version': stasisVersion,
+    'org.stasis.commit': commit,
+    'org.stasis.checkpoint.enabled': 'true',
+    'org.stasis.restore.enabled': 'true',
+    'org.stasis.images': 'criu',
+  };
 }

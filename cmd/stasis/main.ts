@@ -3,6 +3,7 @@
 // starts this is start.ts.
 import { resolve } from 'node:path';
 import { globalOptions, type RuntimeOption } from '../../oci-spec/runtime-options.js';
+import { baseRuntimeLines } from '../../runtime-shim/container/index.js';
 import { exitStatusOfKind, StasisError } from '../../runtime-shim/errors/index.js';
 import { parseArguments, refuseUnbuilt, usage } from '../arguments.js';
 import { errorDetails, errorSentence } from '../render/error.js';
@@ -12,6 +13,7 @@ import { checkCommand } from './commands/check.js';
 import { checkpointCommand } from './commands/checkpoint.js';
 import { createCommand } from './commands/create.js';
 import { hookCommand } from './commands/hook.js';
+import { featuresCommand } from './commands/features.js';
 import { inspectCommand } from './commands/inspect.js';
 import { packCommand } from './commands/pack.js';
 import { planCommand } from './commands/plan.js';
@@ -31,6 +33,7 @@ const commands: readonly Command[] = [
   verifyCommand,
   createCommand,
   hookCommand,
+  featuresCommand,
 ];
 const common: readonly RuntimeOption[] = [
   { name: 'help', alias: 'h', type: 'boolean', describe: 'show this' },
@@ -57,7 +60,7 @@ export async function main(words: readonly string[]): Promise<number> {
     const options = [...common, ...(command?.options ?? [])];
     const { given, positionals: all } = parseArguments(words, options);
     const [verb, ...positionals] = all;
-    if (flag(given, 'version') || verb === 'version') return print(versionText());
+    if (flag(given, 'version') || verb === 'version') return print(versionText(await baseRuntimeLines(process.env)));
     if (flag(given, 'help') || command === undefined) return print(await helpText(command, options));
     refuseUnbuilt(given, options);
     refuseWrongCount(command, positionals);

@@ -24,8 +24,8 @@ extern char** environ;
 
 namespace {
 
-constexpr std::string_view kOurVerbs[] = {"checkpoint", "restore", "check",  "plan",   "inspect",
-                                          "pack",       "unpack",  "verify", "version"};
+constexpr std::string_view kOurVerbs[] = {"checkpoint", "restore", "check",  "plan",    "inspect",
+                                          "pack",       "unpack",  "verify", "version", "features"};
 
 // Global flags of runc and crun that take a value as the next word.
 constexpr std::string_view kFlagsWithValue[] = {"root", "log",      "log-format",    "log-level",

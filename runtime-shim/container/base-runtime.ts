@@ -67,6 +67,36 @@ export async function baseRuntimeVersion(runtime: BaseRuntime): Promise<BaseRunt
   };
 }
 
+/** What the base runtime prints as its version; undefined if there is none that does. */
+export async function baseRuntimeLines(environment: NodeJS.ProcessEnv): Promise<string | undefined> {
+  try {
+    return (await runFile(findBaseRuntime(environment).path, ['--version'], { timeout: 10_000 })).stdout;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The document of the runtime specification's features.md, as the base runtime has it. */
+export async function baseRuntimeFeatures(
+  environment: NodeJS.ProcessEnv,
+): Promise<{ readonly annotations?: Readonly<Record<string, string>> }> {
+  const { path } = findBaseRuntime(environment);
+  try {
+    const { stdout } = await runFile(path, ['features'], { timeout: 10_000 });
+    const features: unknown = JSON.parse(stdout);
+    if (typeof features !== 'object' || features === null) throw new Error('it printed no JSON object');
+    return features;
+  } catch (error) {
+    const said = String((error as { stderr?: string }).stderr ?? '').trim();
+    throw new StasisError({
+      code: 'ENVIRONMENT',
+      message: `cannot tell the features of the base runtime "${path}": ${said === '' ? (error as Error).message : said}`,
+      hint: 'use runc 1.1 or later, or crun 1.8 or later',
+      cause: error,
+    });
+  }
+}
+
 /**
  * Where a runtime keeps containers unless it is told otherwise. An empty XDG_RUNTIME_DIR is an unset one; real root
  * does not use it with runc, and does with crun.

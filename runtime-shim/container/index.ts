@@ -1,4 +1,6 @@
 export {
+  baseRuntimeFeatures,
+  baseRuntimeLines,
   baseRuntimeVersion,
   defaultStateRoot,
   deleteContainer,

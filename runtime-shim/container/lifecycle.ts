@@ -14,6 +14,12 @@ const exists = {
   hint: 'delete it first, or restore under another id',
 };
 
+// "container not running" are the words that CRI-O looks for.
+const ended = {
+  refused: 'container not running (its processes have ended)',
+  hint: 'there is nothing left to checkpoint; delete it',
+};
+
 export const TRANSITIONS: Readonly<Record<Status, Readonly<Record<Verb, Transition>>>> = {
   absent: {
     checkpoint: {
@@ -47,11 +53,8 @@ export const TRANSITIONS: Readonly<Record<Status, Readonly<Record<Verb, Transiti
     restore: exists,
   },
   stopped: {
-    checkpoint: { refused: 'its processes have ended', hint: 'there is nothing left to checkpoint; delete it' },
-    'checkpoint --leave-running': {
-      refused: 'its processes have ended',
-      hint: 'there is nothing left to checkpoint; delete it',
-    },
+    checkpoint: ended,
+    'checkpoint --leave-running': ended,
     restore: exists,
   },
 };
