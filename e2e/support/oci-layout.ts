@@ -26,7 +26,7 @@ export async function makeImage(rootfs: string, name: string, archive: string): 
   const config = putJson({
     architecture: 'amd64',
     os: 'linux',
-    config: { Env: ['PATH=/bin'], Cmd: ['sh'] },
+    config: { Env: ['PATH=/bin'], Cmd: ['sleep', '1000000'] },
     rootfs: { type: 'layers', diff_ids: [layer.digest] },
   });
   const manifest = putJson({
