@@ -16,12 +16,26 @@ int main(void) {
   unsigned char* second = mmap(NULL, 8 * 4096, PROT_READ, MAP_PRIVATE, fd, 32 * 4096);
   close(fd);
   for (int i = 0; i < 64; i += 5) mapped[i * 4096 + 7] = 200;
+  // Zeroes over a file are content: a page that is left out would show the file again.
+  unsigned char* zeroed = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, MUST(open("/data/mapped", O_RDWR)), 0);
+  CHECK(zeroed != MAP_FAILED, "mmap: %s", strerror(errno));
+  memset(zeroed + 4096, 0, size - 4096);
+  // Zeroes in anonymous memory are nothing.
+  unsigned char* anonymous = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(anonymous != MAP_FAILED, "mmap: %s", strerror(errno));
+  memset(anonymous, 9, size);
+  memset(anonymous + 4096, 0, size - 2 * 4096);
 
   wait_for_check();
 
   for (int i = 0; i < 64; i++) {
     CHECK(mapped[i * 4096 + 7] == (i % 5 == 0 ? 200 : i + 1), "page %d holds %d", i, mapped[i * 4096 + 7]);
     CHECK(mapped[i * 4096 + 9] == i + 1, "page %d holds %d", i, mapped[i * 4096 + 9]);
+  }
+  for (size_t i = 0; i < size; i++) {
+    CHECK(zeroed[i] == (i < 4096 ? 1 : 0), "byte %zu of the zeroed mapping is %d", i, zeroed[i]);
+    CHECK(anonymous[i] == (i < 4096 || i >= size - 4096 ? 9 : 0), "byte %zu of anonymous memory is %d", i,
+          anonymous[i]);
   }
   CHECK(second[0] == 33, "the second mapping holds %d", second[0]);
   fd = MUST(open("/data/mapped", O_RDWR));

@@ -30,6 +30,16 @@ std::vector<Vma> select(const std::vector<Vma>& vmas, bool forked) {
   return selected;
 }
 
+// Where an absent page is not one of zeroes.
+std::vector<PageRun> backed(const std::vector<Vma>& vmas) {
+  std::vector<PageRun> ranges;
+  for (const Vma& vma : vmas) {
+    if (vma.inode != 0 || vma.device != 0 || vma.special || vma.name == "[vdso]")
+      ranges.push_back({vma.start, (vma.end - vma.start) / kPageBytes});
+  }
+  return ranges;
+}
+
 }  // namespace
 
 MemoryCapture::MemoryCapture(CaptureContext& context, PageFiles& files) : context_(context), files_(files) {
@@ -141,16 +151,16 @@ void MemoryCapture::write() {
 }
 
 void MemoryCapture::write_parts(const std::vector<size_t>& indices) {
-  PageMapData pages;
-  std::vector<const PageSource*> sources;
+  std::vector<PageFiles::Content> contents;
   for (const size_t index : indices) {
     Part& part = parts_[index];
     if (!part.source) part.source = std::make_unique<LiveMemory>(proc_of(part));
-    pages.tasks.push_back(pages_.tasks[index]);
-    sources.push_back(part.source.get());
+    const TaskPages& pages = pages_.tasks[index];
+    contents.push_back({pages.host_pid, pages.pages_id, pages.runs, part.source.get(), backed(task_of(part).vmas)});
     part.written = true;
   }
-  files_.write(pages, sources, context_.check_abort);
+  pages_.skipped_zero_pages += files_.write(contents, context_.check_abort);
+  for (size_t i = 0; i < indices.size(); ++i) pages_.tasks[indices[i]].runs = std::move(contents[i].runs);
 }
 
 }  // namespace stasis

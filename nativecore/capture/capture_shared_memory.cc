@@ -280,14 +280,13 @@ void SharedMemoryCapture::save(SharedMemoryCopies& copies) {
 
 void SharedMemoryCapture::write() {
   if (!context_.request.write_pages || objects_.empty() || std::exchange(written_, true)) return;
-  PageMapData pages;
-  std::vector<const PageSource*> sources;
+  std::vector<PageFiles::Content> contents;
   for (size_t i = 0; i < objects_.size(); ++i) {
     if (!objects_[i].source) objects_[i].source = std::make_unique<ObjectContent>(objects_[i].file.borrow());
-    pages.tasks.push_back({0, pages_[i].pages_id, pages_[i].runs});
-    sources.push_back(objects_[i].source.get());
+    contents.push_back({0, pages_[i].pages_id, pages_[i].runs, objects_[i].source.get(), {}});
   }
-  files_.write(pages, sources, context_.check_abort);
+  files_.write(contents, context_.check_abort);
+  for (size_t i = 0; i < objects_.size(); ++i) pages_[i].runs = std::move(contents[i].runs);
 }
 
 }  // namespace stasis

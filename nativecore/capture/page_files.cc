@@ -6,13 +6,19 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <condition_variable>
 #include <cstdio>
 #include <cstring>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
 #include "base/parallel.h"
 #include "base/sys.h"
+#include "capture/zero_pages.h"
 
 namespace stasis {
 namespace {
@@ -32,6 +38,34 @@ void write_all(int file, const unsigned char* bytes, uint64_t length_bytes, uint
     done += count.value;
   }
 }
+
+// Where a piece goes is known once all pieces before it have been looked at:
+// pieces of a file are taken in order, so whoever is waited for is at work.
+class FileOrder {
+ public:
+  // For the piece that would lie at `from` if nothing was left out: waits for its
+  // turn, and gives the place of its `written_bytes`. Nothing: somebody has given up.
+  std::optional<uint64_t> take(uint64_t from, uint64_t length_bytes, uint64_t written_bytes) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return given_up_ || next_ == from; });
+    if (given_up_) return std::nullopt;
+    next_ += length_bytes;
+    changed_.notify_all();
+    return std::exchange(end_, end_ + written_bytes);
+  }
+  void give_up() {
+    const std::lock_guard lock(mutex_);
+    given_up_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  uint64_t next_ = 0;
+  uint64_t end_ = 0;  // of the file
+  bool given_up_ = false;
+};
 
 }  // namespace
 
@@ -129,44 +163,70 @@ PageFiles::~PageFiles() {
   for (const std::string& name : names_) ::unlinkat(images_directory_, name.c_str(), 0);
 }
 
-void PageFiles::write(const PageMapData& pages, const std::vector<const PageSource*>& sources,
-                      const std::function<void()>& check_abort) {
+uint64_t PageFiles::write(std::vector<Content>& contents, const std::function<void()>& check_abort) {
   fault_point("write_pages");
   struct Job {
-    size_t task;
+    size_t content;
     PagePiece piece;
+    std::vector<PageRun> written;
   };
-  std::vector<UniqueFd> files;
+  struct File {
+    UniqueFd descriptor;
+    FileOrder order;
+  };
+  std::vector<std::unique_ptr<File>> files;
   std::vector<Job> jobs;
   uint64_t total_bytes = 0;
-  for (size_t i = 0; i < pages.tasks.size(); ++i) {
-    const TaskPages& task = pages.tasks[i];
-    STASIS_CONTEXT("creating a page file", task.host_pid);
+  for (size_t i = 0; i < contents.size(); ++i) {
+    const Content& content = contents[i];
+    STASIS_CONTEXT("creating a page file", content.host_pid);
     char name[48];
-    std::snprintf(name, sizeof name, "pages-%u.img", task.pages_id);
-    files.push_back(sys::openat(images_directory_, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+    std::snprintf(name, sizeof name, "pages-%u.img", content.pages_id);
+    files.push_back(std::make_unique<File>());
+    files.back()->descriptor = sys::openat(images_directory_, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
     names_.emplace_back(name);
-    for (PagePiece& piece : cut_into_pieces(task.runs)) jobs.push_back({i, std::move(piece)});
-    total_bytes += run_pages(task.runs) * kPageBytes;
+    for (PagePiece& piece : cut_into_pieces(content.runs)) jobs.push_back({i, std::move(piece), {}});
+    total_bytes += run_pages(content.runs) * kPageBytes;
   }
   progress_.expect(total_bytes);
+  const uint64_t shortest_gap = shortest_gap_pages(total_bytes / kPageBytes);
   // Pieces are taken in order by all workers, whosever they are: a hundred small tasks are as much work as a large one.
   const unsigned workers = total_bytes < kParallelBytes ? 1 : kMaximalWorkers;
   parallel_for(jobs.size(), workers, [&](size_t index, bool in_caller) {
     static thread_local sys::Mapping buffer;
     if (!buffer.valid()) buffer = sys::mmap(0, kPieceBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-    if (in_caller) {
-      check_abort();
-      progress_.tell();
+    Job& job = jobs[index];
+    const Content& content = contents[job.content];
+    File& file = *files[job.content];
+    STASIS_CONTEXT("writing pages", content.host_pid);
+    try {
+      if (in_caller) {
+        check_abort();
+        progress_.tell();
+      }
+      const unsigned char* bytes = content.source->read(job.piece, buffer.data());
+      const uint64_t length =
+          leave_out_zeroes(job.piece, content.backed, shortest_gap, bytes, buffer.data(), job.written);
+      const std::optional<uint64_t> offset = file.order.take(job.piece.file_offset, job.piece.length_bytes, length);
+      if (offset) write_all(file.descriptor.borrow(), bytes, length, *offset, content.host_pid);
+      progress_.add(job.piece.length_bytes);
+    } catch (...) {
+      // The others may wait for this piece, and all of them for none that is never taken up.
+      for (const auto& each : files) each->order.give_up();
+      throw;
     }
-    const Job& job = jobs[index];
-    const pid_t host_pid = pages.tasks[job.task].host_pid;
-    STASIS_CONTEXT("writing pages", host_pid);
-    const unsigned char* const bytes = sources[job.task]->read(job.piece, buffer.data());
-    write_all(files[job.task].borrow(), bytes, job.piece.length_bytes, job.piece.file_offset, host_pid);
-    progress_.add(job.piece.length_bytes);
   });
+  uint64_t left_out = 0;
+  for (Content& content : contents) {
+    left_out += run_pages(content.runs);
+    content.runs.clear();
+  }
+  for (const Job& job : jobs) {
+    left_out -= run_pages(job.written);
+    for (const PageRun& run : job.written) append_run(contents[job.content].runs, run);
+  }
   fault_point("pages_file_written");
+  return left_out;
 }
 
 }  // namespace stasis

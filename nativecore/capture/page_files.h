@@ -77,15 +77,26 @@ class TwinMemory : public PageSource {
 // The page files of one capture: removed at the end of the scope unless kept.
 class PageFiles {
  public:
+  // What goes into one file.
+  struct Content {
+    int32_t host_pid = 0;  // for errors; 0: a memory object's
+    uint32_t pages_id = 0;
+    std::vector<PageRun> runs;
+    const PageSource* source = nullptr;
+    // Ranges in which an absent page would not read as zeroes, but as what a file
+    // holds: pages of zeroes are written there. Ascending.
+    std::vector<PageRun> backed;
+  };
+
   PageFiles(int images_directory, Progress& progress) : images_directory_(images_directory), progress_(progress) {}
   PageFiles(const PageFiles&) = delete;
   PageFiles& operator=(const PageFiles&) = delete;
   ~PageFiles();
-  // One file per task of `pages`; sources[i] is where the bytes of pages.tasks[i] are.
   // `check_abort` is called by the calling thread now and then, and may throw.
+  // Gives the number of pages that were left out because they are zeroes.
   // Preconditions: no file of these names exists that matters.
-  void write(const PageMapData& pages, const std::vector<const PageSource*>& sources,
-             const std::function<void()>& check_abort);
+  // Postconditions: `runs` of each is what lies in its file.
+  uint64_t write(std::vector<Content>& contents, const std::function<void()>& check_abort);
   // The other side has been told of them and owns them now.
   void keep() { names_.clear(); }
 
