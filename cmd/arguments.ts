@@ -40,6 +40,10 @@ export function parseArguments(words: readonly string[], options: readonly Runti
       given[option.name] = inline === undefined || booleanValue(option.name, inline);
       continue;
     }
+    if (inline === undefined && option.optionalValue?.test(words[at + 1] ?? '') === false) {
+      given[option.name] = '';
+      continue;
+    }
     const value = inline ?? words[(at += 1)];
     if (value === undefined) throw usage(`flag needs an argument: --${option.name}`);
     given[option.name] =
@@ -67,6 +71,7 @@ export function refuseUnbuilt(given: Given, options: readonly RuntimeOption[]): 
     }
     for (const one of values) {
       if (option.values === undefined || option.values.includes(String(one))) continue;
+      if (option.optionalValue?.test(String(one)) === true) continue;
       throw usage(
         option.name === 'empty-ns'
           ? `namespace ${JSON.stringify(one)} is not supported`

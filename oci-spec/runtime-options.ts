@@ -11,6 +11,8 @@ export interface RuntimeOption {
   readonly refused?: string;
   /** Known values, if only some are accepted; "" is always one of them. */
   readonly values?: readonly string[];
+  /** It may be given alone, and is "" then: of the words after it, only these are its value. */
+  readonly optionalValue?: RegExp;
 }
 
 export const globalOptions: readonly RuntimeOption[] = [
@@ -78,8 +80,10 @@ export const checkpointOptions: readonly RuntimeOption[] = [
   {
     name: 'compress',
     type: 'string',
-    describe: 'with --archive: none, gzip or zstd (default: as the name says)',
-    values: ['none', 'gzip', 'zstd'],
+    describe:
+      'page files: lz4 or zstd[:LEVEL], written as they are compressed (alone: lz4); with --archive, of the archive: none, gzip or zstd (default: as the name says)',
+    values: ['none', 'gzip', 'lz4', 'zstd'],
+    optionalValue: /^(none|gzip|lz4|zstd(:\d+)?)$/,
   },
   { name: 'lower', type: 'string', describe: 'with --archive: what the root file system was, if it is no overlay' },
   { name: 'image', type: 'string', describe: 'with --archive: name of the image that the container was made from' },

@@ -14,6 +14,11 @@ export interface ArchiveRequest {
   readonly image: string;
 }
 
+export interface PageCompression {
+  readonly codec: 'lz4' | 'zstd';
+  readonly level: number;
+}
+
 export interface CheckpointOptions {
   /** Absolute. */
   readonly imagePath: string;
@@ -24,6 +29,8 @@ export interface CheckpointOptions {
   /** Name of the log, if it is not dump.log. */
   readonly logName?: string;
   readonly leaveRunning: boolean;
+  /** Of the page files; plain if undefined. */
+  readonly pageCompression?: PageCompression;
   /** Whether success waits until the images are on the disk. */
   readonly sync: boolean;
   /** How long the target may be frozen until everything but memory is read. */

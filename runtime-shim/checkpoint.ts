@@ -107,6 +107,8 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
       writePages: true,
       copyOnWriteBytes: copyOnWriteBytes(tree.encode.cgroupPaths),
       firstPagesId: 1,
+      pageCompression: request.pageCompression?.codec ?? '',
+      pageCompressionLevel: request.pageCompression?.level ?? 0,
     },
   });
   const capture: Capture = await core.receive('captured');

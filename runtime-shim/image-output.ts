@@ -41,7 +41,7 @@ export interface CheckpointOutput extends Disposable {
 }
 
 /** Files of checkpoints, ours and other engines'; logs and stats are not among them. */
-const imageName = /\.img$|^descriptors\.json$|^stasis-(manifest|timings)\.json$/;
+const imageName = /\.img(\.lz4|\.zst)?$|^descriptors\.json$|^stasis-(manifest|timings)\.json$/;
 
 export class ImageOutput implements CheckpointOutput {
   readonly directory: string;

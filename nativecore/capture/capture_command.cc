@@ -140,7 +140,8 @@ class CaptureCommand {
     preparation.files.find_names(context);
     phases_.enter("scan pages");
     Progress progress(channel_, "write pages");
-    PageFiles files(kImagesDescriptor, progress);
+    PageFiles files(kImagesDescriptor, progress, codec_of_name(request.page_compression),
+                    request.page_compression_level);
     MemoryCapture memory(context, files);
     memory.scan();
     SharedMemoryCapture shared(context, files);
@@ -174,7 +175,8 @@ class CaptureCommand {
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
     phases_.enter("scan pages");
     Progress progress(channel_, "write pages");
-    PageFiles files(kImagesDescriptor, progress);
+    PageFiles files(kImagesDescriptor, progress, codec_of_name(request.page_compression),
+                    request.page_compression_level);
     MemoryCapture memory(context, files);
     memory.scan();
     SharedMemoryCapture shared(context, files);

@@ -110,7 +110,7 @@ void MemoryCapture::save_what_has_no_twin() {
     STASIS_CONTEXT("copying pages", task_of(part).host_pid);
     part.source = std::make_unique<CopiedMemory>(LiveMemory(proc_of(part)), pages_.tasks[to_copy[number]].runs);
   });
-  if (!to_write.empty() && context_.request.write_pages) write_parts(to_write);
+  if (!to_write.empty() && context_.request.write_pages) write_parts(to_write, PageFiles::Hurry::yes);
 }
 
 std::set<pid_t> MemoryCapture::read_twins() {
@@ -147,10 +147,10 @@ void MemoryCapture::write() {
   for (size_t i = 0; i < parts_.size(); ++i) {
     if (!parts_[i].written) rest.push_back(i);
   }
-  write_parts(rest);
+  write_parts(rest, PageFiles::Hurry::no);
 }
 
-void MemoryCapture::write_parts(const std::vector<size_t>& indices) {
+void MemoryCapture::write_parts(const std::vector<size_t>& indices, PageFiles::Hurry hurry) {
   std::vector<PageFiles::Content> contents;
   for (const size_t index : indices) {
     Part& part = parts_[index];
@@ -159,7 +159,7 @@ void MemoryCapture::write_parts(const std::vector<size_t>& indices) {
     contents.push_back({pages.host_pid, pages.pages_id, pages.runs, part.source.get(), backed(task_of(part).vmas)});
     part.written = true;
   }
-  pages_.skipped_zero_pages += files_.write(contents, context_.check_abort);
+  pages_.skipped_zero_pages += files_.write(contents, hurry, context_.check_abort);
   for (size_t i = 0; i < indices.size(); ++i) pages_.tasks[indices[i]].runs = std::move(contents[i].runs);
 }
 

@@ -53,7 +53,7 @@ class MemoryCapture {
   const ProcDir& proc_of(const Part& part) const { return context_.tree.processes()[part.task_index]->proc; }
   void scan_part(size_t index);
   void save_not_forked(size_t index);
-  void write_parts(const std::vector<size_t>& indices);
+  void write_parts(const std::vector<size_t>& indices, PageFiles::Hurry hurry);
 
   CaptureContext& context_;
   PageFiles& files_;

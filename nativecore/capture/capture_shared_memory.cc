@@ -252,7 +252,7 @@ void SharedMemoryCapture::save(SharedMemoryCopies& copies) {
   if (total > room - std::min(room, for_twins)) {
     log_line("%llu bytes of shared memory are written inside the window: there is no room for a copy",
              static_cast<unsigned long long>(total));
-    return write();
+    return write(PageFiles::Hurry::yes);
   }
   struct Job {
     const PageSource* from;
@@ -278,14 +278,14 @@ void SharedMemoryCapture::save(SharedMemoryCopies& copies) {
   });
 }
 
-void SharedMemoryCapture::write() {
+void SharedMemoryCapture::write(PageFiles::Hurry hurry) {
   if (!context_.request.write_pages || objects_.empty() || std::exchange(written_, true)) return;
   std::vector<PageFiles::Content> contents;
   for (size_t i = 0; i < objects_.size(); ++i) {
     if (!objects_[i].source) objects_[i].source = std::make_unique<ObjectContent>(objects_[i].file.borrow());
     contents.push_back({0, pages_[i].pages_id, pages_[i].runs, objects_[i].source.get(), {}});
   }
-  files_.write(contents, context_.check_abort);
+  files_.write(contents, hurry, context_.check_abort);
   for (size_t i = 0; i < objects_.size(); ++i) pages_[i].runs = std::move(contents[i].runs);
 }
 

@@ -34,7 +34,7 @@ class SharedMemoryCapture {
 
   // --- later, or at the end of what is to be done while it is stopped
 
-  void write();  // unless written already
+  void write(PageFiles::Hurry hurry = PageFiles::Hurry::no);  // unless written already
 
   const std::vector<SharedPages>& pages() const { return pages_; }
 

@@ -317,6 +317,8 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
           }
           break;
         case 14: request.copy_on_write_bytes = message.get_uint64(); break;
+        case 17: request.page_compression = message.get_string(); break;
+        case 18: request.page_compression_level = message.get_int32(); break;
         default: message.skip();
       }
     }

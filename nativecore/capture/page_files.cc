@@ -23,9 +23,6 @@
 namespace stasis {
 namespace {
 
-// One process_vm_readv and one pwrite each: large enough that their cost
-// vanishes, small enough to stay in the cache between the two.
-constexpr uint64_t kPieceBytes = 1 << 20;
 constexpr size_t kMaximalWindows = 512;  // of IOV_MAX, 1024
 constexpr uint64_t kParallelBytes = 8 << 20;
 
@@ -53,6 +50,7 @@ class FileOrder {
     changed_.notify_all();
     return std::exchange(end_, end_ + written_bytes);
   }
+  uint64_t end() const { return end_; }
   void give_up() {
     const std::lock_guard lock(mutex_);
     given_up_ = true;
@@ -67,20 +65,26 @@ class FileOrder {
   bool given_up_ = false;
 };
 
+// A run of the core knows one codec and one level.
+FrameCompressor& compressor_of_thread(PageCodec codec, int level) {
+  static thread_local FrameCompressor compressor(codec, level);
+  return compressor;
+}
+
 }  // namespace
 
-std::vector<PagePiece> cut_into_pieces(const std::vector<PageRun>& runs) {
+std::vector<PagePiece> cut_into_pieces(const std::vector<PageRun>& runs, uint64_t piece_bytes) {
   std::vector<PagePiece> pieces;
   for (const PageRun& run : runs) {
     uint64_t address = run.address;
     uint64_t left = run.page_count * kPageBytes;
     while (left) {
       if (pieces.empty()) pieces.emplace_back();
-      if (pieces.back().length_bytes == kPieceBytes || pieces.back().windows.size() == kMaximalWindows) {
+      if (pieces.back().length_bytes == piece_bytes || pieces.back().windows.size() == kMaximalWindows) {
         pieces.push_back({pieces.back().file_offset + pieces.back().length_bytes, 0, {}});
       }
       PagePiece& piece = pieces.back();
-      const uint64_t length = std::min(left, kPieceBytes - piece.length_bytes);
+      const uint64_t length = std::min(left, piece_bytes - piece.length_bytes);
       piece.windows.push_back({reinterpret_cast<void*>(address), length});
       piece.length_bytes += length;
       address += length;
@@ -163,16 +167,19 @@ PageFiles::~PageFiles() {
   for (const std::string& name : names_) ::unlinkat(images_directory_, name.c_str(), 0);
 }
 
-uint64_t PageFiles::write(std::vector<Content>& contents, const std::function<void()>& check_abort) {
+uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std::function<void()>& check_abort) {
   fault_point("write_pages");
+  const PageCodec codec = hurry == Hurry::no ? codec_ : PageCodec::none;
   struct Job {
     size_t content;
     PagePiece piece;
     std::vector<PageRun> written;
+    FrameSize frame;
   };
   struct File {
     UniqueFd descriptor;
     FileOrder order;
+    std::vector<FrameSize> frames;
   };
   std::vector<std::unique_ptr<File>> files;
   std::vector<Job> jobs;
@@ -181,11 +188,12 @@ uint64_t PageFiles::write(std::vector<Content>& contents, const std::function<vo
     const Content& content = contents[i];
     STASIS_CONTEXT("creating a page file", content.host_pid);
     char name[48];
-    std::snprintf(name, sizeof name, "pages-%u.img", content.pages_id);
+    std::snprintf(name, sizeof name, "pages-%u.img%s", content.pages_id, suffix_of(codec));
     files.push_back(std::make_unique<File>());
     files.back()->descriptor = sys::openat(images_directory_, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
     names_.emplace_back(name);
-    for (PagePiece& piece : cut_into_pieces(content.runs)) jobs.push_back({i, std::move(piece), {}});
+    const uint64_t piece_bytes = codec == PageCodec::none ? kPieceBytes : kFrameBytes;
+    for (PagePiece& piece : cut_into_pieces(content.runs, piece_bytes)) jobs.push_back({i, std::move(piece), {}, {}});
     total_bytes += run_pages(content.runs) * kPageBytes;
   }
   progress_.expect(total_bytes);
@@ -205,8 +213,13 @@ uint64_t PageFiles::write(std::vector<Content>& contents, const std::function<vo
         progress_.tell();
       }
       const unsigned char* bytes = content.source->read(job.piece, buffer.data());
-      const uint64_t length =
-          leave_out_zeroes(job.piece, content.backed, shortest_gap, bytes, buffer.data(), job.written);
+      uint64_t length = leave_out_zeroes(job.piece, content.backed, shortest_gap, bytes, buffer.data(), job.written);
+      if (codec != PageCodec::none && length > 0) {
+        const std::string_view frame = compressor_of_thread(codec, level_).compress(bytes, length);
+        job.frame = {static_cast<uint32_t>(frame.size()), static_cast<uint32_t>(length)};
+        bytes = reinterpret_cast<const unsigned char*>(frame.data());
+        length = frame.size();
+      }
       const std::optional<uint64_t> offset = file.order.take(job.piece.file_offset, job.piece.length_bytes, length);
       if (offset) write_all(file.descriptor.borrow(), bytes, length, *offset, content.host_pid);
       progress_.add(job.piece.length_bytes);
@@ -224,6 +237,14 @@ uint64_t PageFiles::write(std::vector<Content>& contents, const std::function<vo
   for (const Job& job : jobs) {
     left_out -= run_pages(job.written);
     for (const PageRun& run : job.written) append_run(contents[job.content].runs, run);
+    if (job.frame.content_bytes > 0) files[job.content]->frames.push_back(job.frame);
+  }
+  if (codec != PageCodec::none) {
+    for (size_t i = 0; i < contents.size(); ++i) {
+      const std::string index = encode_frame_index(files[i]->frames);
+      write_all(files[i]->descriptor.borrow(), reinterpret_cast<const unsigned char*>(index.data()), index.size(),
+                files[i]->order.end(), contents[i].host_pid);
+    }
   }
   fault_point("pages_file_written");
   return left_out;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/page_codec.h"
 #include "base/progress.h"
 #include "base/sys.h"
 #include "base/unique_fd.h"
@@ -27,7 +28,11 @@ struct PagePiece {
   std::vector<iovec> windows;  // addresses in the target
 };
 
-std::vector<PagePiece> cut_into_pieces(const std::vector<PageRun>& runs);
+// One process_vm_readv and one pwrite each: large enough that their cost
+// vanishes, small enough to stay in the cache between the two.
+constexpr uint64_t kPieceBytes = 1 << 20;
+
+std::vector<PagePiece> cut_into_pieces(const std::vector<PageRun>& runs, uint64_t piece_bytes = kPieceBytes);
 
 // Where the bytes of an address space come from. Used by several threads at once.
 class PageSource {
@@ -88,21 +93,28 @@ class PageFiles {
     std::vector<PageRun> backed;
   };
 
-  PageFiles(int images_directory, Progress& progress) : images_directory_(images_directory), progress_(progress) {}
+  PageFiles(int images_directory, Progress& progress, PageCodec codec = PageCodec::none, int level = 0)
+      : images_directory_(images_directory), progress_(progress), codec_(codec), level_(level) {}
   PageFiles(const PageFiles&) = delete;
   PageFiles& operator=(const PageFiles&) = delete;
   ~PageFiles();
+  // Somebody waits for it, or nobody does: what takes longer is left out, or done.
+  enum class Hurry { yes, no };
+
+  // Compressed, if that was asked for and there is no hurry: "pages-1.img.lz4".
   // `check_abort` is called by the calling thread now and then, and may throw.
   // Gives the number of pages that were left out because they are zeroes.
   // Preconditions: no file of these names exists that matters.
   // Postconditions: `runs` of each is what lies in its file.
-  uint64_t write(std::vector<Content>& contents, const std::function<void()>& check_abort);
+  uint64_t write(std::vector<Content>& contents, Hurry hurry, const std::function<void()>& check_abort);
   // The other side has been told of them and owns them now.
   void keep() { names_.clear(); }
 
  private:
   int images_directory_;
   Progress& progress_;
+  PageCodec codec_;
+  int level_;
   std::vector<std::string> names_;
 };
 

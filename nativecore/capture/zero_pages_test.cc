@@ -53,7 +53,7 @@ Written write(const Memory& memory, std::vector<PageRun> runs, std::vector<PageR
   PageFiles files(directory.borrow());
   std::vector<PageFiles::Content> contents{{0, 1, std::move(runs), &memory, std::move(backed)}};
   Written written;
-  written.left_out = files.write(contents, [] {});
+  written.left_out = files.write(contents, PageFiles::Hurry::no, [] {});
   written.runs = contents[0].runs;
   std::ifstream file(images.path() + "/pages-1.img", std::ios::binary);
   written.bytes.assign(std::istreambuf_iterator<char>(file), {});

@@ -32,6 +32,7 @@ struct Chunk {
   uint64_t address;
   const unsigned char* source;
   uint64_t length_bytes;
+  uint32_t page_file;
 };
 
 // Registers the ranges while this object lives; leaves the task's own
@@ -107,8 +108,9 @@ void write_through_mem(const Chunk& chunk, pid_t host_pid) {
 // The chunks, taken by several threads until none is left or one failed.
 class Copying {
  public:
-  Copying(const std::vector<Chunk>& chunks, const RestoredTree& tree, const Deadline& deadline, Progress& progress)
-      : chunks_(chunks), tree_(tree), deadline_(deadline), progress_(progress) {}
+  Copying(const std::vector<Chunk>& chunks, PageStore& store, const RestoredTree& tree, const Deadline& deadline,
+          Progress& progress)
+      : chunks_(chunks), store_(store), tree_(tree), deadline_(deadline), progress_(progress) {}
 
   void run(unsigned threads) {
     std::vector<std::thread> helpers;
@@ -138,7 +140,7 @@ class Copying {
   void copy(const Chunk& chunk) {
     STASIS_CONTEXT("filling memory", tree_.host_pid(chunk.task));
     deadline_.check("filling memory");
-    PageStore::make_present(chunk.source, chunk.length_bytes);
+    const PageStore::Present present(store_, chunk.page_file, chunk.source, chunk.length_bytes);
     if (chunk.through_uffd) {
       copy_through_uffd(chunk);
     } else {
@@ -147,6 +149,7 @@ class Copying {
   }
 
   const std::vector<Chunk>& chunks_;
+  PageStore& store_;
   const RestoredTree& tree_;
   const Deadline& deadline_;
   Progress& progress_;
@@ -188,7 +191,7 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
       const unsigned char* const source = store.bytes(fill.page_file, fill.file_offset_bytes, length);
       for (uint64_t done = 0; done < length; done += kChunkBytes) {
         chunks.push_back({through_uffd, through_uffd ? uffd : memory, index, fill.address + done, source + done,
-                          std::min(kChunkBytes, length - done)});
+                          std::min(kChunkBytes, length - done), fill.page_file});
       }
       (through_uffd ? summary.uffd_bytes : summary.mem_bytes) += length;
     }
@@ -196,7 +199,7 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
 
   const bool large = summary.uffd_bytes + summary.mem_bytes > kWorthAThreadBytes;
   progress.expect(summary.uffd_bytes + summary.mem_bytes);
-  Copying(chunks, tree, deadline, progress).run(large ? kFillThreads : 1);
+  Copying(chunks, store, tree, deadline, progress).run(large ? kFillThreads : 1);
   for (const RegisteredRanges& ranges : registered) ranges.unregister();
   return summary;
 }

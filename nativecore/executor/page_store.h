@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/sys.h"
+#include "executor/compressed_pages.h"
 
 namespace stasis {
 
@@ -13,23 +15,38 @@ class PageStore {
  public:
   // `images_directory` is borrowed; files are opened in it when they are first asked for.
   PageStore(const std::vector<std::string>& names, int images_directory)
-      : names_(names), images_directory_(images_directory), mappings_(names.size()) {}
+      : names_(names), images_directory_(images_directory), mappings_(names.size()), compressed_(names.size()) {}
   PageStore(const PageStore&) = delete;
   PageStore& operator=(const PageStore&) = delete;
 
-  // Mapped from the file and readable while the store lives. Throws "truncated"
-  // if the file is shorter.
+  // Where the bytes are while the store lives; of a compressed file, while a Present
+  // holds them. One thread only. Throws "truncated" if the file is shorter.
   const unsigned char* bytes(uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes);
 
-  // Reads a range in advance: one call instead of a fault per 16 pages.
-  static void make_present(const unsigned char* bytes, uint64_t length_bytes);
+  // Holds a range that bytes() has given. Of a plain file it is read in advance,
+  // one call instead of a fault per 16 pages; of a compressed one it is decoded.
+  // Several threads at once.
+  class Present {
+   public:
+    Present(PageStore& store, uint32_t page_file, const unsigned char* bytes, uint64_t length_bytes);
+    ~Present();
+    Present(const Present&) = delete;
+    Present& operator=(const Present&) = delete;
+
+   private:
+    CompressedPages* pages_;
+    uint64_t offset_bytes_ = 0;
+    uint64_t length_bytes_;
+  };
 
  private:
   void map(uint32_t page_file);
 
   const std::vector<std::string>& names_;
   int images_directory_;
-  std::vector<sys::Mapping> mappings_;  // invalid: not asked for yet, or empty
+  // Neither: not asked for yet, or empty.
+  std::vector<sys::Mapping> mappings_;
+  std::vector<std::unique_ptr<CompressedPages>> compressed_;
 };
 
 }  // namespace stasis

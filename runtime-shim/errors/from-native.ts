@@ -83,6 +83,9 @@ function codeOf(failure: NativeFailure): ErrorCode {
       return 'DEADLINE';
     case 'unsupported':
       return 'CAPTURE_TASK_UNSUPPORTED';
+    case 'corrupt':
+    case 'truncated':
+      return 'IMAGE_CORRUPT';
     case 'bad_request':
     case 'bad_plan':
     case 'protocol':
@@ -99,6 +102,8 @@ function hintOf(code: ErrorCode, failure: NativeFailure): string | undefined {
       return 'free space there, or give a directory on another file system';
     case 'TASK_GONE':
       return 'a process of the container ended meanwhile; try again';
+    case 'IMAGE_CORRUPT':
+      return 'use another copy of the checkpoint';
     case 'DEADLINE':
       return 'the machine may be overloaded; try again';
     default:

@@ -6,9 +6,9 @@ import { checkpointContainer } from '../../../runtime-shim/checkpoint.js';
 import { checkpointDefaults } from '../../../runtime-shim/checkpoint-request.js';
 import { jsonText } from '../../render/table.js';
 import { requireRoot } from '../../require-root.js';
-import { compressionOfName, type Compression } from '../../../runtime-shim/archive/compression.js';
+import { compressionOfName, compressions, type Compression } from '../../../runtime-shim/archive/compression.js';
 import { kStandardOutput } from '../../../runtime-shim/archive/archive-file.js';
-import type { ArchiveRequest } from '../../../runtime-shim/checkpoint-request.js';
+import type { ArchiveRequest, PageCompression } from '../../../runtime-shim/checkpoint-request.js';
 import { usage, type Given } from '../../arguments.js';
 import { oneLine } from '../../render/error.js';
 import { showProgress } from '../../render/progress.js';
@@ -34,6 +34,7 @@ export const checkpointCommand: Command = {
       imagePath: path('image-path') ?? resolve(context.cwd, 'checkpoint'),
       workPath: path('work-path'),
       leaveRunning: flag(given, 'leave-running'),
+      ...(archive === undefined ? pageCompression(given) : {}),
       sync: !flag(given, 'no-fsync'),
       encode: {
         shellJob: flag(given, 'shell-job'),
@@ -63,7 +64,7 @@ export const checkpointCommand: Command = {
   },
 };
 
-const forArchives = ['compress', 'lower', 'image', 'ignore-rootfs'] as const;
+const forArchives = ['lower', 'image', 'ignore-rootfs'] as const;
 
 function archiveRequest(given: Given, context: CommandContext): ArchiveRequest | undefined {
   const name = text(given, 'archive');
@@ -82,10 +83,34 @@ function archiveRequest(given: Given, context: CommandContext): ArchiveRequest |
   return {
     target: {
       file: toStandardOutput ? name : resolve(context.cwd, name),
-      compression: (text(given, 'compress') as Compression | undefined) ?? compressionOfName(name),
+      compression: archiveCompression(given) ?? compressionOfName(name),
     },
     ignoreRootfs: flag(given, 'ignore-rootfs'),
     lower: lower === undefined ? undefined : resolve(context.cwd, lower),
     image: text(given, 'image') ?? '',
   };
+}
+
+function archiveCompression(given: Given): Compression | undefined {
+  const value = text(given, 'compress');
+  if (value === undefined) return undefined;
+  const found = compressions.find((compression) => compression === value);
+  if (found === undefined)
+    throw usage(`cannot use --compress ${value} with --archive: only ${compressions.join(', ')}`);
+  return found;
+}
+
+const kHighestLevel = 19;
+
+/** Fast ones are meant: a container that ends waits for it, and a disk is not much slower than they are. */
+function pageCompression(given: Given): { readonly pageCompression?: PageCompression } {
+  if (given['compress'] === undefined) return {};
+  const [codec, level] = (text(given, 'compress') ?? 'lz4').split(':');
+  if (codec === 'none') return {};
+  if (codec === 'lz4') return { pageCompression: { codec, level: 0 } };
+  if (codec !== 'zstd') throw usage(`cannot use --compress ${codec} without --archive: page files are lz4 or zstd`);
+  const wanted = Number(level ?? 1);
+  if (wanted < 1 || wanted > kHighestLevel)
+    throw usage(`cannot use --compress zstd:${level}: levels are 1 to ${kHighestLevel}`);
+  return { pageCompression: { codec, level: wanted } };
 }

@@ -8,6 +8,7 @@ import type { CompileContext, ImageTask, PlannedTask } from '../compile-context.
 import type { CapturedTask, EncodeContext } from '../encode-context.js';
 import { chooseHole } from '../plan/hole.js';
 import { Phase, type SlotRef, type TaskBuilder } from '../plan/builder.js';
+import { readPages } from '../page-frames.js';
 import { parseSmaps, type SmapsEntry } from '../proc-text.js';
 import type { Room } from '../room.js';
 import { Struct } from '../struct.js';
@@ -467,7 +468,7 @@ function digestOfPages(ctx: CompileContext, task: ImageTask, start: bigint, end:
   const pages = pageRuns(ctx, task);
   const run = pages?.runs.find((candidate) => candidate.start <= start && candidate.end >= end);
   if (pages === undefined || run === undefined) return undefined;
-  const bytes = ctx.images.set.rawRange(pages.file, Number(run.offset + start - run.start), Number(end - start));
+  const bytes = readPages(ctx.images.set, pages.file, Number(run.offset + start - run.start), Number(end - start));
   return bytes === undefined ? undefined : createHash('sha256').update(bytes).digest('hex');
 }
 

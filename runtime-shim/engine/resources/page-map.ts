@@ -3,6 +3,7 @@
 import type { PageRun as CapturedRun } from '../../../nativecore/schema/messages.js';
 import type { CompileContext } from '../compile-context.js';
 import type { ImageSetWriter } from '../image-set.js';
+import { pageFileBytes, pageFileName } from '../page-frames.js';
 import { kPageBytes, kTaskEnd, pageFlag } from './mapping-flags.js';
 
 type PageMapKind = 'pagemap' | 'pagemap-shmem';
@@ -53,7 +54,7 @@ export function readPageMap(
   const [head, ...entries] = ctx.images.set.entries(kind, id);
   if (head === undefined) return 'absent';
   const image = `${kind}-${id}.img`;
-  const file = `pages-${(head.message as unknown as { pages_id: number }).pages_id}.img`;
+  const file = pageFileName(ctx.images.set, (head.message as unknown as { pages_id: number }).pages_id);
   const runs: PageRun[] = [];
   let offset = 0n;
   let end = 0n;
@@ -78,7 +79,7 @@ export function readPageMap(
     runs.push({ start: entry.vaddr, end: runEnd, offset });
     offset += pages * kPageBytes;
   }
-  const size = ctx.images.set.sizeBytes(file);
+  const size = pageFileBytes(ctx.images.set, file);
   if (offset > 0n && (size === undefined || BigInt(size) < offset)) {
     ctx.object(
       size === undefined ? 'IMAGE_MISSING' : 'IMAGE_CORRUPT',
