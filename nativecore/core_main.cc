@@ -5,12 +5,14 @@
 
 #include "capture/capture_command.h"
 #include "capture/capture_steps.h"
+#include "capture/memory_tracking.h"
 #include "executor/execute_command.h"
 #include "executor/execute_steps.h"
 
 int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "capture") == 0) return stasis::run_capture_command();
   if (argc == 2 && std::strcmp(argv[1], "execute") == 0) return stasis::run_execute_command();
+  if (argc > 2 && std::strcmp(argv[1], "keep") == 0) return stasis::run_keep_command(argc, argv);
   if (argc == 3 && std::strcmp(argv[1], "steps") == 0 && std::strcmp(argv[2], "execute") == 0) {
     return stasis::print_execute_steps();
   }

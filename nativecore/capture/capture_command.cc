@@ -25,6 +25,7 @@
 #include "capture/capture_steps.h"
 #include "capture/capture_tree.h"
 #include "capture/encode_capture.h"
+#include "capture/memory_tracking.h"
 #include "capture/paused_container.h"
 #include "capture/twin_reaper.h"
 #include "parasite/infection.h"
@@ -91,7 +92,8 @@ class CaptureCommand {
     if (!request.leave_running) return capture_and_hold(request);
     // A second attempt is for the few programs that keep memory from their children.
     std::set<pid_t> read_in_window;
-    while (!capture_and_go_on(request, read_in_window)) {
+    MemoryTracking tracking(request);
+    while (!capture_and_go_on(request, tracking, read_in_window)) {
     }
     return 0;
   }
@@ -122,9 +124,12 @@ class CaptureCommand {
     SharedMemoryCopies copies;
   };
 
-  CaptureContext context_of(const CaptureRequest& request, FrozenTree& tree, CaptureData& data) {
+  CaptureContext context_of(const CaptureRequest& request, FrozenTree& tree, CaptureData& data,
+                            MemoryTracking& tracking) {
     data.was_paused = request.found_paused;
-    return {tree, request, data, Deadline::in_ms(request.deadline_ms), [this] { check_abort(); }, nullptr, {}};
+    data.remarks = tracking.remarks();
+    return {tree,     request, data, Deadline::in_ms(request.deadline_ms), [this] { check_abort(); },
+            tracking, nullptr, {}};
   }
 
   // A tree that is to end: it stays stopped until it is killed, so pages are
@@ -132,10 +137,11 @@ class CaptureCommand {
   int capture_and_hold(const CaptureRequest& request) {
     PausedContainer paused(request.found_paused ? request.freezer_file : std::string());
     Preparation preparation(request);
+    MemoryTracking tracking(request);
     FreezePriority priority;
     const uint64_t frozen_from_ns = monotonic_now_ns();
     FrozenTree tree = freeze(request, paused);
-    CaptureContext context = context_of(request, tree, preparation.data);
+    CaptureContext context = context_of(request, tree, preparation.data, tracking);
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
     preparation.files.find_names(context);
     phases_.enter("scan pages");
@@ -159,7 +165,7 @@ class CaptureCommand {
 
   // A tree that lives on: what is large is read from twins after the thaw.
   // False: once more, with more read inside the window.
-  bool capture_and_go_on(const CaptureRequest& request, std::set<pid_t>& read_in_window) {
+  bool capture_and_go_on(const CaptureRequest& request, MemoryTracking& tracking, std::set<pid_t>& read_in_window) {
     PausedContainer paused(request.found_paused ? request.freezer_file : std::string());
     // A paused container does not run on after the thaw, so nothing is won, and it could not be visited.
     std::optional<TwinReaper> reaper;
@@ -169,7 +175,7 @@ class CaptureCommand {
     FreezePriority priority;
     const uint64_t frozen_from_ns = monotonic_now_ns();
     FrozenTree tree = freeze(request, paused);
-    CaptureContext context = context_of(request, tree, data);
+    CaptureContext context = context_of(request, tree, data, tracking);
     context.reaper = reaper ? &*reaper : nullptr;
     context.read_in_window = read_in_window;
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
@@ -185,6 +191,8 @@ class CaptureCommand {
     phases_.enter("copy pages");
     memory.save_what_has_no_twin();
     shared.save(preparation.copies);
+    if (!request.tracking_token.empty()) phases_.enter("protect memory");
+    tracking.protect(context);
     fault_point("capture_complete");
 
     phases_.enter("thaw");
@@ -210,10 +218,18 @@ class CaptureCommand {
     phases_.enter("end twins");
     end_twins(data, reaper);
     phases_.finish();
+    const bool tracked = tracking.start_keeper();
     channel_.send(FromCoreKind::pages_written, encode_page_map(memory.pages(), shared.pages(), phases_.phases()));
-    channel_.send(FromCoreKind::thawed, encode_timings(phases_.phases()));
+    channel_.send(FromCoreKind::thawed, encode_thawed(phases_.phases(), tracked));
     files.keep();
+    if (tracked) keep_when_committed(tracking);
     return true;
+  }
+
+  // Without a word the images have come to nothing, and with them the keeper.
+  void keep_when_committed(MemoryTracking& tracking) {
+    const std::optional<ToCoreMessage> message = channel_.receive();
+    if (message && message->kind == ToCoreKind::keep) tracking.keep();
   }
 
   void end_twins(CaptureData& data, std::optional<TwinReaper>& reaper) {

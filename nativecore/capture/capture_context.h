@@ -12,13 +12,16 @@
 
 namespace stasis {
 
+class MemoryTracking;
+
 struct CaptureContext {
   FrozenTree& tree;
   const CaptureRequest& request;
   CaptureData& data;
   Deadline deadline;
   std::function<void()> check_abort;  // throws "aborted" if the other side has gone or said so
-  TwinReaper* reaper = nullptr;       // none: no twins
+  MemoryTracking& tracking;
+  TwinReaper* reaper = nullptr;  // none: no twins
   // Tasks whose smaps are read inside the window, because an earlier attempt has
   // shown that their twins tell too little (host pids).
   std::set<pid_t> read_in_window;

@@ -6,6 +6,7 @@
 #include "base/fault_point.h"
 #include "base/native_error.h"
 #include "capture/capture_tasks.h"
+#include "capture/memory_tracking.h"
 #include "parasite/infection.h"
 
 namespace stasis {
@@ -34,7 +35,7 @@ std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, T
   }
   return std::make_unique<Infection>(context.tree, process, task.vmas, return_paths, std::move(threads),
                                      parse_timer_ids(task.timers), task.stale_parasites, task.twin_wish,
-                                     context.deadline);
+                                     ParasiteWish{context.tracking.wants_uffd(task)}, context.deadline);
 }
 
 // A limit of processes or memory that leaves no room for a twin is no failure.
@@ -109,6 +110,8 @@ void visit_group(CaptureContext& context, std::vector<Visited>& group) {
   }
   for (const Visited& visit : group) {
     const int32_t twin_ns_pid = visit.infection->await(context.deadline);
+    if (context.tracking.wants_uffd(*visit.task))
+      context.tracking.take_uffd(context, *visit.task, visit.infection->take_uffd());
     if (visit.task->twin_wish.wanted)
       take_twin(context, *visit.task, *visit.process, visit.infection->region_address(), twin_ns_pid);
   }

@@ -47,7 +47,7 @@ MemoryCapture::MemoryCapture(CaptureContext& context, PageFiles& files) : contex
   for (size_t i = 0; i < context.data.tasks.size(); ++i) {
     if (context.data.tasks[i].zombie) continue;
     parts_.emplace_back().task_index = i;
-    pages_.tasks.push_back({context.data.tasks[i].host_pid, pages_id++, {}});
+    pages_.tasks.push_back({context.data.tasks[i].host_pid, pages_id++, {}, {}});
   }
 }
 
@@ -55,12 +55,23 @@ void MemoryCapture::scan_part(size_t index) {
   const CapturedTask& task = task_of(parts_[index]);
   STASIS_CONTEXT("finding pages", task.host_pid);
   pages_.tasks[index].runs = find_runs_in(proc_of(parts_[index]), task.vmas);
+  leave_to_parent(index);
+}
+
+void MemoryCapture::leave_to_parent(size_t index) {
+  TaskPages& pages = pages_.tasks[index];
+  const std::vector<PageRun>* const changes = context_.tracking.changes_of(pages.host_pid);
+  if (!changes) return;
+  SplitRuns split = split_runs(pages.runs, *changes);
+  pages.runs = std::move(split.inside);
+  pages.unchanged_runs = std::move(split.outside);
 }
 
 void MemoryCapture::scan() {
   fault_point("scan_pages");
   parallel_for(parts_.size(), kMaximalWorkers, [&](size_t index, bool in_caller) {
     if (in_caller) context_.check_abort();
+    context_.tracking.find_changes(task_of(parts_[index]), proc_of(parts_[index]));
     if (task_of(parts_[index]).twin) {
       save_not_forked(index);
     } else {
@@ -136,6 +147,7 @@ std::set<pid_t> MemoryCapture::read_twins() {
     const auto middle = runs.insert(runs.end(), part.not_forked_runs.begin(), part.not_forked_runs.end());
     std::inplace_merge(runs.begin(), middle, runs.end(),
                        [](const PageRun& one, const PageRun& other) { return one.address < other.address; });
+    leave_to_parent(i);
     part.source = std::make_unique<TwinMemory>(task.twin->proc(), part.not_forked.get());
   }
   return incomplete;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "capture/capture_context.h"
+#include "capture/memory_tracking.h"
 #include "capture/page_files.h"
 
 namespace stasis {
@@ -25,7 +26,7 @@ class MemoryCapture {
 
   // --- while the tree is stopped
 
-  // Finds the pages of all tasks without a twin.
+  // Finds the pages of all tasks without a twin, and what has changed since the parent.
   void scan();
   // Of tasks that run on soon: small ones are copied, large ones without a twin written.
   void save_what_has_no_twin();
@@ -52,6 +53,7 @@ class MemoryCapture {
   CapturedTask& task_of(const Part& part) const { return context_.data.tasks[part.task_index]; }
   const ProcDir& proc_of(const Part& part) const { return context_.tree.processes()[part.task_index]->proc; }
   void scan_part(size_t index);
+  void leave_to_parent(size_t index);
   void save_not_forked(size_t index);
   void write_parts(const std::vector<size_t>& indices, PageFiles::Hurry hurry);
 

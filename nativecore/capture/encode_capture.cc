@@ -317,6 +317,8 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
           }
           break;
         case 14: request.copy_on_write_bytes = message.get_uint64(); break;
+        case 15: request.tracking_token = message.get_string(); break;
+        case 16: request.parent_token = message.get_string(); break;
         case 17: request.page_compression = message.get_string(); break;
         case 18: request.page_compression_level = message.get_int32(); break;
         default: message.skip();
@@ -388,6 +390,14 @@ std::string encode_capture(const CaptureData& capture, const std::vector<TimedPh
   return encoded;
 }
 
+std::string encode_thawed(const std::vector<TimedPhase>& timings, bool tracked) {
+  std::string encoded;
+  Writer message(encoded);
+  put_timings(message, 1, timings);
+  put(message, 2, uint64_t{tracked});
+  return encoded;
+}
+
 std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPages>& shared,
                             const std::vector<TimedPhase>& timings) {
   std::string encoded;
@@ -397,6 +407,7 @@ std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPa
     put_signed(entry, 1, task.host_pid);
     put(entry, 2, task.pages_id);
     put_runs(entry, 3, task.runs);
+    put_runs(entry, 4, task.unchanged_runs);
   }
   for (const SharedPages& object : shared) {
     Writer entry(message, 10);

@@ -13,6 +13,7 @@ namespace stasis {
 CaptureRequest decode_capture_request(std::string_view encoded);
 std::string encode_capture(const CaptureData& capture, const std::vector<TimedPhase>& timings,
                            const std::vector<std::string>& log);
+std::string encode_thawed(const std::vector<TimedPhase>& timings, bool tracked);
 std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPages>& shared,
                             const std::vector<TimedPhase>& timings);
 

@@ -24,6 +24,8 @@ struct ScanArguments {
 };
 static_assert(sizeof(ScanArguments) == 96);
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
+constexpr uint64_t kPageIsWritten = 1u << 1;
+constexpr uint64_t kScanProtects = 1u << 0;
 constexpr uint64_t kPageIsFile = 1u << 2, kPageIsPresent = 1u << 3, kPageIsSwapped = 1u << 4, kPageIsZero = 1u << 5;
 
 // --- /proc/PID/pagemap entries, admin-guide/mm/pagemap.rst
@@ -73,7 +75,7 @@ class RunCollector {
 };
 
 // One walk over the whole address space; false if the kernel has no PAGEMAP_SCAN.
-bool scan_with_ioctl(int pagemap, RunCollector& runs) {
+bool scan_with_ioctl(int pagemap, uint64_t also, RunCollector& runs) {
   std::vector<PageRegion> regions(4096);
   ScanArguments arguments{};
   arguments.size = sizeof arguments;
@@ -82,7 +84,7 @@ bool scan_with_ioctl(int pagemap, RunCollector& runs) {
   arguments.region_count = regions.size();
   // Not the zero page, not a page of the file; present or in swap.
   arguments.category_inverted = kPageIsZero | kPageIsFile;
-  arguments.category_mask = kPageIsZero | kPageIsFile;
+  arguments.category_mask = kPageIsZero | kPageIsFile | also;
   arguments.category_anyof_mask = kPageIsPresent | kPageIsSwapped;
   arguments.return_mask = kPageIsPresent | kPageIsSwapped;
   while (arguments.start < kUserSpaceEnd) {
@@ -138,9 +140,55 @@ bool has_own_pages(const Vma& vma) {
 std::vector<PageRun> find_page_runs(int pagemap, const std::vector<Vma>& vmas) {
   std::vector<PageRun> found;
   RunCollector runs(vmas, found);
-  if (!scan_with_ioctl(pagemap, runs)) scan_with_pagemap(pagemap, vmas, runs);
+  if (!scan_with_ioctl(pagemap, 0, runs)) scan_with_pagemap(pagemap, vmas, runs);
   runs.finish();
   return found;
+}
+
+std::optional<std::vector<PageRun>> find_written_runs(int pagemap, const std::vector<Vma>& vmas) {
+  std::vector<PageRun> found;
+  RunCollector runs(vmas, found);
+  if (!scan_with_ioctl(pagemap, kPageIsWritten, runs)) return std::nullopt;
+  runs.finish();
+  return found;
+}
+
+sys::Try<int64_t> try_protect_range(int pagemap, uint64_t start, uint64_t end) {
+  ScanArguments arguments{};
+  arguments.size = sizeof arguments;
+  arguments.flags = kScanProtects;
+  arguments.start = start;
+  arguments.end = end;
+  // Not what is absent: that would cost page tables, and what appears later counts as written anyway.
+  arguments.category_anyof_mask = kPageIsPresent | kPageIsSwapped;
+  return sys::try_ioctl(pagemap, kPagemapScan, &arguments);
+}
+
+SplitRuns split_runs(const std::vector<PageRun>& runs, const std::vector<PageRun>& by) {
+  SplitRuns split;
+  size_t next = 0;
+  const auto end_of = [](const PageRun& run) { return run.address + run.page_count * kPageBytes; };
+  for (const PageRun& run : runs) {
+    uint64_t at = run.address;
+    const uint64_t end = end_of(run);
+    while (next < by.size() && end_of(by[next]) <= at) ++next;
+    for (size_t i = next; at < end; ++i) {
+      const uint64_t from = i < by.size() ? std::clamp(by[i].address, at, end) : end;
+      const uint64_t to = i < by.size() ? std::clamp(end_of(by[i]), from, end) : end;
+      add_run(split.outside, at, from);
+      add_run(split.inside, from, to);
+      at = to;
+    }
+  }
+  return split;
+}
+
+std::vector<PageRun> unite_runs(const std::vector<PageRun>& one, const std::vector<PageRun>& other) {
+  std::vector<PageRun> united = split_runs(one, other).outside;
+  const auto middle = united.insert(united.end(), other.begin(), other.end());
+  std::inplace_merge(united.begin(), middle, united.end(),
+                     [](const PageRun& a, const PageRun& b) { return a.address < b.address; });
+  return united;
 }
 
 uint64_t run_pages(const std::vector<PageRun>& runs) {

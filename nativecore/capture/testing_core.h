@@ -22,6 +22,11 @@
 
 namespace stasis::testing {
 
+// Those are memory_tracking_test.cc's.
+inline bool is_tracking_step(std::string_view name) {
+  return name == "protect_memory" || name == "memory_protected" || name == "keeper_started" || name == "keep";
+}
+
 class ImagesDirectory {
  public:
   ImagesDirectory() {
@@ -73,7 +78,11 @@ class Core {
 
   pid_t pid() const { return pid_; }
 
-  void request_capture(pid_t host_pid, bool leave_running, bool write_pages = true, uint64_t copy_on_write_bytes = 0) {
+  struct Tokens {
+    std::string tracking, parent;
+  };
+  void request_capture(pid_t host_pid, bool leave_running, bool write_pages = true, uint64_t copy_on_write_bytes = 0,
+                       const Tokens& tokens = {}) {
     std::string inner;
     protozero::pbf_writer request(inner);
     request.add_uint32(1, 1);
@@ -83,6 +92,8 @@ class Core {
     request.add_bool(11, write_pages);
     request.add_uint32(12, 1);
     request.add_uint64(14, copy_on_write_bytes);
+    request.add_string(15, tokens.tracking);
+    request.add_string(16, tokens.parent);
     send(1, inner);
   }
   void send(uint32_t kind, const std::string& inner) {

@@ -1,6 +1,5 @@
 #include "executor/restored_tree.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <poll.h>
@@ -65,23 +64,14 @@ class PidTranslation {
 
   pid_t find_child(pid_t inner) const {
     const size_t depth = level();
-    DIR* directory = ::opendir("/proc");
-    if (!directory) throw NativeError::from_errno("opendir", errno).with_path("/proc");
-    pid_t found = 0;
-    while (const dirent* entry = ::readdir(directory)) {
-      const pid_t pid = std::atoi(entry->d_name);
-      if (pid <= 0) continue;
+    for (const pid_t pid : process_ids()) {
       const auto status = sys::try_read_file(AT_FDCWD, ("/proc/" + std::to_string(pid) + "/status").c_str());
       if (!status.ok() || status_number(status.value, "PPid", -1) != host_pid_ ||
           !has_pid_at(status.value, depth, inner))
         continue;
-      found = pid;
-      break;
+      return pid;
     }
-    ::closedir(directory);
-    if (found == 0)
-      throw NativeError("task_gone", "a process has gone while it was being restored").with_pid(host_pid_);
-    return found;
+    throw NativeError("task_gone", "a process has gone while it was being restored").with_pid(host_pid_);
   }
 
   pid_t host_pid_;

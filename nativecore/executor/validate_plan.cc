@@ -17,6 +17,9 @@
 namespace stasis {
 namespace {
 
+// Where an incremental checkpoint has left pages to; the link has been checked by TypeScript.
+constexpr std::string_view kParentPrefix = "parent/";
+
 constexpr uint64_t kLowestHoleAddress = 0x10000;  // vm.mmap_min_addr, rounded up
 constexpr uint64_t kTaskSize = 0x7ffffffff000;    // x86-64, 47 bits: what fits every machine
 constexpr uint64_t kMaximalHoleBytes = 8ull << 30;
@@ -115,7 +118,9 @@ class Validator {
         }
       }
     }
-    for (const std::string& name : plan_.page_files) {
+    for (const std::string& path : plan_.page_files) {
+      std::string_view name = path;
+      while (name.starts_with(kParentPrefix)) name.remove_prefix(kParentPrefix.size());
       if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
           name.find('\0') != std::string::npos) {
         refuse("the name of a page file is not a plain file name");

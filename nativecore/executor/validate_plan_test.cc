@@ -115,6 +115,11 @@ void refuses_bad_bounds() {
   Refusable escaping;
   escaping.plan().page_files = {"../pages-1.img"};
   expect_refused(escaping, "plain file name");
+  for (const char* name : {"parent/", "parent/..", "parent/parent/../pages-1.img", "parents/pages-1.img"}) {
+    Refusable elsewhere;
+    elsewhere.plan().page_files = {name};
+    expect_refused(elsewhere, "plain file name");
+  }
   Refusable filling;
   filling.plan().page_files = {"pages-1.img"};
   filling.plan().tasks[0].fills = {{PlanFill::Method::uffd, 0x400000, 1, 0, 0}};

@@ -63,8 +63,8 @@ void prepare_infection() { prepare_self_return_frames(); }
 Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas,
                      ReturnPathFinder& return_paths, std::vector<InfectedThread> threads,
                      const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale, const TwinWish& twin,
-                     const Deadline& deadline)
-    : tree_(tree), process_(process), threads_(std::move(threads)), stale_(std::move(stale)), twin_(twin) {
+                     const ParasiteWish& wish, const Deadline& deadline)
+    : tree_(tree), process_(process), threads_(std::move(threads)), stale_(std::move(stale)), twin_(twin), wish_(wish) {
   STASIS_CONTEXT("preparing the parasite", process_.host_pid);
   deadline.check("preparing the parasite");
   STASIS_ASSERT(!threads_.empty());
@@ -161,6 +161,7 @@ void Infection::write_region() {
   const uint64_t timers_offset = align(code_bytes_ + sizeof(ProcessRecord), 64);
   process_record_.timers = region_address_ + timers_offset;
   process_record_.twin_wanted = twin_.wanted;
+  process_record_.uffd_wanted = wish_.uffd;
   std::memcpy(own + code_bytes_, &process_record_, sizeof process_record_);
   if (!timers_.empty()) std::memcpy(own + timers_offset, timers_.data(), timers_.size() * sizeof(TimerRecord));
   for (size_t i = 0; i < threads_.size(); ++i) {
@@ -211,16 +212,55 @@ void Infection::start(const Deadline& deadline) {
   fault_point("parasite_started");
 }
 
-bool Infection::has_answered(size_t index) {
+uint32_t Infection::state_of(size_t index) {
   if (shared_.valid()) {
     const auto* record = reinterpret_cast<const ThreadRecord*>(shared_.data() + slot_offset(index));
-    return __atomic_load_n(&record->state, __ATOMIC_ACQUIRE) != parasite::kPrepared;
+    return __atomic_load_n(&record->state, __ATOMIC_ACQUIRE);
   }
   uint32_t state = parasite::kPrepared;
   const sys::Try<size_t> read = sys::try_process_vm_read(
       process_.host_pid, &state, region_address_ + slot_offset(index) + offsetof(ThreadRecord, state), sizeof state);
   if (!read.ok()) throw NativeError::from_errno("process_vm_readv", read.error).with_pid(process_.host_pid);
-  return state != parasite::kPrepared;
+  return state;
+}
+
+bool Infection::has_answered(size_t index) {
+  const uint32_t state = state_of(index);
+  if (state == parasite::kOffering && !offer_answered_) answer_offer(true);
+  return state == parasite::kDone || state == parasite::kLeaving;
+}
+
+// It is closed in the target as soon as we have answered.
+void Infection::answer_offer(bool take) {
+  offer_answered_ = true;
+  const uint32_t taken = 1;
+  int32_t number = -1;
+  const uint64_t record_address = region_address_ + code_bytes_;
+  auto* const own = shared_.valid() ? reinterpret_cast<ProcessRecord*>(shared_.data() + code_bytes_) : nullptr;
+  if (take) {
+    const bool read = own || sys::try_process_vm_read(process_.host_pid, &number,
+                                                      record_address + offsetof(ProcessRecord, uffd), sizeof number)
+                                 .ok();
+    if (own) number = own->uffd;
+    if (read) uffd_ = sys::try_pidfd_getfd(process_.pidfd.borrow(), TargetFd(number));
+  }
+  if (own) {
+    __atomic_store_n(&own->uffd_taken, taken, __ATOMIC_RELEASE);
+    return;
+  }
+  const sys::Try<size_t> written = sys::try_process_vm_write(
+      process_.host_pid, &taken, record_address + offsetof(ProcessRecord, uffd_taken), sizeof taken);
+  if (!written.ok()) throw NativeError::from_errno("process_vm_writev", written.error).with_pid(process_.host_pid);
+}
+
+// Interrupted in the middle of its offer, the parasite would leave the descriptor open.
+void Infection::wait_until_nothing_is_offered(const Deadline& deadline) {
+  if (!wish_.uffd || !running_ || threads_.front().thread->stopped) return;
+  if (!offer_answered_) answer_offer(false);
+  while (!has_answered(0) && !deadline.expired()) {
+    attend_stops(0);
+    sys::try_syscall(SYS_sched_yield);
+  }
 }
 
 // A thread that takes its time: killed, or stopped by SIGSTOP, which nobody can block.
@@ -264,8 +304,10 @@ int32_t Infection::await(const Deadline& deadline) {
   STASIS_CONTEXT("waiting for the parasite", process_.host_pid);
   await_answers(deadline);
   fault_point("parasite_answered");
-  if (!twin_.wanted) return 0;
+  if (!twin_.wanted && !wish_.uffd) return 0;
   collect();
+  if (wish_.uffd && process_record_.uffd < 0) uffd_.error = -process_record_.uffd;
+  if (!twin_.wanted) return 0;
   return process_record_.twin_pid;
 }
 
@@ -357,6 +399,7 @@ void Infection::restore_threads() {
 
 // The way out of a failure.
 void Infection::put_back(const Deadline& deadline) {
+  wait_until_nothing_is_offered(deadline);
   tree_.interrupt(running_threads(), deadline);
   restore_threads();
   RemoteCall call = leader_call(SYS_munmap, {std::exchange(region_address_, 0), region_bytes_});

@@ -9,6 +9,7 @@
 // safe in the few microseconds in which it runs.
 #pragma once
 
+#include <cerrno>
 #include <functional>
 #include <memory>
 #include <string>
@@ -40,6 +41,11 @@ struct InfectedThread {
 // What can be done before the tree is frozen.
 void prepare_infection();
 
+// What the parasite is to make in its process, besides reading.
+struct ParasiteWish {
+  bool uffd = false;  // a userfaultfd of its memory (capture/memory_tracking.h)
+};
+
 // A copy of the process's memory, in a process that never runs (capture/twin.h).
 struct TwinWish {
   bool wanted = false;
@@ -51,7 +57,7 @@ class Infection {
   // Prepares; nothing is mapped yet. `threads` leader first.
   Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
             std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids,
-            std::vector<StaleParasite> stale, const TwinWish& twin, const Deadline& deadline);
+            std::vector<StaleParasite> stale, const TwinWish& twin, const ParasiteWish& wish, const Deadline& deadline);
   Infection(const Infection&) = delete;
   Infection& operator=(const Infection&) = delete;
   ~Infection();
@@ -65,6 +71,8 @@ class Infection {
   // Puts all threads back and unmaps.
   // Postconditions: the records are here, nothing of the parasites is there.
   static void take_out_all(FrozenTree& tree, const std::vector<Infection*>& infections, const Deadline& deadline);
+  // After await(): what was wished for; an invalid descriptor and the errno where it could not be made.
+  sys::Try<UniqueFd> take_uffd() { return std::exchange(uffd_, {UniqueFd(), EBADF}); }
   // Where the parasite is, and in the twin stays.
   uint64_t region_address() const { return region_address_; }
 
@@ -77,7 +85,10 @@ class Infection {
   uint64_t slot_offset(size_t index) const { return first_slot_offset_ + index * slot_bytes_; }
   void write_region();
   void await_answers(const Deadline& deadline);
+  uint32_t state_of(size_t index);
   bool has_answered(size_t index);
+  void answer_offer(bool take);
+  void wait_until_nothing_is_offered(const Deadline& deadline);
   void attend_stops(size_t index);
   RemoteCall leader_call(uint64_t number, const std::array<uint64_t, 6>& arguments);
   std::vector<TracedThread*> running_threads() const;
@@ -92,6 +103,9 @@ class Infection {
   std::vector<InfectedThread> threads_;
   std::vector<StaleParasite> stale_;  // unmapped on the way out
   TwinWish twin_;
+  ParasiteWish wish_;
+  sys::Try<UniqueFd> uffd_{UniqueFd(), EBADF};
+  bool offer_answered_ = false;
   uint64_t code_bytes_ = 0;
   uint64_t first_slot_offset_ = 0;
   uint64_t slot_bytes_ = 0;

@@ -5,7 +5,7 @@
 //   +------+----------------+---------------+----------------+-- ... --+
 //   a slot: ThreadRecord | rt_sigreturn frame with xstate | stack
 //
-// Version 2. Both sides are built from this header in one build, so the version
+// Version 3. Both sides are built from this header in one build, so the version
 // only guards against a stale image.
 #pragma once
 
@@ -17,7 +17,7 @@
 
 namespace stasis::parasite {
 
-constexpr uint32_t kAbiVersion = 2;
+constexpr uint32_t kAbiVersion = 3;
 constexpr uint64_t kSignals = 64;
 constexpr uint64_t kResources = 16;
 
@@ -34,7 +34,8 @@ constexpr uint64_t kHomeBytes = uint64_t{1} << 34;
 constexpr uint64_t kWaitNanoseconds = 300'000'000;
 constexpr uint64_t kWaitNanosecondsPerGib = 300'000'000;
 
-enum ThreadState : uint32_t { kPrepared = 0, kDone = 1, kLeaving = 2 };
+// kOffering: a descriptor is held open until the host has a copy of it, and says so.
+enum ThreadState : uint32_t { kPrepared = 0, kDone = 1, kLeaving = 2, kOffering = 3 };
 
 struct KernelSigaction {
   uint64_t handler, flags, restorer, mask;
@@ -86,6 +87,10 @@ struct ProcessRecord {
   uint64_t program_break;
   uint32_t twin_wanted;  // in: fork one
   int32_t twin_pid;      // out: in the target's pid namespace
+  uint32_t uffd_wanted;  // in: make a userfaultfd and offer it
+  int32_t uffd;          // out: its number while it is offered, or a negative errno
+  uint32_t uffd_taken;   // in, while it is offered: the host has it
+  uint32_t padding;
 };
 
 struct ThreadRecord {
@@ -115,7 +120,8 @@ static_assert(offsetof(ProcessRecord, sigaction_errors) == 2064);
 static_assert(offsetof(ProcessRecord, itimers) == 2320);
 static_assert(offsetof(ProcessRecord, rlimits) == 2416);
 static_assert(offsetof(ProcessRecord, dumpable) == 2736);
-static_assert(sizeof(ProcessRecord) == 2768 && offsetof(ProcessRecord, twin_wanted) == 2760);
+static_assert(sizeof(ProcessRecord) == 2784 && offsetof(ProcessRecord, twin_wanted) == 2760);
+static_assert(offsetof(ProcessRecord, uffd_taken) == 2776);
 static_assert(offsetof(ThreadRecord, state) == 16 && offsetof(ThreadRecord, altstack) == 48);
 static_assert(sizeof(ThreadRecord) == 88);
 

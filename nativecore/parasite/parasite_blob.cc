@@ -11,6 +11,7 @@ using namespace stasis::parasite;
 namespace {
 
 enum : long {
+  kSysClose = 3,
   kSysBrk = 12,
   kSysRtSigaction = 13,
   kSysGetitimer = 36,
@@ -22,6 +23,7 @@ enum : long {
   kSysTimerGetoverrun = 225,
   kSysPpoll = 271,
   kSysPrlimit64 = 302,
+  kSysUserfaultfd = 323,
   kSysMembarrier = 324,
 };
 
@@ -99,7 +101,29 @@ void fill_process(ProcessRecord* record) {
   record->thp_disabled = static_cast<int32_t>(call(kSysPrctl, kPrGetThpDisable));
   record->membarrier_registrations = static_cast<int32_t>(call(kSysMembarrier, kMembarrierGetRegistrations));
   record->program_break = static_cast<uint64_t>(call(kSysBrk, 0));
-  if (record->twin_wanted) record->twin_pid = static_cast<int32_t>(fork_twin());
+}
+
+inline void pause_ns(int64_t nanoseconds) {
+  KernelTimespec patience = {nanoseconds / 1'000'000'000, nanoseconds % 1'000'000'000};
+  call(kSysPpoll, 0, 0, address_of(&patience), 0, 8);
+}
+
+// Open only while this function runs, whatever becomes of the host: a target
+// that was left with a descriptor of ours could not be captured any more.
+void offer_uffd(ThreadRecord* thread, ProcessRecord* record) {
+  constexpr long kFlags = 02000000 | 1;  // O_CLOEXEC | UFFD_USER_MODE_ONLY, which needs no privilege
+  constexpr int kSpins = 20000;
+  constexpr int64_t kSliceNanoseconds = 100'000;
+  const long uffd = call(kSysUserfaultfd, kFlags);
+  record->uffd = static_cast<int32_t>(uffd);
+  if (uffd < 0) return;
+  __atomic_store_n(&thread->state, kOffering, __ATOMIC_RELEASE);
+  call(kSysFutex, address_of(&thread->state), kFutexWake, 1);
+  const auto taken = [record] { return __atomic_load_n(&record->uffd_taken, __ATOMIC_ACQUIRE) != 0; };
+  for (int spin = 0; spin < kSpins && !taken(); ++spin) __builtin_ia32_pause();
+  for (uint64_t waited = 0; waited < thread->patience_ns && !taken(); waited += kSliceNanoseconds)
+    pause_ns(kSliceNanoseconds);
+  call(kSysClose, uffd);
 }
 
 void fill_thread(ThreadRecord* record) {
@@ -125,15 +149,17 @@ __asm__(
 
 extern "C" [[gnu::used, noreturn]] void stasis_parasite_main(ThreadRecord* record) {
   fill_thread(record);
-  if (record->process_record) fill_process(reinterpret_cast<ProcessRecord*>(record->process_record));
+  if (record->process_record) {
+    auto* process = reinterpret_cast<ProcessRecord*>(record->process_record);
+    fill_process(process);
+    if (process->uffd_wanted) offer_uffd(record, process);
+    if (process->twin_wanted) process->twin_pid = static_cast<int32_t>(fork_twin());
+  }
   __atomic_store_n(&record->state, kDone, __ATOMIC_RELEASE);
   call(kSysFutex, address_of(&record->state), kFutexWake, 1);
   // The host interrupts this wait and puts the thread back itself. It ends only
   // if the host has died.
-  constexpr uint64_t kSecond = 1'000'000'000;
-  KernelTimespec patience = {static_cast<int64_t>(record->patience_ns / kSecond),
-                             static_cast<int64_t>(record->patience_ns % kSecond)};
-  call(kSysPpoll, 0, 0, address_of(&patience), 0, 8);
+  pause_ns(static_cast<int64_t>(record->patience_ns));
   __atomic_store_n(&record->state, kLeaving, __ATOMIC_RELEASE);
   __asm__ volatile("mov %0, %%rsp\n\tmov $15, %%eax\n\tsyscall\n\tud2" : : "r"(record->frame) : "memory");
   __builtin_unreachable();

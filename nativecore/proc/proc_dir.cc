@@ -96,9 +96,12 @@ std::optional<std::string> ProcDir::read_if_short(const char* name, size_t limit
   return std::nullopt;
 }
 
-std::vector<int32_t> ProcDir::numbers(const char* subdirectory) const {
+namespace {
+
+// Numeric names in a directory, ascending; empty if it has gone.
+std::vector<int32_t> numeric_names(int parent, const char* name) {
   std::vector<int32_t> found;
-  const sys::Try<UniqueFd> directory = sys::try_openat(directory_.borrow(), subdirectory, O_RDONLY | O_DIRECTORY);
+  const sys::Try<UniqueFd> directory = sys::try_openat(parent, name, O_RDONLY | O_DIRECTORY);
   if (!directory.ok()) return found;
   alignas(8) char buffer[32768];
   for (;;) {
@@ -114,6 +117,14 @@ std::vector<int32_t> ProcDir::numbers(const char* subdirectory) const {
   std::sort(found.begin(), found.end());
   return found;
 }
+
+}  // namespace
+
+std::vector<int32_t> ProcDir::numbers(const char* subdirectory) const {
+  return numeric_names(directory_.borrow(), subdirectory);
+}
+
+std::vector<pid_t> process_ids() { return numeric_names(AT_FDCWD, "/proc"); }
 
 std::vector<pid_t> ProcDir::children(const std::vector<pid_t>& host_tids) const {
   std::vector<pid_t> found;

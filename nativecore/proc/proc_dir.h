@@ -46,6 +46,9 @@ class ProcDir {
   UniqueFd directory_;
 };
 
+// Of all processes, ascending.
+std::vector<pid_t> process_ids();
+
 // A process and its descendants while they run: nearly all of them, parents first.
 std::vector<ProcDir> find_running_tree(pid_t root_host_pid);
 
