@@ -61,7 +61,7 @@ describe('arguments of the runtime verbs', () => {
   it('refuses by name what is not built, and only if it is asked for', () => {
     const refuse = (words: string): void =>
       refuseUnbuilt(parseArguments(words.split(' '), checkpoint).given, checkpoint);
-    for (const name of ['--lazy-pages', '--pre-dump', '--page-server a:1', '--parent-path ../p', '--auto-dedup']) {
+    for (const name of ['--lazy-pages', '--page-server a:1', '--auto-dedup']) {
       assert.throws(() => refuse(`checkpoint ${name} ID`), new RegExp(`cannot use ${name.split(' ')[0]}: `));
     }
     assert.throws(() => refuse('checkpoint --empty-ns pid ID'), /namespace "pid" is not supported/);

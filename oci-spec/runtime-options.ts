@@ -31,7 +31,7 @@ export const globalOptions: readonly RuntimeOption[] = [
   { name: 'cgroup-manager', type: 'string', describe: "accepted for crun's sake" },
 ];
 
-const incremental = 'incremental checkpoints are not built yet; make a full checkpoint';
+const dedup = 'removing pages from parent images is not built yet; they stay whole, and digests stay right';
 const remotePages = 'serving pages over a network is not built yet; write the images to a shared directory';
 const lazyPages = 'lazy restore is not built yet; leave the option out for a full one';
 
@@ -61,7 +61,7 @@ const shared: readonly RuntimeOption[] = [
     describe: 'json: say on standard error how far the work has come, one object a line',
     values: ['json'],
   },
-  { name: 'auto-dedup', type: 'boolean', describe: 'drop duplicates in parent images', refused: incremental },
+  { name: 'auto-dedup', type: 'boolean', describe: 'drop duplicates in parent images', refused: dedup },
 ];
 
 const ignoreRootfs: RuntimeOption = {
@@ -88,8 +88,17 @@ export const checkpointOptions: readonly RuntimeOption[] = [
   { name: 'lower', type: 'string', describe: 'with --archive: what the root file system was, if it is no overlay' },
   { name: 'image', type: 'string', describe: 'with --archive: name of the image that the container was made from' },
   ignoreRootfs,
-  { name: 'parent-path', type: 'string', describe: 'images of an earlier pre-dump', refused: incremental },
-  { name: 'pre-dump', type: 'boolean', describe: 'dump memory only, for a later checkpoint', refused: incremental },
+  {
+    name: 'parent-path',
+    type: 'string',
+    describe: 'images of an earlier pre-dump or checkpoint, relative to --image-path: only what has changed is written',
+  },
+  { name: 'pre-dump', type: 'boolean', describe: 'write memory only, for a later checkpoint; the container runs on' },
+  {
+    name: 'iterate',
+    type: 'boolean',
+    describe: 'make pre-dumps until little is left to write, then the checkpoint; their images lie in its directory',
+  },
   { name: 'leave-running', type: 'boolean', describe: 'let the container run on' },
   { name: 'tcp-skip-in-flight', type: 'boolean', describe: 'leave out TCP connections that are not established yet' },
   { name: 'link-remap', type: 'boolean', describe: 'allow open files without a name' },

@@ -31,6 +31,10 @@ export interface CheckpointOptions {
   readonly leaveRunning: boolean;
   /** Of the page files; plain if undefined. */
   readonly pageCompression?: PageCompression;
+  /** Memory only, for a later checkpoint that names this one as its parent; with leaveRunning. */
+  readonly preDump?: boolean;
+  /** Images that unchanged pages are left to; absolute, or relative to imagePath. */
+  readonly parentPath?: string;
   /** Whether success waits until the images are on the disk. */
   readonly sync: boolean;
   /** How long the target may be frozen until everything but memory is read. */
@@ -55,6 +59,8 @@ export interface CheckpointResult {
   readonly degradations: readonly Degradation[];
   /** What went another way than usual, without loss. */
   readonly remarks: readonly string[];
+  /** Of private memory. */
+  readonly pages: { readonly written: number; readonly leftToParent: number };
   readonly timings: readonly Timing[];
 }
 

@@ -60,5 +60,9 @@ export function dumpTimings(pageMap: PageMap, all: readonly Timing[]): DumpTimin
     memoryWriteUs: timingUs(all, 'write pages'),
     pagesScanned: pageMap.scannedPages,
     pagesWritten: pageMap.tasks.reduce((sum, task) => task.runs.reduce((pages, run) => pages + run.pageCount, sum), 0n),
+    pagesSkipped: pageMap.tasks.reduce(
+      (sum, task) => task.unchangedRuns.reduce((pages, run) => pages + run.pageCount, sum),
+      0n,
+    ),
   };
 }

@@ -1,6 +1,6 @@
 // THE checkpoint sequence: freeze and capture, encode, commit the images, and
 // only then end the target. What a step does in detail is elsewhere.
-import { encodeImages, encodePageMaps, encodeStats, type EncodeOptions } from './engine/index.js';
+import { encodeImages, encodePageMaps, encodeStats, preDumpInventory, type EncodeOptions } from './engine/index.js';
 import {
   checkpointExternals,
   copyOnWriteBytes,
@@ -14,9 +14,11 @@ import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from '.
 import { CoreSession, LogFile, timingLine } from './core-session.js';
 import { archiveContainer, type ContainerArchive } from './container-archive.js';
 import { ImageOutput } from './image-output.js';
+import { newTrackingToken, openParent, trackingFile } from './incremental.js';
 import { PhaseClock } from './phase-clock.js';
 import { timingsFile } from './timings-file.js';
-import type { Capture, CaptureRequest } from '../nativecore/index.js';
+import type { StasisError } from './errors/index.js';
+import type { Capture, CaptureRequest, PageRun } from '../nativecore/index.js';
 
 export interface ContainerCheckpoint extends CheckpointOptions {
   readonly root: string;
@@ -84,8 +86,10 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   const clock = new PhaseClock();
   const workPath = request.workPath ?? tree.output?.staging ?? request.imagePath;
   using log = new LogFile(workPath, request.logName ?? 'dump.log');
-  using own =
-    tree.output === undefined ? new ImageOutput(request.imagePath, request.sync, request.onProgress) : undefined;
+  const preDump = request.preDump === true;
+  using parent = request.parentPath === undefined ? undefined : openParent(request.imagePath, request.parentPath);
+  const trackingToken = preDump || (request.leaveRunning && parent !== undefined) ? newTrackingToken() : '';
+  using own = tree.output === undefined ? new ImageOutput(request.imagePath, request.sync, request.onProgress, parent) : undefined;
   const output = own ?? tree.output!;
   await using core = new CoreSession({
     subcommand: 'capture',
@@ -109,6 +113,8 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
       firstPagesId: 1,
       pageCompression: request.pageCompression?.codec ?? '',
       pageCompressionLevel: request.pageCompression?.level ?? 0,
+      trackingToken,
+      parentToken: parent?.token ?? '',
     },
   });
   const capture: Capture = await core.receive('captured');
@@ -116,16 +122,18 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   clock.enter('encode');
   // While the core writes pages: what cannot be carried must be known before anything is committed.
   const encoded = encodeImages(capture, { ...request.encode, ...tree.encode, leaveRunning: request.leaveRunning });
-  refuseObjections(tree.goal, encoded.objections);
-  for (const file of [...encoded.files, ...tree.files]) output.write(file);
+  if (!preDump) refuseObjections(tree.goal, encoded.objections);
+  for (const file of preDump ? [] : [...encoded.files, ...tree.files]) output.write(file);
+  if (trackingToken !== '') output.write(trackingFile(trackingToken));
 
   clock.enter('wait for pages');
   const pageMap = await core.receive('pagesWritten');
   const thawed = request.leaveRunning ? await core.receive('thawed') : undefined;
-  for (const file of encodePageMaps(capture, pageMap)) output.write(file);
+  for (const file of encodePageMaps(capture, pageMap, parent?.images)) output.write(file);
   const stats = encodeStats({ dump: dumpTimings(pageMap, (thawed ?? pageMap).timings) });
   clock.enter('commit images');
-  await output.commit(encoded.inventory, [stats]);
+  await output.commit(preDump ? preDumpInventory(capture) : encoded.inventory, [stats]);
+  if (thawed?.tracked === true) core.send({ keep: {} });
   tree.committed?.();
 
   // Not before the commit: until here the target can go on as if nothing had happened.
@@ -139,8 +147,26 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
     imagePath: output.directory,
     imageBytes: output.sizeBytes(),
     summary: encoded.summary,
-    degradations: [...encoded.degradations, ...(tree.output?.degradations ?? [])],
-    remarks: capture.remarks,
+    degradations: preDump ? [] : [...encoded.degradations, ...(tree.output?.degradations ?? [])],
+    remarks: [
+      ...capture.remarks,
+      ...(parent?.token === '' ? [kNoNoteKept] : []),
+      ...preDumpRemarks(preDump ? encoded.objections : []),
+    ],
+    pages: {
+      written: pagesOf(pageMap.tasks.flatMap(({ runs }) => runs)),
+      leftToParent: pagesOf(pageMap.tasks.flatMap(({ unchangedRuns }) => unchangedRuns)),
+    },
     timings,
   };
 }
+
+/** As the core says it where there was a keeper once. */
+const kNoNoteKept =
+  'all memory was written: nobody has kept note of what changed since the parent checkpoint (it is no pre-dump)';
+
+/** A pre-dump carries memory only, whatever else there is; that the checkpoint would fail is better known now. */
+const preDumpRemarks = (objections: readonly StasisError[]): string[] =>
+  objections.map(({ message }) => `a checkpoint would fail now: ${message}`);
+
+const pagesOf = (runs: readonly PageRun[]): number => Number(runs.reduce((sum, { pageCount }) => sum + pageCount, 0n));

@@ -1,13 +1,15 @@
 // Images in a directory, as the engine reads them: flat names, plain files,
 // checked against the manifest where there is one.
-import { closeSync, constants, fstatSync, openSync, readSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { closeSync, constants, fstatSync, openSync, readSync, readdirSync, readlinkSync, realpathSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { kManifestName, manifestDigest, manifestEntry, parseManifest, type Manifest } from './archive/manifest.js';
+import { kParentName } from './engine/index.js';
 import { StasisError, errnoCode, fileError } from './errors/index.js';
 import { hashFile } from './image-output.js';
 
 /** Larger than any image but page data, which the engine never reads whole. */
 const kMaxImageBytes = 1 << 30;
+const kMaximalParents = 256;
 
 export class ImageInput {
   readonly directory: string;
@@ -16,9 +18,13 @@ export class ImageInput {
   readonly digest: string;
   readonly #manifest: Manifest | undefined;
   readonly #verified = new Set<string>();
+  readonly #depth: number;
+  #parent: ImageInput | undefined;
 
-  constructor(directory: string) {
+  /** `depth`: how many checkpoints have left pages to this one. */
+  constructor(directory: string, depth = 0) {
     this.directory = directory;
+    this.#depth = depth;
     try {
       this.fd = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY);
     } catch (error) {
@@ -31,6 +37,41 @@ export class ImageInput {
     this.#manifest = bytes === undefined ? undefined : this.#parse(bytes);
     this.digest = bytes === undefined ? '' : manifestDigest(bytes);
     this.#checkPresence();
+  }
+
+  /**
+   * The checkpoint that this one leaves pages to, undefined if it names none. Images may come from strangers, and a
+   * link of theirs must not reach other checkpoints: it stays below the directory that this one lies in, and what it
+   * leads to is the checkpoint that our manifest was written for.
+   */
+  parent(): ImageInput | undefined {
+    if (this.#parent !== undefined) return this.#parent;
+    const link = join(this.directory, kParentName);
+    let target: string;
+    try {
+      readlinkSync(link);
+      target = realpathSync(link);
+    } catch (error) {
+      if (errnoCode(error) === 'ENOENT') return undefined;
+      throw fileError(`cannot read the images: the parent of ${this.directory}`, link, error);
+    }
+    const refuse = (why: string): StasisError =>
+      new StasisError({
+        code: 'IMAGE_MISMATCH',
+        message: `cannot read the images: the parent checkpoint of ${this.directory} ${why}`,
+        subject: { path: link },
+        hint: 'keep the directories of an incremental checkpoint together, at their places relative to each other',
+      });
+    const place = dirname(realpathSync(this.directory));
+    if (!target.startsWith(place === '/' ? '/' : `${place}/`)) throw refuse(`lies outside of ${place}`);
+    if (this.#depth >= kMaximalParents) throw refuse(`is the ${kMaximalParents + 1}th in a row`);
+    const parent = new ImageInput(target, this.#depth + 1);
+    if (this.#manifest !== undefined && this.#manifest.parentDigest !== parent.digest) {
+      parent[Symbol.dispose]();
+      throw refuse('is not the one that it was made with');
+    }
+    this.#parent = parent;
+    return parent;
   }
 
   list(): string[] {
@@ -78,9 +119,11 @@ export class ImageInput {
       const found = await hashFile(join(this.directory, name));
       if (found.sha256 !== expected.sha256) throw altered(name);
     }
+    await this.#parent?.verifyRest();
   }
 
   [Symbol.dispose](): void {
+    this.#parent?.[Symbol.dispose]();
     closeSync(this.fd);
   }
 

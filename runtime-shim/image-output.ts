@@ -12,6 +12,7 @@ import {
   renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { open } from 'node:fs/promises';
@@ -20,6 +21,8 @@ import { formatManifest, kManifestName, manifestEntry, type ManifestEntry } from
 import { syncDirectory } from './archive/archive-file.js';
 import { privateName, removeAbandoned } from './archive/private-directory.js';
 import { makeDirectory } from './directories.js';
+import { kParentName } from './engine/index.js';
+import type { ParentCheckpoint } from './incremental.js';
 import { fileError } from './errors/index.js';
 import type { OnProgress } from './phase-clock.js';
 
@@ -41,7 +44,7 @@ export interface CheckpointOutput extends Disposable {
 }
 
 /** Files of checkpoints, ours and other engines'; logs and stats are not among them. */
-const imageName = /\.img(\.lz4|\.zst)?$|^descriptors\.json$|^stasis-(manifest|timings)\.json$/;
+const imageName = /\.img(\.lz4|\.zst)?$|^descriptors\.json$|^stasis-(manifest|timings|tracking)\.json$|^parent$/;
 
 export class ImageOutput implements CheckpointOutput {
   readonly directory: string;
@@ -53,10 +56,12 @@ export class ImageOutput implements CheckpointOutput {
   readonly #entries = new Map<string, ManifestEntry>();
   /** Names that stand in the directory itself by now. */
   readonly #moved: string[] = [];
+  readonly #parent: ParentCheckpoint | undefined;
   #done = false;
 
   /** `sync`: whether commit waits for the disk. */
-  constructor(directory: string, sync: boolean, onProgress?: OnProgress) {
+  constructor(directory: string, sync: boolean, onProgress?: OnProgress, parent?: ParentCheckpoint) {
+    this.#parent = parent;
     this.directory = directory;
     this.#onProgress = onProgress;
     this.#sync = sync;
@@ -90,10 +95,16 @@ export class ImageOutput implements CheckpointOutput {
       await Promise.all([this.#syncFiles(written), this.#hashAll(unhashed)]);
       this.#entries.set(inventory.name, manifestEntry(inventory.bytes));
       const others = [...this.#entries.keys()].filter((name) => name !== inventory.name);
-      this.#writeUnlisted({ name: kManifestName, bytes: formatManifest({ files: this.#entries }) });
+      const parentDigest = this.#parent?.images.digest ?? '';
+      const manifest = { files: this.#entries, ...(parentDigest === '' ? {} : { parentDigest }) };
+      this.#writeUnlisted({ name: kManifestName, bytes: formatManifest(manifest) });
       this.#writeUnlisted(inventory);
       await this.#syncFiles([kManifestName, inventory.name]);
       this.#removeOld(inventory.name);
+      if (this.#parent !== undefined) {
+        symlinkSync(this.#parent.link, join(this.#staging, kParentName));
+        this.#move(kParentName);
+      }
       for (const name of [...others, kManifestName]) this.#move(name);
       // Before the inventory, because it says that all the others are there.
       this.#syncDirectory();

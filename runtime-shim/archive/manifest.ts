@@ -15,12 +15,18 @@ export interface ManifestEntry {
 
 export interface Manifest {
   readonly files: ReadonlyMap<string, ManifestEntry>;
+  /**
+   * Digest of the manifest of the checkpoint that pages are left to. Who does not know that checkpoint cannot
+   * name it: a link in images from a stranger reaches nobody's memory.
+   */
+  readonly parentDigest?: string;
 }
 
 export function formatManifest(manifest: Manifest): Uint8Array {
   const files = [...manifest.files].sort(([one], [other]) => (one < other ? -1 : 1));
   const document = {
     version: kVersion,
+    ...(manifest.parentDigest === undefined ? {} : { parent: manifest.parentDigest }),
     files: Object.fromEntries(files.map(([name, entry]) => [name, { size: entry.sizeBytes, sha256: entry.sha256 }])),
   };
   return Buffer.from(`${JSON.stringify(document, undefined, 1)}\n`);
@@ -50,7 +56,10 @@ function parseEntries(text: string): Manifest {
     if (!/^[0-9a-f]{64}$/.test(sha256)) throw new FormatError(entry.path, 'has no sha256 digest');
     return { sizeBytes: entry.field('size').integer(), sha256 };
   });
-  return { files };
+  const parentDigest = document.field('parent').stringOr(undefined);
+  if (parentDigest !== undefined && !/^sha256:[0-9a-f]{64}$/.test(parentDigest))
+    throw new FormatError('parent', 'is no digest');
+  return parentDigest === undefined ? { files } : { files, parentDigest };
 }
 
 export function manifestEntry(bytes: Uint8Array): ManifestEntry {

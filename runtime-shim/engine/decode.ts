@@ -25,6 +25,14 @@ export function decodeImages(source: ImageSource): ImageModel {
       hint: 'make the checkpoint with a current version',
     });
   }
+  if (inventory.pre_dump_mode !== undefined) {
+    throw new StasisError({
+      code: 'IMAGE_FEATURE_UNSUPPORTED',
+      message: 'cannot read the images: they are of a pre-dump, which has the memory only',
+      subject: { image: 'inventory.img' },
+      hint: 'give the directory of the checkpoint that was made with this one as --parent-path',
+    });
+  }
   if (inventory.fdinfo_per_id !== true) throw corrupt('inventory.img', 'names descriptor tables by pid (too old)');
   const tree = set.messages('pstree');
   checkTree(tree);

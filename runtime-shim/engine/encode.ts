@@ -1,13 +1,13 @@
 // Raw capture to images: every room writes its part, objections are collected
 // in one pass, the inventory comes last because its presence means "complete".
 import type { Capture, PageMap, Timing } from '../../nativecore/schema/messages.js';
-import type { inventory_entry, task_kobj_ids_entry } from '../../oci-spec/images/messages.js';
+import { criu_pre_dump_mode, type inventory_entry, type task_kobj_ids_entry } from '../../oci-spec/images/messages.js';
 import type { Degradation, StasisError } from '../errors/index.js';
 import { EncodeContext } from './encode-context.js';
-import { ImageSetWriter, type ImageFile } from './image-set.js';
+import { ImageSetReader, ImageSetWriter, type ImageFile, type ImageSource } from './image-set.js';
 import type { EncodeOptions } from './options.js';
 import { rooms } from './resources/index.js';
-import { addPageMap } from './resources/page-map.js';
+import { addPageMap, intersectRuns, knownPages } from './resources/page-map.js';
 import { encodeSharedPageMaps } from './resources/shared-memory.js';
 import { namespaceIds } from './resources/task.js';
 
@@ -32,6 +32,7 @@ export interface EncodeSummary {
 
 const kImageVersion = 2;
 const kNoLsm = 0;
+const kNanosecondsPerMicrosecond = 1000n;
 const kNoNetworkLock = 2;
 
 /** Preconditions: the capture is of version 1. An image set with objections must not be kept. */
@@ -85,8 +86,22 @@ function inventoryOf(ctx: EncodeContext): inventory_entry {
   };
 }
 
+/** What makes a directory with memory only: it is no checkpoint, and a parent of one. */
+export function preDumpInventory(capture: Capture): ImageFile {
+  const images = new ImageSetWriter();
+  images.add('inventory', undefined, {
+    img_version: kImageVersion,
+    fdinfo_per_id: true,
+    ns_per_id: true,
+    dump_uptime: capture.host?.boottimeNs === undefined ? 0n : capture.host.boottimeNs / kNanosecondsPerMicrosecond,
+    pre_dump_mode: criu_pre_dump_mode.VM_READ,
+  });
+  return images.files()[0] as ImageFile;
+}
+
 /** pagemap-<pid> of every live task; page data themselves were written by the capture. */
-export function encodePageMaps(capture: Capture, pageMap: PageMap): readonly ImageFile[] {
+export function encodePageMaps(capture: Capture, pageMap: PageMap, parent?: ImageSource): readonly ImageFile[] {
+  const parentSet = parent === undefined ? undefined : new ImageSetReader(parent);
   const images = new ImageSetWriter();
   const byHostPid = new Map(pageMap.tasks.map((task) => [task.hostPid, task]));
   let pagesId = 0;
@@ -95,7 +110,17 @@ export function encodePageMaps(capture: Capture, pageMap: PageMap): readonly Ima
     pagesId += 1;
     const nsPid = task.nsPids.at(-1) ?? task.hostPid;
     const pages = byHostPid.get(task.hostPid);
-    addPageMap(images, { kind: 'pagemap', id: nsPid, pagesId: pages?.pagesId ?? pagesId, runs: pages?.runs ?? [] });
+    // A page that has not changed and that the parent does not have was all zeroes there, and is again.
+    const unchanged = pages?.unchangedRuns ?? [];
+    const parentRuns =
+      parentSet === undefined || unchanged.length === 0 ? [] : intersectRuns(unchanged, knownPages(parentSet, nsPid));
+    addPageMap(images, {
+      kind: 'pagemap',
+      id: nsPid,
+      pagesId: pages?.pagesId ?? pagesId,
+      runs: pages?.runs ?? [],
+      parentRuns,
+    });
   }
   encodeSharedPageMaps(capture, pageMap, images);
   return images.files();
@@ -108,6 +133,8 @@ export interface DumpTimings {
   readonly memoryWriteUs: number;
   readonly pagesScanned: bigint;
   readonly pagesWritten: bigint;
+  /** Left to the parent. */
+  readonly pagesSkipped: bigint;
 }
 
 export interface RestoreTimings {
@@ -128,7 +155,7 @@ export function encodeStats(stats: { readonly dump: DumpTimings } | { readonly r
         memdump_time: dump.memoryReadUs,
         memwrite_time: dump.memoryWriteUs,
         pages_scanned: dump.pagesScanned,
-        pages_skipped_parent: 0n,
+        pages_skipped_parent: dump.pagesSkipped,
         pages_written: dump.pagesWritten,
         pages_lazy: 0n,
       },

@@ -305,7 +305,15 @@ describe('what the engine refuses to restore', () => {
 describe('statistics', () => {
   it('have the form of the format', () => {
     const file = encodeStats({
-      dump: { freezingUs: 1, frozenUs: 2, memoryReadUs: 3, memoryWriteUs: 4, pagesScanned: 5n, pagesWritten: 6n },
+      dump: {
+        freezingUs: 1,
+        frozenUs: 2,
+        memoryReadUs: 3,
+        memoryWriteUs: 4,
+        pagesScanned: 5n,
+        pagesWritten: 6n,
+        pagesSkipped: 7n,
+      },
     });
     assert.equal(file.name, 'stats-dump');
     const [entry] = readImage('stats-dump', file.bytes);

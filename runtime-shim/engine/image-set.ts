@@ -6,6 +6,10 @@ import { imageKinds, type ImageKindName } from '../../oci-spec/images/magic.js';
 import type { PartialMessage } from '../../oci-spec/protobuf-codec.js';
 import { StasisError } from '../errors/index.js';
 
+/** Name of the link from a checkpoint to the one that it leaves pages to. */
+export const kParentName = 'parent';
+const kParentPrefix = `${kParentName}/`;
+
 export interface ImageFile {
   readonly name: string;
   readonly bytes: Uint8Array;
@@ -74,6 +78,8 @@ export interface ImageSource {
   sizeBytes(name: string): number | undefined;
   /** A part of a file that is too large to be read whole (page data); undefined if it is not there. */
   readRange?(name: string, offset: number, lengthBytes: number): Uint8Array | undefined;
+  /** The checkpoint that this one leaves pages to; undefined if it names none. */
+  parent?(): ImageSource | undefined;
 }
 
 /** Bytes that follow a message, by kind; the rest have none. */
@@ -90,6 +96,8 @@ const payloadLengths: Partial<Record<ImageKindName, (message: never, rest: numbe
 export class ImageSetReader {
   readonly #source: ImageSource;
   readonly #cache = new Map<string, readonly ImageEntry[]>();
+  /** null: looked for, and not there. */
+  #parent: ImageSetReader | null | undefined;
 
   constructor(source: ImageSource) {
     this.#source = source;
@@ -138,11 +146,23 @@ export class ImageSetReader {
   }
 
   rawRange(name: string, offset: number, lengthBytes: number): Uint8Array | undefined {
+    if (name.startsWith(kParentPrefix))
+      return this.parent()?.rawRange(name.slice(kParentPrefix.length), offset, lengthBytes);
     return this.#source.readRange?.(name, offset, lengthBytes);
   }
 
   sizeBytes(name: string): number | undefined {
+    if (name.startsWith(kParentPrefix)) return this.parent()?.sizeBytes(name.slice(kParentPrefix.length));
     return this.#source.sizeBytes(name);
+  }
+
+  /** Images that this set leaves pages to; undefined if there are none. */
+  parent(): ImageSetReader | undefined {
+    if (this.#parent === undefined) {
+      const source = this.#source.parent?.();
+      this.#parent = source === undefined ? null : new ImageSetReader(source);
+    }
+    return this.#parent ?? undefined;
   }
 
   list(): readonly string[] {

@@ -22,7 +22,7 @@ export function pageFileName(set: ImageSetReader, pagesId: number): string {
   return suffixes.map((suffix) => plain + suffix).find((name) => set.sizeBytes(name) !== undefined) ?? plain;
 }
 
-export const isCompressedPageFile = (name: string): boolean => /^pages-\d+\.img\.(lz4|zst)$/.test(name);
+export const isCompressedPageFile = (name: string): boolean => /^(parent\/)*pages-\d+\.img\.(lz4|zst)$/.test(name);
 
 /** Bytes of pages that the file stands for; undefined if there is no such file. Throws IMAGE_CORRUPT. */
 export function pageFileBytes(set: ImageSetReader, name: string): number | undefined {

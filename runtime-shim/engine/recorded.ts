@@ -68,6 +68,7 @@ export function somePages(capture: Capture): PageMap {
           const found = /^([0-9a-f]+)-[0-9a-f]+ .w.p/.exec(line);
           return found === null ? [] : [{ address: BigInt(`0x${found[1]}`), pageCount: 1n }];
         }),
+      unchangedRuns: [],
     }));
   return { tasks, timings: [], scannedPages: 0n, skippedZeroPages: 0n, shared: [] };
 }

@@ -17,7 +17,12 @@ import { StasisError } from '../errors/index.js';
 import { BadRequest, kCloneNewNet, parseExternal, refuseUnbuiltOptions, type RpcDirectories } from './options.js';
 import type { Notify, RpcOptions } from './packets.js';
 
-export async function dump(options: RpcOptions, directories: RpcDirectories, notify: Notify): Promise<void> {
+export async function dump(
+  options: RpcOptions,
+  directories: RpcDirectories,
+  notify: Notify,
+  { preDump = false } = {},
+): Promise<void> {
   refuseUnbuiltOptions(options);
   const hostPid = options.pid ?? 0;
   if (hostPid <= 0) throw new BadRequest('cannot dump: no pid is given, and a client cannot dump itself');
@@ -42,14 +47,17 @@ export async function dump(options: RpcOptions, directories: RpcDirectories, not
   const descriptorsPath = join(directories.imagePath, 'descriptors.json');
   const descriptors = existsSync(descriptorsPath) ? readFileSync(descriptorsPath) : undefined;
 
-  notify('pre-dump');
+  // CRIU's scripts of these names belong to dumps, not to pre-dumps.
+  if (!preDump) notify('pre-dump');
   await checkpointTree(
     {
       ...checkpointDefaults,
       imagePath: directories.imagePath,
       workPath: directories.workPath,
       logName: directories.logName,
-      leaveRunning: options.leave_running === true,
+      leaveRunning: options.leave_running === true || preDump,
+      preDump,
+      ...((options.parent_img ?? '') === '' ? {} : { parentPath: options.parent_img! }),
       encode: {
         shellJob: options.shell_job === true,
         fileLocks: options.file_locks === true,
@@ -76,7 +84,7 @@ export async function dump(options: RpcOptions, directories: RpcDirectories, not
         cgroupPaths,
       },
       files: descriptors === undefined ? [] : [{ name: 'descriptors.json', bytes: descriptors }],
-      committed: () => notify('post-dump'),
+      committed: () => void (!preDump && notify('post-dump')),
     },
   );
 }

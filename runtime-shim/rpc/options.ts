@@ -50,8 +50,7 @@ function clientDirectory(clientHostPid: number, fd: number, what: string): strin
 /** What neither dump nor restore can do; false and empty values ask for nothing. */
 export function refuseUnbuiltOptions(options: RpcOptions): void {
   const asked: readonly (readonly [name: string, given: boolean, why: string])[] = [
-    ['parent_img', (options.parent_img ?? '') !== '', 'incremental checkpoints are not built yet'],
-    ['auto_dedup', options.auto_dedup === true, 'incremental checkpoints are not built yet'],
+    ['auto_dedup', options.auto_dedup === true, 'removing pages from parent images is not built yet'],
     ['lazy_pages', options.lazy_pages === true, 'lazy restore is not built yet'],
     ['ps', options.ps !== undefined, 'serving pages over a network is not built yet'],
     ['leave_stopped', options.leave_stopped === true, 'leaving a tree stopped is not built yet'],

@@ -37,7 +37,7 @@ async function answer(request: RpcRequest, socket: RpcSocket): Promise<RpcRespon
     case criu_req_type.VERSION:
       return { type, success: true, version: { major_number: criuVersion.major, minor_number: criuVersion.minor } };
     case criu_req_type.FEATURE_CHECK:
-      return { type, success: true, features: { mem_track: false, lazy_pages: false, pidfd_store: false } };
+      return { type, success: true, features: { mem_track: true, lazy_pages: false, pidfd_store: false } };
     case criu_req_type.CHECK:
       return check();
     case criu_req_type.DUMP:
@@ -51,7 +51,10 @@ async function answer(request: RpcRequest, socket: RpcSocket): Promise<RpcRespon
       }));
     case criu_req_type.PRE_DUMP:
     case criu_req_type.SINGLE_PRE_DUMP:
-      return failure(type, new BadRequest('cannot pre-dump: incremental checkpoints are not built yet'));
+      return await work(request, socket, async (options, directories, notify) => {
+        await dump(options, directories, notify, { preDump: true });
+        return {};
+      });
     case criu_req_type.PAGE_SERVER:
     case criu_req_type.PAGE_SERVER_CHLD:
       return failure(type, new BadRequest('cannot serve pages over a network: this is not built yet'));

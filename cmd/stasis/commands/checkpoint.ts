@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import { checkpointOptions } from '../../../oci-spec/runtime-options.js';
 import { findStateRoot } from '../../../runtime-shim/container/index.js';
 import { checkpointContainer } from '../../../runtime-shim/checkpoint.js';
+import { checkpointInRounds } from '../../../runtime-shim/checkpoint-rounds.js';
 import { checkpointDefaults } from '../../../runtime-shim/checkpoint-request.js';
 import { jsonText } from '../../render/table.js';
 import { requireRoot } from '../../require-root.js';
@@ -27,13 +28,15 @@ export const checkpointCommand: Command = {
       return value === undefined ? undefined : resolve(context.cwd, value);
     };
     const archive = archiveRequest(given, context);
+    const incremental = incrementalRequest(given);
     const request = {
       ...checkpointDefaults,
       root: context.globals.root ?? findStateRoot(id, context.environment),
       id,
       imagePath: path('image-path') ?? resolve(context.cwd, 'checkpoint'),
       workPath: path('work-path'),
-      leaveRunning: flag(given, 'leave-running'),
+      leaveRunning: flag(given, 'leave-running') || incremental.preDump,
+      ...incremental,
       ...(archive === undefined ? pageCompression(given) : {}),
       sync: !flag(given, 'no-fsync'),
       encode: {
@@ -45,7 +48,8 @@ export const checkpointCommand: Command = {
       signal: context.signal,
     };
     const result = await showProgress(text(given, 'progress') === 'json', (onProgress) => {
-      if (archive === undefined) return checkpointContainer({ ...request, onProgress });
+      if (archive === undefined)
+        return (flag(given, 'iterate') ? checkpointInRounds : checkpointContainer)({ ...request, onProgress });
       const at = (doneBytes: number, totalBytes: number): void =>
         onProgress?.({ phase: 'archive', doneBytes, totalBytes });
       return checkpointContainer({
@@ -63,6 +67,18 @@ export const checkpointCommand: Command = {
     return 0;
   },
 };
+
+function incrementalRequest(given: Given): { readonly preDump: boolean; readonly parentPath?: string } {
+  const preDump = flag(given, 'pre-dump');
+  const parentPath = text(given, 'parent-path');
+  const iterate = flag(given, 'iterate');
+  const used = preDump ? '--pre-dump' : parentPath !== undefined ? '--parent-path' : iterate ? '--iterate' : undefined;
+  if (used !== undefined && text(given, 'archive') !== undefined)
+    throw usage(`cannot use ${used} with --archive`, 'an archive holds a whole checkpoint: leave the option out');
+  if (iterate && (preDump || parentPath !== undefined))
+    throw usage('cannot use --iterate with --pre-dump or --parent-path: it makes the rounds itself');
+  return parentPath === undefined ? { preDump } : { preDump, parentPath };
+}
 
 const forArchives = ['lower', 'image', 'ignore-rootfs'] as const;
 

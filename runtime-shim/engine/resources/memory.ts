@@ -468,7 +468,7 @@ function digestOfPages(ctx: CompileContext, task: ImageTask, start: bigint, end:
   const pages = pageRuns(ctx, task);
   const run = pages?.runs.find((candidate) => candidate.start <= start && candidate.end >= end);
   if (pages === undefined || run === undefined) return undefined;
-  const bytes = readPages(ctx.images.set, pages.file, Number(run.offset + start - run.start), Number(end - start));
+  const bytes = readPages(ctx.images.set, run.file, Number(run.offset + start - run.start), Number(end - start));
   return bytes === undefined ? undefined : createHash('sha256').update(bytes).digest('hex');
 }
 
@@ -484,7 +484,6 @@ function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): 
   const from = `pagemap[${image.pid}]`;
   const targets = mm.vmas.filter((vma) => (vma.status & (vmaStatus.VSYSCALL | vmaStatus.GUARD)) === 0);
   let at = 0;
-  let pageFile: number | undefined;
   let last: vma_entry | undefined;
   for (const run of pages.runs) {
     let start = run.start;
@@ -505,12 +504,11 @@ function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): 
           (vma.flags & mapFlag.DROPPABLE) === 0
         ) {
           const method = anonymous && ctx.options.kernel.userfaultfd ? kMethodUffd : kMethodMem;
-          pageFile ??= ctx.plan.pageFile(pages.file);
           builder.fills.push({
             method,
             address: start,
             pageCount: (end - start) / kPageBytes,
-            pageFile,
+            pageFile: ctx.plan.pageFile(run.file),
             fileOffsetBytes: run.offset + (start - run.start),
           });
           if (method === kMethodUffd && vma !== last)

@@ -1,8 +1,9 @@
 // pagemap images, of private and of shared memory alike: which pages there are,
 // and where in their page file.
 import type { PageRun as CapturedRun } from '../../../nativecore/schema/messages.js';
+import type { pagemap_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext } from '../compile-context.js';
-import type { ImageSetWriter } from '../image-set.js';
+import type { ImageSetReader, ImageSetWriter } from '../image-set.js';
 import { pageFileBytes, pageFileName } from '../page-frames.js';
 import { kPageBytes, kTaskEnd, pageFlag } from './mapping-flags.js';
 
@@ -17,33 +18,80 @@ export function addPageMap(
     readonly id: number | bigint;
     readonly pagesId: number;
     readonly runs: readonly CapturedRun[];
+    /** Not in the page file: as in the parent images. */
+    readonly parentRuns?: readonly CapturedRun[];
   },
 ): void {
   images.addAs(map.kind, map.id, 'pagemap_head', { pages_id: map.pagesId });
-  for (const run of map.runs) {
+  const own = map.runs.map((run) => ({ run, inParent: false }));
+  const parents = (map.parentRuns ?? []).map((run) => ({ run, inParent: true }));
+  const entries =
+    parents.length === 0
+      ? own
+      : [...own, ...parents].sort((one, other) => (one.run.address < other.run.address ? -1 : 1));
+  for (const { run, inParent } of entries) {
     images.add(map.kind, map.id, {
       vaddr: run.address,
       // CRIU 4.2 reads nr_pages; older readers, and checkpointctl among them, know this field only.
       compat_nr_pages: Number(run.pageCount <= 0xffffffffn ? run.pageCount : 0n),
-      flags: pageFlag.PRESENT,
+      flags: inParent ? pageFlag.PARENT : pageFlag.PRESENT,
       nr_pages: run.pageCount,
+      ...(inParent ? { in_parent: true } : {}),
     });
   }
 }
+
+/** Both ascending: what of `runs` lies inside `known`. */
+export function intersectRuns(runs: readonly CapturedRun[], known: readonly CapturedRun[]): CapturedRun[] {
+  const common: CapturedRun[] = [];
+  let next = 0;
+  for (const run of runs) {
+    const end = endOf(run);
+    while (next < known.length && endOf(known[next]!) <= run.address) next += 1;
+    for (let at = next; at < known.length && known[at]!.address < end; at += 1) {
+      const other = known[at]!;
+      const from = other.address > run.address ? other.address : run.address;
+      const to = endOf(other) < end ? endOf(other) : end;
+      if (from < to) common.push({ address: from, pageCount: (to - from) / kPageBytes });
+    }
+  }
+  return common;
+}
+
+const endOf = ({ address, pageCount }: CapturedRun): bigint => address + pageCount * kPageBytes;
+
+/** Which pages of a process a set of images knows, in its own page file or by its parents. */
+export function knownPages(set: ImageSetReader, pid: number): CapturedRun[] {
+  const [, ...entries] = set.entries('pagemap', pid);
+  const runs: CapturedRun[] = [];
+  for (const { message } of entries) {
+    const run = { address: message.vaddr, pageCount: pageCountOf(message) };
+    const last = runs.at(-1);
+    if (last !== undefined && endOf(last) === run.address) last.pageCount += run.pageCount;
+    else runs.push(run);
+  }
+  return runs;
+}
+
+const pageCountOf = (entry: pagemap_entry): bigint => entry.nr_pages ?? BigInt(entry.compat_nr_pages);
 
 // ---- images to plan
 
 export interface PageRun {
   readonly start: bigint;
   readonly end: bigint;
+  /** Page file, relative to the images: "pages-1.img", "parent/pages-1.img". */
+  readonly file: string;
   /** In the page file. */
   readonly offset: bigint;
 }
 
 export interface PageMap {
-  readonly file: string;
   readonly runs: readonly PageRun[];
 }
+
+/** A chain of incremental checkpoints; more are no honest one's. */
+const kMaximalParents = 256;
 
 /** "absent": there is no such image. Undefined after objecting. */
 export function readPageMap(
@@ -51,43 +99,103 @@ export function readPageMap(
   kind: PageMapKind,
   id: number | bigint,
 ): PageMap | 'absent' | undefined {
-  const [head, ...entries] = ctx.images.set.entries(kind, id);
-  if (head === undefined) return 'absent';
-  const image = `${kind}-${id}.img`;
-  const file = pageFileName(ctx.images.set, (head.message as unknown as { pages_id: number }).pages_id);
-  const runs: PageRun[] = [];
-  let offset = 0n;
-  let end = 0n;
-  for (const { message: entry } of entries) {
-    const pages = entry.nr_pages ?? BigInt(entry.compat_nr_pages);
-    const flags = entry.flags ?? (entry.in_parent === true ? pageFlag.PARENT : pageFlag.PRESENT);
-    const runEnd = entry.vaddr + pages * kPageBytes;
-    if (entry.vaddr % kPageBytes !== 0n || entry.vaddr < end || pages === 0n || runEnd > kTaskEnd) {
-      ctx.object('IMAGE_CORRUPT', `"${image}" is not in order at 0x${entry.vaddr.toString(16)}`, { image });
-      return undefined;
+  return new PageMapReader(ctx, kind, id).read(ctx.images.set, '', 0);
+}
+
+class PageMapReader {
+  readonly #ctx: CompileContext;
+  readonly #kind: PageMapKind;
+  readonly #id: number | bigint;
+  readonly #image: string;
+
+  constructor(ctx: CompileContext, kind: PageMapKind, id: number | bigint) {
+    this.#ctx = ctx;
+    this.#kind = kind;
+    this.#id = id;
+    this.#image = `${kind}-${id}.img`;
+  }
+
+  read(set: ImageSetReader, prefix: string, depth: number): PageMap | 'absent' | undefined {
+    const [head, ...entries] = set.entries(this.#kind, this.#id);
+    if (head === undefined) return 'absent';
+    const image = prefix + this.#image;
+    const plain = pageFileName(set, (head.message as unknown as { pages_id: number }).pages_id);
+    const file = prefix + plain;
+    const runs: PageRun[] = [];
+    const missing: { readonly start: bigint; readonly end: bigint }[] = [];
+    let offset = 0n;
+    let end = 0n;
+    for (const { message: entry } of entries) {
+      const pages = pageCountOf(entry);
+      const flags = entry.flags ?? (entry.in_parent === true ? pageFlag.PARENT : pageFlag.PRESENT);
+      const runEnd = entry.vaddr + pages * kPageBytes;
+      if (entry.vaddr % kPageBytes !== 0n || entry.vaddr < end || pages === 0n || runEnd > kTaskEnd) {
+        this.#ctx.object('IMAGE_CORRUPT', `"${image}" is not in order at 0x${entry.vaddr.toString(16)}`, { image });
+        return undefined;
+      }
+      end = runEnd;
+      if ((flags & pageFlag.PRESENT) !== 0) {
+        runs.push({ start: entry.vaddr, end: runEnd, file, offset });
+        offset += pages * kPageBytes;
+      } else if ((flags & pageFlag.PARENT) !== 0) {
+        missing.push({ start: entry.vaddr, end: runEnd });
+      } else {
+        this.#ctx.object(
+          'IMAGE_FEATURE_UNSUPPORTED',
+          `"${image}" leaves pages to a page server`,
+          { image },
+          'use a full checkpoint',
+        );
+        return undefined;
+      }
     }
-    end = runEnd;
-    if ((flags & pageFlag.PRESENT) === 0) {
-      ctx.object(
-        'IMAGE_FEATURE_UNSUPPORTED',
-        `"${image}" leaves pages to a parent checkpoint or a page server`,
-        { image },
-        'use a full checkpoint',
+    const size = pageFileBytes(set, plain);
+    if (offset > 0n && (size === undefined || BigInt(size) < offset)) {
+      this.#ctx.object(
+        size === undefined ? 'IMAGE_MISSING' : 'IMAGE_CORRUPT',
+        size === undefined ? `"${file}" is missing` : `"${file}" is truncated (${size} bytes, wanted ${offset})`,
+        { image: file },
+        'use a complete copy of the checkpoint',
       );
       return undefined;
     }
-    runs.push({ start: entry.vaddr, end: runEnd, offset });
-    offset += pages * kPageBytes;
+    if (missing.length === 0) return { runs };
+    return this.#fromParent(set, prefix, depth, runs, missing);
   }
-  const size = pageFileBytes(ctx.images.set, file);
-  if (offset > 0n && (size === undefined || BigInt(size) < offset)) {
-    ctx.object(
-      size === undefined ? 'IMAGE_MISSING' : 'IMAGE_CORRUPT',
-      size === undefined ? `"${file}" is missing` : `"${file}" is truncated (${size} bytes, wanted ${offset})`,
-      { image: file },
-      'use a complete copy of the checkpoint',
-    );
-    return undefined;
+
+  #fromParent(
+    set: ImageSetReader,
+    prefix: string,
+    depth: number,
+    own: readonly PageRun[],
+    missing: readonly { readonly start: bigint; readonly end: bigint }[],
+  ): PageMap | undefined {
+    const image = prefix + this.#image;
+    const parent = depth < kMaximalParents ? set.parent() : undefined;
+    const map = parent === undefined ? 'absent' : this.read(parent, `${prefix}parent/`, depth + 1);
+    if (map === undefined) return undefined;
+    const known = map === 'absent' ? [] : map.runs;
+    const found: PageRun[] = [];
+    let next = 0;
+    for (const { start, end } of missing) {
+      let at = start;
+      while (next < known.length && known[next]!.end <= at) next += 1;
+      for (let index = next; at < end; index += 1) {
+        const run = known[index];
+        if (run === undefined || run.start > at) {
+          this.#ctx.object(
+            'IMAGE_MISSING',
+            `"${image}" leaves the page at 0x${at.toString(16)} to its parent checkpoint, ${parent === undefined ? 'which is not there' : 'which lacks it'}`,
+            { image },
+            'keep the directories of an incremental checkpoint together, at their places relative to each other',
+          );
+          return undefined;
+        }
+        const to = run.end < end ? run.end : end;
+        found.push({ start: at, end: to, file: run.file, offset: run.offset + (at - run.start) });
+        at = to;
+      }
+    }
+    return { runs: [...own, ...found].sort((one, other) => (one.start < other.start ? -1 : 1)) };
   }
-  return { file, runs };
 }

@@ -155,14 +155,13 @@ export class SharedMemoryPlan {
         const how = flags | mapFlag.FIXED_NOREPLACE;
         root.step(Phase.FILES, 'mmap', [scratch, sizeBytes, access, how, memfd ?? -1, 0n], options);
       } else root.step(Phase.FILES, 'shmat', [segment, scratch, 0], options);
-      const { file, runs } = object.content;
-      for (const run of runs)
+      for (const run of object.content.runs)
         root.fills.push({
           // not through userfaultfd: the others would not wait for pages of a mapping that is not theirs
           method: kMethodMem,
           address: object.scratch + run.start,
           pageCount: (run.end - run.start) / kPageBytes,
-          pageFile: this.#ctx.plan.pageFile(file),
+          pageFile: this.#ctx.plan.pageFile(run.file),
           fileOffsetBytes: run.offset,
         });
     }
@@ -215,5 +214,5 @@ const kMethodMem = 1;
 /** Where the content of an object is; no runs after objecting, and where nothing is but zeroes. */
 function contentOf(ctx: CompileContext, shmid: bigint): PageMap {
   const map = readPageMap(ctx, 'pagemap-shmem', shmid);
-  return map === undefined || map === 'absent' ? { file: '', runs: [] } : map;
+  return map === undefined || map === 'absent' ? { runs: [] } : map;
 }

@@ -1,0 +1,64 @@
+// Incremental checkpoints: which earlier one pages are left to, and under which
+// token the core's keeper notes what changes (capture/memory_tracking.h).
+import { randomBytes } from 'node:crypto';
+import { isAbsolute, join, relative } from 'node:path';
+import { FormatError, JsonReader, parseJson } from '../oci-spec/json.js';
+import type { OutputFile } from './image-output.js';
+import { ImageInput } from './image-input.js';
+import { StasisError } from './errors/index.js';
+
+const kTrackingName = 'stasis-tracking.json';
+const kVersion = 1;
+
+export interface ParentCheckpoint extends Disposable {
+  /** As the link in the new images says it, relative to them. */
+  readonly link: string;
+  readonly images: ImageInput;
+  /** "": nobody has kept note of changes since. */
+  readonly token: string;
+}
+
+/** `parentPath`: absolute, or relative to the new images as CRIU and runc have it. */
+export function openParent(imagePath: string, parentPath: string): ParentCheckpoint {
+  const link = isAbsolute(parentPath) ? relative(imagePath, parentPath) : parentPath;
+  const directory = join(imagePath, link);
+  const place = join(imagePath, '..');
+  if (relative(place, directory).startsWith('..') || relative(imagePath, directory) === '') {
+    throw new StasisError({
+      code: 'USAGE',
+      message: `cannot leave pages to ${directory}: a parent checkpoint lies below ${place}, beside the new one or in it`,
+      subject: { path: directory },
+      hint: 'give --parent-path a directory there, for example ../before, which is relative to --image-path',
+    });
+  }
+  const images = new ImageInput(directory);
+  return { link, images, token: readToken(images), [Symbol.dispose]: () => images[Symbol.dispose]() };
+}
+
+function readToken(images: ImageInput): string {
+  const bytes = images.read(kTrackingName);
+  if (bytes === undefined) return '';
+  try {
+    const document = new JsonReader(parseJson(Buffer.from(bytes).toString('utf8')));
+    if (document.field('version').integer() !== kVersion) return '';
+    const token = document.field('token').string();
+    if (!/^[0-9a-f]{32}$/.test(token)) throw new FormatError('token', 'is none');
+    return token;
+  } catch (error) {
+    throw new StasisError({
+      code: 'IMAGE_CORRUPT',
+      message: `cannot read the images: "${kTrackingName}": ${(error as Error).message}`,
+      subject: { image: kTrackingName, path: images.directory },
+      hint: 'make a new pre-dump',
+      cause: error,
+    });
+  }
+}
+
+export function newTrackingToken(): string {
+  return randomBytes(16).toString('hex');
+}
+
+export function trackingFile(token: string): OutputFile {
+  return { name: kTrackingName, bytes: Buffer.from(`${JSON.stringify({ version: kVersion, token })}\n`) };
+}
