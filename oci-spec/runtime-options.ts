@@ -33,7 +33,8 @@ export const globalOptions: readonly RuntimeOption[] = [
 
 const dedup = 'removing pages from parent images is not built yet; they stay whole, and digests stay right';
 const remotePages = 'serving pages over a network is not built yet; write the images to a shared directory';
-const lazyPages = 'lazy restore is not built yet; leave the option out for a full one';
+const lazyCheckpoint =
+  'serving pages from the checkpointed container is not built yet; checkpoint without it, and restore with --lazy-pages';
 
 const shared: readonly RuntimeOption[] = [
   { name: 'image-path', type: 'string', describe: 'directory of the images (default "<cwd>/checkpoint")' },
@@ -41,7 +42,6 @@ const shared: readonly RuntimeOption[] = [
   { name: 'tcp-established', type: 'boolean', describe: 'allow established TCP connections' },
   { name: 'ext-unix-sk', type: 'boolean', describe: 'allow unix sockets with a peer outside' },
   { name: 'shell-job', type: 'boolean', describe: 'allow a session that belongs to a shell outside' },
-  { name: 'lazy-pages', type: 'boolean', describe: 'copy memory on demand after the restore', refused: lazyPages },
   { name: 'file-locks', type: 'boolean', describe: 'allow file locks' },
   {
     name: 'manage-cgroups-mode',
@@ -88,6 +88,7 @@ export const checkpointOptions: readonly RuntimeOption[] = [
   { name: 'lower', type: 'string', describe: 'with --archive: what the root file system was, if it is no overlay' },
   { name: 'image', type: 'string', describe: 'with --archive: name of the image that the container was made from' },
   ignoreRootfs,
+  { name: 'lazy-pages', type: 'boolean', describe: 'send memory on demand later', refused: lazyCheckpoint },
   {
     name: 'parent-path',
     type: 'string',
@@ -119,6 +120,7 @@ export const restoreOptions: readonly RuntimeOption[] = [
   { name: 'max-bytes', type: 'string', describe: 'with --archive: refuse one that unpacks to more' },
   ignoreRootfs,
   { name: 'bundle', alias: 'b', type: 'string', describe: 'directory of config.json (default: the working directory)' },
+  { name: 'lazy-pages', type: 'boolean', describe: 'fill private memory while the container runs already' },
   { name: 'detach', alias: 'd', type: 'boolean', describe: 'return as soon as the container runs' },
   { name: 'prepare', type: 'boolean', describe: 'restore, but leave it waiting for "start"; implies --detach' },
   { name: 'pid-file', type: 'string', describe: 'file that the pid of init is written to' },

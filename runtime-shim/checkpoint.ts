@@ -1,5 +1,6 @@
 // THE checkpoint sequence: freeze and capture, encode, commit the images, and
 // only then end the target. What a step does in detail is elsewhere.
+import { join } from 'node:path';
 import { encodeImages, encodePageMaps, encodeStats, preDumpInventory, type EncodeOptions } from './engine/index.js';
 import {
   checkpointExternals,
@@ -13,6 +14,7 @@ import { refuseObjections, type CheckpointOptions, type CheckpointResult } from 
 import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from './checkpoint-steps.js';
 import { CoreSession, LogFile, timingLine } from './core-session.js';
 import { archiveContainer, type ContainerArchive } from './container-archive.js';
+import { awaitLazyPages } from './lazy-pages.js';
 import { ImageOutput } from './image-output.js';
 import { newTrackingToken, openParent, trackingFile } from './incremental.js';
 import { PhaseClock } from './phase-clock.js';
@@ -31,12 +33,14 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
   const base = request.leaveRunning ? undefined : findBaseRuntime();
   using container = openContainer({ root: request.root, id: request.id, verb });
   const { state } = container;
+  const goal = `checkpoint container ${JSON.stringify(request.id)}`;
+  await awaitLazyPages(goal, join(request.root, request.id));
   const externals = checkpointExternals(state, request.root, readCgroupLayout());
 
   using archive = request.archive === undefined ? undefined : archiveContainer(request.archive, container, request);
   const result = await checkpointTree(request, {
     ...(archive === undefined ? {} : { output: archive }),
-    goal: `checkpoint container ${JSON.stringify(request.id)}`,
+    goal,
     capture: {
       rootHostPid: state.initHostPid,
       rootStartTicks: state.initStartTicks,

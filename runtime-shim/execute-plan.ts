@@ -12,6 +12,8 @@ export interface PlanExecution {
   readonly images: ImageInput;
   readonly log: LogFile;
   readonly deadlineMs: number;
+  /** Private memory is filled by a page process, which compares the digests of its files. */
+  readonly lazyPages?: boolean;
   /** What the core is told besides the plan: cgroups, id maps, what to undo. */
   readonly orders?: PartialMessage<ExecuteRequest>;
   /** Tells the world of the tree while it waits; a failure rolls the restore back. */
@@ -51,9 +53,11 @@ export async function executePlan(
 ): Promise<{ readonly parked: Parked; readonly timings: readonly Timing[] }> {
   const { plan, images, log, deadlineMs, orders, publish, keep = false, clock } = execution;
   clock?.enter('execute');
-  core.send({ execute: { version: 1, plan, deadlineMs, ...orders } });
+  const lazyFiles = execution.lazyPages === true ? lazyPageFiles(plan) : new Set<string>();
+  const lazy = execution.lazyPages === true ? lazyRequest(plan, images) : {};
+  core.send({ execute: { version: 1, plan, deadlineMs, ...lazy, ...orders } });
   // Meanwhile: altered images must not be released, but need not hold up the filling.
-  const imagesVerified = images.verifyRest();
+  const imagesVerified = images.verifyRest(lazyFiles);
   // Awaited below; if the core fails before, its failure is the one to tell.
   imagesVerified.catch(() => undefined);
   const parked = await core.receive('parked');
@@ -74,4 +78,19 @@ export async function executePlan(
   await core.receive('kept');
   core.letGo();
   return { parked, timings: parked.timings };
+}
+
+const kMethodUffd = 0;
+
+function lazyPageFiles(plan: PartialMessage<Plan>): ReadonlySet<string> {
+  const fills = (plan.tasks ?? []).flatMap((task) => task.fills ?? []);
+  return new Set(
+    fills
+      .filter(({ method }) => (method ?? 0) === kMethodUffd)
+      .map(({ pageFile }) => plan.pageFiles?.[pageFile ?? 0] ?? ''),
+  );
+}
+
+function lazyRequest(plan: PartialMessage<Plan>, images: ImageInput): PartialMessage<ExecuteRequest> {
+  return { lazyPages: true, pageFileDigests: (plan.pageFiles ?? []).map((name) => images.digestOf(name)) };
 }

@@ -112,14 +112,20 @@ export class ImageInput {
   /**
    * Hashes what read() has not: page files, and images that a restore has no use for, because a checkpoint that
    * was altered anywhere is not trusted. Run while the executor fills memory, awaited before release.
+   * `leftOut`: what a page process will compare when it has read it.
    */
-  async verifyRest(): Promise<void> {
+  async verifyRest(leftOut: ReadonlySet<string> = new Set()): Promise<void> {
     for (const [name, expected] of this.#manifest?.files ?? []) {
-      if (this.#verified.has(name)) continue;
+      if (this.#verified.has(name) || leftOut.has(name)) continue;
       const found = await hashFile(join(this.directory, name));
       if (found.sha256 !== expected.sha256) throw altered(name);
     }
     await this.#parent?.verifyRest();
+  }
+
+  /** sha256 of the file as it was written; "" if the images do not say. */
+  digestOf(name: string): string {
+    return this.#manifest?.files.get(name)?.sha256 ?? '';
   }
 
   [Symbol.dispose](): void {

@@ -17,6 +17,7 @@ import {
 import { Belongings, kYardName } from './belongings.js';
 import { runRestoreHooks } from './hooks.js';
 import type { CoreSession } from './core-session.js';
+import { noteLazyPages } from './lazy-pages.js';
 import type { Bundle } from './bundle.js';
 import type { ContainerRestore } from './restore-request.js';
 import { writeStateFiles } from './state-files.js';
@@ -116,6 +117,7 @@ export class NewContainer {
       cgroupPath: place.path,
       seccompFilter: this.#from.seccompFilter,
     });
+    noteLazyPages(this.#made.stateDirectory, parked);
     if (this.#request.pidFile !== undefined) this.#made.writePidFile(this.#request.pidFile, parked.rootHostPid);
   }
 

@@ -24,6 +24,8 @@ export interface ContainerRestore {
   readonly noPivot: boolean;
   readonly noNewKeyring: boolean;
   readonly shellJob: boolean;
+  /** Release first, fill private memory while the container runs. */
+  readonly lazyPages?: boolean;
   /** From the start of the core until every task is parked. */
   readonly deadlineMs: number;
   readonly signal?: AbortSignal;

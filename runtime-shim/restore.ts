@@ -21,6 +21,7 @@ import { readBundle, refuseConsoleMismatch } from './bundle.js';
 import { ConsoleChannel, ConsoleSocket } from './console.js';
 import { executePlan, startExecutor } from './execute-plan.js';
 import { inheritFromBundle } from './inheritance.js';
+import { refuseLazyPages } from './lazy-pages.js';
 import { NewContainer } from './new-container.js';
 import { PhaseClock } from './phase-clock.js';
 import { kernelFacts, writeRestoreStats } from './restore-steps.js';
@@ -65,15 +66,18 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     consoleFd: channel?.innerFd,
   });
   clock.enter('compile');
+  const kernel = kernelFacts();
   const compiled = compilePlan(model, {
     ...inheritance.compileOptions,
     rootfs: bundle.rootfs,
     yardDirectory: NewContainer.yardOf(request),
     emptyNetNamespace: true,
     shellJob: request.shellJob,
-    kernel: kernelFacts(),
+    lazyPages: request.lazyPages === true,
+    kernel,
   } satisfies CompileOptions);
   refuseObjections(goal, compiled.objections);
+  if (request.lazyPages === true) refuseLazyPages(goal, compiled.plan, kernel.userfaultfd);
 
   clock.enter('start');
   using log = new LogFile(request.workPath ?? request.imagePath, 'restore.log');
@@ -103,6 +107,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     log,
     deadlineMs: request.deadlineMs,
     clock,
+    lazyPages: request.lazyPages === true,
     orders: { ...container.executeRequest(), uidMap: inheritance.uidMap, gidMap: inheritance.gidMap },
     keep: request.prepare === true,
     publish: async (waiting) => {

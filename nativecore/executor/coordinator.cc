@@ -151,6 +151,7 @@ void Coordinator::check_tasks() {
   if (sys::try_waitpid(janitor_->host_pid(), &status, WNOHANG).value > 0) {
     throw NativeError("janitor_gone", "the janitor has been killed");
   }
+  if (lazy_) lazy_->check_alive();
   try {
     tree_->check_alive();
   } catch (const NativeError&) {
@@ -207,9 +208,19 @@ void Coordinator::fill() {
   timings_.enter("fill");
   fault_point("fill_memory");
   Progress progress(channel_, "fill");
-  const FillSummary summary = fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, deadline_, progress);
-  log_line("filled %llu bytes through userfaultfd, %llu through /proc/PID/mem",
-           static_cast<unsigned long long>(summary.uffd_bytes), static_cast<unsigned long long>(summary.mem_bytes));
+  LazyMemory later;
+  later.files.resize(plan_.page_files.size());
+  for (size_t file = 0; file < later.files.size(); ++file) {
+    later.files[file].name = plan_.page_files[file];
+    if (file < request_.page_file_digests.size()) later.files[file].sha256 = request_.page_file_digests[file];
+  }
+  const FillSummary summary =
+      fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, deadline_, progress, request_.lazy_pages ? &later : nullptr);
+  log_line("filled %llu bytes through userfaultfd, %llu through /proc/PID/mem, %llu are left to the page process",
+           static_cast<unsigned long long>(summary.uffd_bytes), static_cast<unsigned long long>(summary.mem_bytes),
+           static_cast<unsigned long long>(summary.lazy_bytes));
+  // Now: the kernel itself may touch missing memory when threads register what they have there.
+  if (!later.spaces.empty()) lazy_.emplace(std::move(later), tree_->pidfd(0));
 }
 
 void Coordinator::locate_threads() {
@@ -236,6 +247,7 @@ void Coordinator::send_parked() {
   writer.add_int32(1, tree_->host_pid(0));
   writer.add_uint64(2, tree_->root_start_ticks());
   for (const std::string& line : take_log_lines()) writer.add_string(4, line);
+  if (lazy_) writer.add_int32(5, lazy_->host_pid());
   channel_.send(FromCoreKind::parked, body);
 }
 
@@ -317,6 +329,7 @@ void Coordinator::release() {
 
 void Coordinator::commit() {
   fault_point("commit");
+  if (lazy_) lazy_->commit();
   tree_->let_go();
   janitor_->dismiss();
   finished_ = true;
@@ -328,6 +341,7 @@ std::vector<NativeError> Coordinator::take_back() {
   finished_ = true;
   // Not reset: the tree's descriptors may still be named by an error on its way out.
   if (tree_) tree_->kill_all();
+  lazy_.reset();  // after the tasks: with the last descriptor of their memory it would read as zeros
   std::vector<NativeError> failures = perform_undo(request_.undo);
   if (janitor_) janitor_->dismiss();
   return failures;

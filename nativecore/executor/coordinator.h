@@ -11,6 +11,7 @@
 #include "base/timing.h"
 #include "executor/hole.h"
 #include "executor/janitor.h"
+#include "executor/lazy_memory.h"
 #include "executor/parked_threads.h"
 #include "executor/plan_model.h"
 #include "executor/restored_tree.h"
@@ -68,6 +69,7 @@ class Coordinator {
   std::optional<Hole> hole_;
   std::optional<Janitor> janitor_;
   std::optional<RestoredTree> tree_;
+  std::optional<LazyPages> lazy_;
   std::optional<ParkedThreads> threads_;
   std::optional<StartDoor> door_;
   bool finished_ = false;

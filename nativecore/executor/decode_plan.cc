@@ -255,6 +255,8 @@ ExecuteRequest decode_execute_request(std::string_view message) {
         case 8: request.gid_map.push_back(decode_id_map(reader.get_message())); break;
         case 9: append_int32s(reader, request.stop_before_step); break;
         case 11: request.start_fifo = reader.get_string(); break;
+        case 20: request.lazy_pages = reader.get_bool(); break;
+        case 21: request.page_file_digests.push_back(reader.get_string()); break;
         default: reader.skip();
       }
     }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <cerrno>
@@ -39,9 +40,11 @@ struct Chunk {
 // descriptor, which a step of the task closes.
 class RegisteredRanges {
  public:
-  RegisteredRanges(UniqueFd uffd, const std::vector<PlanRange>& ranges) : uffd_(std::move(uffd)), ranges_(ranges) {
+  RegisteredRanges(UniqueFd uffd, const std::vector<PlanRange>& ranges, uint64_t features)
+      : uffd_(std::move(uffd)), ranges_(ranges) {
     uffdio_api api{};
     api.api = UFFD_API;
+    api.features = features;
     if (::ioctl(uffd_.borrow(), UFFDIO_API, &api) < 0) throw NativeError::from_errno("ioctl UFFDIO_API", errno);
     for (const PlanRange& range : ranges_) {
       uffdio_register request{};
@@ -56,6 +59,7 @@ class RegisteredRanges {
   RegisteredRanges(RegisteredRanges&&) = default;
 
   int borrow() const { return uffd_.borrow(); }
+  UniqueFd take() && { return std::move(uffd_); }
 
   // Not in a destructor: if it fails the task would hang at its first missing
   // page. When filling fails the task is killed, so nothing need be unregistered.
@@ -159,10 +163,31 @@ class Copying {
   std::exception_ptr failure_;
 };
 
+// What the program does to memory that is not there yet.
+constexpr uint64_t kLazyFeatures =
+    UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
+
+void note_lazy_fill(LazyMemory& lazy, const Plan& plan, const PlanFill& fill, int images_directory) {
+  const std::string& name = plan.page_files[fill.page_file];
+  LazyFile& file = lazy.files[fill.page_file];
+  uint64_t size_bytes = 0;
+  if (!file.file.valid()) {
+    file.file = open_page_file(images_directory, name, &size_bytes);
+  } else {
+    struct stat status;
+    if (::fstat(file.file.borrow(), &status) < 0) throw NativeError::from_errno("fstat", errno).with_path(name);
+    size_bytes = static_cast<uint64_t>(status.st_size);
+  }
+  const uint64_t length = fill.page_count * kPageBytes;
+  if (size_bytes < length || fill.file_offset_bytes > size_bytes - length)
+    throw NativeError("truncated", "a page file is shorter than the plan says").with_path(name);
+  lazy.spaces.back().pending.add(fill.address, length, fill.page_file, fill.file_offset_bytes);
+}
+
 }  // namespace
 
 FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& tree, int images_directory,
-                        const Deadline& deadline, Progress& progress) {
+                        const Deadline& deadline, Progress& progress, LazyMemory* lazy) {
   FillSummary summary;
   PageStore store(plan.page_files, images_directory);
   std::vector<RegisteredRanges> registered;
@@ -177,11 +202,21 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
     if (!task.uffd_ranges.empty()) {
       auto fetched = sys::try_pidfd_getfd(tree.pidfd(index), TargetFd(static_cast<int32_t>(hole.slot(task.uffd_slot))));
       if (!fetched.ok()) throw NativeError::from_errno("pidfd_getfd", fetched.error).with_pid(tree.host_pid(index));
-      registered.emplace_back(std::move(fetched.value), task.uffd_ranges);
-      uffd = registered.back().borrow();
+      RegisteredRanges ranges(std::move(fetched.value), task.uffd_ranges, lazy ? kLazyFeatures : 0);
+      if (lazy) {
+        lazy->spaces.push_back({std::move(ranges).take(), {}});
+      } else {
+        registered.push_back(std::move(ranges));
+        uffd = registered.back().borrow();
+      }
     }
     for (const PlanFill& fill : task.fills) {
       const bool through_uffd = fill.method == PlanFill::Method::uffd;
+      if (through_uffd && lazy) {
+        note_lazy_fill(*lazy, plan, fill, images_directory);
+        summary.lazy_bytes += fill.page_count * kPageBytes;
+        continue;
+      }
       if (!through_uffd && memory < 0) {
         memories.push_back(
             sys::openat(AT_FDCWD, ("/proc/" + std::to_string(tree.host_pid(index)) + "/mem").c_str(), O_RDWR));

@@ -7,18 +7,21 @@
 #include "base/deadline.h"
 #include "base/progress.h"
 #include "executor/hole.h"
+#include "executor/lazy_memory.h"
 #include "executor/plan_model.h"
 #include "executor/restored_tree.h"
 
 namespace stasis {
 
 struct FillSummary {
+  uint64_t lazy_bytes = 0;  // left to the page process
   uint64_t uffd_bytes = 0;
   uint64_t mem_bytes = 0;
 };
 
-// `images_directory` is borrowed; page files are opened in it.
+// `images_directory` is borrowed; page files are opened in it. With `lazy` what
+// would go through userfaultfds is noted there instead, with the descriptors.
 FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& tree, int images_directory,
-                        const Deadline& deadline, Progress& progress);
+                        const Deadline& deadline, Progress& progress, LazyMemory* lazy = nullptr);
 
 }  // namespace stasis

@@ -19,17 +19,24 @@ namespace {
 
 }  // namespace
 
-void PageStore::map(uint32_t page_file) {
-  STASIS_CONTEXT("mapping a page file");
-  const std::string& name = names_[page_file];
-  UniqueFd file = sys::openat(images_directory_, name.c_str(), O_RDONLY | O_NOFOLLOW);
+UniqueFd open_page_file(int images_directory, const std::string& name, uint64_t* length_bytes) {
+  UniqueFd file = sys::openat(images_directory, name.c_str(), O_RDONLY | O_NOFOLLOW);
   struct stat status;
   if (::fstat(file.borrow(), &status) < 0) throw NativeError::from_errno("fstat", errno).with_path(name);
   if (!S_ISREG(status.st_mode)) throw NativeError("bad_request", "a page file is not a plain file").with_path(name);
+  if (length_bytes) *length_bytes = static_cast<uint64_t>(status.st_size);
+  return file;
+}
+
+void PageStore::map(uint32_t page_file) {
+  STASIS_CONTEXT("mapping a page file");
+  const std::string& name = names_[page_file];
+  uint64_t length_bytes = 0;
+  UniqueFd file = open_page_file(images_directory_, name, &length_bytes);
   if (codec_of_file(name) != PageCodec::none) {
     compressed_[page_file] = std::make_unique<CompressedPages>(std::move(file), name);
-  } else if (status.st_size > 0) {
-    mappings_[page_file] = sys::mmap(0, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file.borrow());
+  } else if (length_bytes > 0) {
+    mappings_[page_file] = sys::mmap(0, length_bytes, PROT_READ, MAP_PRIVATE, file.borrow());
   }
 }
 

@@ -11,6 +11,9 @@
 
 namespace stasis {
 
+// Throws unless it is a plain file directly in that directory. `length_bytes`, if wanted, is its size.
+UniqueFd open_page_file(int images_directory, const std::string& name, uint64_t* length_bytes = nullptr);
+
 class PageStore {
  public:
   // `images_directory` is borrowed; files are opened in it when they are first asked for.

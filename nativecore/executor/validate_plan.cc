@@ -118,6 +118,7 @@ class Validator {
         }
       }
     }
+    if (request_.page_file_digests.size() > plan_.page_files.size()) refuse("more digests than page files");
     for (const std::string& path : plan_.page_files) {
       std::string_view name = path;
       while (name.starts_with(kParentPrefix)) name.remove_prefix(kParentPrefix.size());

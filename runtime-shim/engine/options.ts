@@ -39,6 +39,8 @@ export interface CompileOptions {
   readonly newNamespaces?: ReadonlySet<string>;
   readonly emptyNetNamespace: boolean;
   readonly shellJob: boolean;
+  /** Private anonymous memory is filled while the tree runs. */
+  readonly lazyPages?: boolean;
   readonly kernel: KernelFacts;
 }
 

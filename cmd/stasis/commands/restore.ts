@@ -30,6 +30,7 @@ export const restoreCommand: Command = {
     const prepare = flag(given, 'prepare');
     const detach = flag(given, 'detach') || prepare;
     // In the foreground the container becomes our child when the core goes, whatever the caller says.
+    if (prepare && flag(given, 'lazy-pages')) throw usage('cannot use --prepare and --lazy-pages together');
     // A prepared one goes to whoever waits for us.
     if (!prepare && (!detach || !flag(given, 'no-subreaper'))) becomeSubreaper();
     const bundle = path('bundle') ?? context.cwd;
@@ -55,6 +56,7 @@ export const restoreCommand: Command = {
       noPivot: flag(given, 'no-pivot'),
       noNewKeyring: flag(given, 'no-new-keyring'),
       shellJob: flag(given, 'shell-job'),
+      lazyPages: flag(given, 'lazy-pages'),
       signal: context.signal,
     };
     const imagePath = path('image-path') ?? resolve(context.cwd, 'checkpoint');

@@ -216,6 +216,11 @@ function refuseMapping(
   if (label.startsWith('/SYSV') && !ownsSegments(ctx))
     return { what: "a System V shared memory segment of an IPC namespace that is not the container's own" };
   if (flags.has('ht')) return { what: 'huge pages (hugetlb)', hint: 'use transparent huge pages' };
+  if (flags.has('um') || flags.has('uw') || flags.has('ui'))
+    return {
+      what: 'memory that a userfaultfd serves',
+      hint: 'if a lazy restore is still filling it, wait until that has ended',
+    };
   if (flags.has('ss')) return { what: 'a shadow stack', hint: 'run the program without user shadow stacks' };
   if (mapping.protectionKey !== 0) return { what: `memory with protection key ${mapping.protectionKey}` };
   if (flags.has('io') || flags.has('pf')) return { what: `device memory ("${label}")` };
@@ -476,6 +481,17 @@ const kMethodUffd = 0;
 const kMethodMem = 1;
 /** UFFD_USER_MODE_ONLY: the coordinator fills before anything touches; needs no privilege */
 const kUserModeOnly = 1;
+const kNonBlocking = 0o4000;
+const kMadviseWipeOnFork = 18n;
+
+/**
+ * Locked memory is there when mlock2(2) returns, and what a fork wipes is missing
+ * in a child for good: a page process could not tell it from what it has not brought yet.
+ */
+const isLazy = (ctx: CompileContext, vma: vma_entry): boolean =>
+  ctx.options.lazyPages === true &&
+  (vma.flags & mapFlag.LOCKED) === 0 &&
+  ((vma.madv ?? 0n) & (1n << kMadviseWipeOnFork)) === 0n;
 
 function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): void {
   const { image, builder } = planned;
@@ -503,7 +519,8 @@ function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): 
           (vma.status & (vmaStatus.FILE_SHARED | vmaStatus.ANON_SHARED)) === 0 &&
           (vma.flags & mapFlag.DROPPABLE) === 0
         ) {
-          const method = anonymous && ctx.options.kernel.userfaultfd ? kMethodUffd : kMethodMem;
+          const registered = ctx.options.lazyPages === true ? isLazy(ctx, vma) : ctx.options.kernel.userfaultfd;
+          const method = anonymous && registered ? kMethodUffd : kMethodMem;
           builder.fills.push({
             method,
             address: start,
@@ -522,7 +539,9 @@ function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): 
   if (builder.uffdRanges.length === 0) return;
   const slot = ctx.plan.slot(`uffd ${image.pid}`);
   builder.uffdSlot = slot;
-  builder.step(Phase.MEMORY, 'userfaultfd', [kCloseOnExec | kUserModeOnly], { from, out: slot });
+  // Lazy: a system call of the running program may be what meets a missing page, and the page process polls.
+  const mode = ctx.options.lazyPages === true ? kNonBlocking : kUserModeOnly;
+  builder.step(Phase.MEMORY, 'userfaultfd', [kCloseOnExec | mode], { from, out: slot });
   // A task whose own descriptors fill all lower numbers got it above them: there the held ones have been closed together.
   builder.step(Phase.THREADS, 'close', [slot], { from, tolerate: [kEbadf] });
 }

@@ -1,0 +1,203 @@
+// Containers that run before their memory is back: what they see is what they
+// had, whatever they do meanwhile; and if it cannot come, they end.
+import assert from 'node:assert/strict';
+import { closeSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { coreProgram } from '../support/paths.js';
+import type { Container } from '../support/container.js';
+import { isAlive, processState, processesOfProgram } from '../support/processes.js';
+import type { Spec } from '../support/spec.js';
+import { useTestBed } from '../support/test-bed.js';
+import { waitFor } from '../support/wait.js';
+
+describe('a lazy restore', () => {
+  const bed = useTestBed();
+  const target = 'memory_while_filled';
+
+  it('gives a program what it had while it touches, forks, moves and throws away memory', async () => {
+    const container = await checkpointed(64);
+    for (let round = 1; round <= 3; round++) {
+      await container.restore('images', ['--lazy-pages']);
+      await expectFilled(container, round);
+      await expectNoHelpers();
+      await container.must(['delete', '--force', container.id]);
+    }
+    await container.restore('images', ['--lazy-pages']);
+    await expectFilled(container, 4);
+    await expectOk(container);
+  });
+
+  it('answers what the program asks for before it fills in the background', async () => {
+    const container = await checkpointed(256);
+    const pages = await restoreHeld(container);
+    process.kill(pages, 'SIGCONT');
+    await expectFilled(container, 1);
+    await expectNoHelpers();
+    await expectOk(container);
+  });
+
+  it('does not need the images any more once it has returned', async () => {
+    const container = await checkpointed(64);
+    const pages = await restoreHeld(container);
+    rmSync(container.imagesDirectory(), { recursive: true });
+    process.kill(pages, 'SIGCONT');
+    await expectFilled(container, 1);
+    await expectOk(container);
+  });
+
+  it('leaves nothing when the container is deleted meanwhile', async () => {
+    const container = await checkpointed(64);
+    const pages = await restoreHeld(container);
+    await container.must(['delete', '--force', container.id]);
+    process.kill(pages, 'SIGCONT');
+    await expectNoHelpers();
+    assert.equal(container.hasStateDirectory(), false);
+  });
+
+  const failures: readonly { what: string; says: RegExp; harm: (container: Container, pages: number) => void }[] = [
+    {
+      what: 'the page process is killed',
+      says: /the page process \(pid \d+\) was killed by signal 9 before all pages were in/,
+      harm: (_, pages) => process.kill(pages, 'SIGKILL'),
+    },
+    {
+      what: 'the images are cut short',
+      says: /page file "pages-1\.img" has become shorter than the restore needs/,
+      harm: (container, pages) => {
+        truncateSync(pageFile(container), 8192);
+        process.kill(pages, 'SIGCONT');
+      },
+    },
+    {
+      what: 'the images are altered',
+      says: /page file "pages-1\.img" is not the file that was written: its sha256 differs/,
+      harm: (container, pages) => {
+        alter(container);
+        process.kill(pages, 'SIGCONT');
+      },
+    },
+  ];
+  for (const { what, says, harm } of failures) {
+    it(`ends the container, and says why, when ${what}`, async () => {
+      const container = await checkpointed(64);
+      const pages = await restoreHeld(container);
+      const init = await container.initPid();
+      harm(container, pages);
+      await container.waitForExit(init, 20_000);
+      await expectNoHelpers();
+      const log = readFileSync(join(`${container.imagesDirectory()}.work`, 'restore.log'), 'utf8');
+      assert.match(log, says);
+      assert.match(log, /the container has been ended, because what is missing of its memory would have read as zeros/);
+      assert.doesNotMatch(container.output(), /FAIL/);
+      assert.equal((await container.state()).status, 'stopped');
+    });
+  }
+
+  it('does not let a container live whose page process dies before the release', async () => {
+    const container = await checkpointed(64);
+    hook(container, 'kill -KILL');
+    const result = await container.runDetached(container.restoreArgs(container.imagesDirectory(), ['--lazy-pages']));
+    // Noticed before the release or just after it: the restore fails, or the container ends before it sees anything.
+    if (result.exitCode !== 0) {
+      assert.equal(container.hasStateDirectory(), false);
+    } else {
+      await waitFor('the end of the container', async () =>
+        (await container.state()).status === 'stopped' ? true : undefined,
+      );
+    }
+    await expectNoHelpers();
+    const log = readFileSync(join(`${container.imagesDirectory()}.work`, 'restore.log'), 'utf8');
+    assert.match(log, /the page process \(pid \d+\) was killed by signal 9/);
+    assert.doesNotMatch(container.output(), /FAIL|STARTED/);
+  });
+
+  const pageFile = (container: Container): string => join(container.imagesDirectory(), 'pages-1.img');
+
+  /** With the program's own pages last touched: only the digest can tell. */
+  function alter(container: Container): void {
+    const fd = openSync(pageFile(container), 'r+');
+    try {
+      writeSync(fd, Buffer.from('altered'), 0, 7, 40 << 20);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** A container that has been checkpointed and ended; it begins its work as soon as it runs again. */
+  async function checkpointed(ballastMib: number, go = true): Promise<Container> {
+    const container = await bed.start({
+      args: [`/targets/${target}`, String(ballastMib)],
+      targets: [target],
+      adjust: (spec) => {
+        delete spec.process.rlimits;
+      },
+    });
+    await container.waitForOutput(/READY|FAIL.*/);
+    await container.checkpoint();
+    if (go) writeFileSync(join(container.rootfs, 'go'), '');
+    return container;
+  }
+
+  function rewrite(container: Container, change: (spec: Spec) => void): void {
+    const path = join(container.bundle, 'config.json');
+    const spec = JSON.parse(readFileSync(path, 'utf8')) as Spec;
+    change(spec);
+    writeFileSync(path, JSON.stringify(spec));
+  }
+
+  /** Hooks run when the page process is there and the container does not run yet. */
+  function hook(container: Container, command: string): void {
+    const script = `for p in /proc/[0-9]*; do
+      if [ "$(cat $p/comm 2>/dev/null)" = stasis-pages ] && ls -l $p/fd | grep -q "${bed.directory}"; then
+        ${command} \${p#/proc/}; echo \${p#/proc/} >"${bed.directory}/pages.pid"
+      fi
+    done`;
+    rewrite(container, (spec) => {
+      const hooks = { createRuntime: [{ path: '/bin/sh', args: ['sh', '-c', script], env: ['PATH=/usr/bin:/bin'] }] };
+      Object.assign(spec, { hooks });
+    });
+  }
+
+  /** Released with its page process stopped: it waits for the first page that it needs. Returns the page process. */
+  async function restoreHeld(container: Container): Promise<number> {
+    hook(container, 'kill -STOP');
+    await container.restore('images', ['--lazy-pages']);
+    const pages = Number(readFileSync(join(bed.directory, 'pages.pid'), 'utf8'));
+    bed.onClose(async () => {
+      if (isAlive(pages) && processState(pages) === 'T') process.kill(pages, 'SIGCONT');
+      return Promise.resolve();
+    });
+    assert.equal(processState(pages), 'T');
+    return pages;
+  }
+
+  async function expectFilled(container: Container, times: number): Promise<void> {
+    const said = await container.waitForOutput(new RegExp(`FAIL.*|(FILLED[^]*){${times}}`), 60_000);
+    assert.doesNotMatch(said[0], /FAIL/);
+  }
+
+  async function expectOk(container: Container): Promise<void> {
+    writeFileSync(join(container.rootfs, 'check'), '');
+    const said = await container.waitForOutput(/^(OK|FAIL.*)$/m, 30_000);
+    assert.equal(said[0], 'OK');
+  }
+
+  /** Neither a page process nor a guardian is left. */
+  async function expectNoHelpers(): Promise<void> {
+    await waitFor('the helpers to be gone', () => (helpers().length === 0 ? true : undefined), {
+      timeoutMs: 20_000,
+      seen: () => helpers().join(', '),
+    });
+  }
+
+  function helpers(): number[] {
+    const names = ['stasis-pages', 'stasis-guardian'];
+    return processesOfProgram(coreProgram).filter((pid) => {
+      try {
+        return isAlive(pid) && names.includes(readFileSync(`/proc/${pid}/comm`, 'utf8').trim());
+      } catch {
+        return false;
+      }
+    });
+  }
+});
