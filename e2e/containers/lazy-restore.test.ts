@@ -1,11 +1,21 @@
 // Containers that run before their memory is back: what they see is what they
 // had, whatever they do meanwhile; and if it cannot come, they end.
 import assert from 'node:assert/strict';
-import { closeSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { coreProgram } from '../support/paths.js';
 import type { Container } from '../support/container.js';
-import { isAlive, processState, processesOfProgram } from '../support/processes.js';
+import { isAlive, processState, processesOfProgram, processesWhere } from '../support/processes.js';
 import type { Spec } from '../support/spec.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
@@ -41,6 +51,25 @@ describe('a lazy restore', () => {
     const pages = await restoreHeld(container);
     rmSync(container.imagesDirectory(), { recursive: true });
     process.kill(pages, 'SIGCONT');
+    await expectFilled(container, 1);
+    await expectOk(container);
+  });
+
+  it('is finished before the container is checkpointed again', async () => {
+    const container = await checkpointed(64, false);
+    const pages = await restoreHeld(container);
+    const lock = join(container.stateRoot, container.id);
+    const second = container.checkpoint('second');
+    await waitFor('the checkpoint to have opened the container', () =>
+      processesWhere((pid) => opened(pid).some((path) => path.startsWith(lock))).length > 0 ? true : undefined,
+    );
+    assert.deepEqual(readdirSync(container.imagesDirectory('second')), []);
+    process.kill(pages, 'SIGCONT');
+    await second;
+    await expectNoHelpers();
+    writeFileSync(join(container.rootfs, 'go'), '');
+    hook(container, 'true');
+    await container.restore('second', ['--lazy-pages']);
     await expectFilled(container, 1);
     await expectOk(container);
   });
@@ -188,6 +217,14 @@ describe('a lazy restore', () => {
       timeoutMs: 20_000,
       seen: () => helpers().join(', '),
     });
+  }
+
+  function opened(pid: number): string[] {
+    try {
+      return readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
+    } catch {
+      return [];
+    }
   }
 
   function helpers(): number[] {
