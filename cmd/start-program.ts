@@ -1,5 +1,5 @@
 // How the programs start: from a bundle, or from a snapshot of node that has
-// loaded it (docs/design/0050). All that knows the difference.
+// loaded it (docs/design/0053). All that knows the difference.
 import { ReadStream } from 'node:fs';
 import { startupSnapshot } from 'node:v8';
 

@@ -109,7 +109,7 @@ function installNode() {
   writeFileSync(join(library, 'launcher.conf'), 'node=node\nprograms=.\n');
 }
 
-/** Each program as one file of JavaScript, and as a snapshot of node that has loaded it: docs/design/0050. */
+/** Each program as one file of JavaScript, and as a snapshot of node that has loaded it: docs/design/0053. */
 async function buildPrograms() {
   const { build: esbuild } = await import('esbuild');
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));

@@ -93,7 +93,10 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   const preDump = request.preDump === true;
   using parent = request.parentPath === undefined ? undefined : openParent(request.imagePath, request.parentPath);
   const trackingToken = preDump || (request.leaveRunning && parent !== undefined) ? newTrackingToken() : '';
-  using own = tree.output === undefined ? new ImageOutput(request.imagePath, request.sync, request.onProgress, parent) : undefined;
+  using own =
+    tree.output === undefined
+      ? new ImageOutput(request.imagePath, request.sync, request.onProgress, parent)
+      : undefined;
   const output = own ?? tree.output!;
   await using core = new CoreSession({
     subcommand: 'capture',

@@ -117,7 +117,8 @@ describe('a lazy restore', () => {
       const log = readFileSync(join(`${container.imagesDirectory()}.work`, 'restore.log'), 'utf8');
       assert.match(log, says);
       assert.match(log, /the container has been ended, because what is missing of its memory would have read as zeros/);
-      assert.doesNotMatch(container.output(), /FAIL/);
+      // Altered pages are known for what they are when the last one is in: the program may have met them before.
+      if (what !== 'the images are altered') assert.doesNotMatch(container.output(), /FAIL/);
       assert.equal((await container.state()).status, 'stopped');
     });
   }

@@ -219,7 +219,7 @@ const harms: Readonly<Record<string, (file: string) => boolean>> = {
 
 /** Files for people and managers, which no restore reads. */
 function isMerelyInformation(file: string): boolean {
-  return /^(stats-|.*\.log$|descriptors\.json$)/.test(file);
+  return /^(stats-|.*\.log$|(descriptors|stasis-timings)\.json$)/.test(file);
 }
 
 function assertRefusal(result: CommandResult, says: RegExp): void {

@@ -35,8 +35,8 @@ struct CaptureRequest {
   uint32_t first_pages_id = 0;
   std::vector<int32_t> stop_before_step;
   uint64_t copy_on_write_bytes = 0;
-  std::string tracking_token;  // "": changes of memory are of no interest after this capture
-  std::string parent_token;    // "": there is no earlier capture to leave pages to
+  std::string tracking_token;    // "": changes of memory are of no interest after this capture
+  std::string parent_token;      // "": there is no earlier capture to leave pages to
   std::string page_compression;  // "lz4", "zstd", "": none
   int32_t page_compression_level = 0;
 };

@@ -50,7 +50,9 @@ struct Written {
 Written write(const Memory& memory, std::vector<PageRun> runs, std::vector<PageRun> backed = {}) {
   const ImagesDirectory images;
   const UniqueFd directory = sys::openat(AT_FDCWD, images.path().c_str(), O_RDONLY | O_DIRECTORY);
-  PageFiles files(directory.borrow());
+  ControlChannel nobody{UniqueFd()};
+  Progress progress(nobody, "write pages");
+  PageFiles files(directory.borrow(), progress);
   std::vector<PageFiles::Content> contents{{0, 1, std::move(runs), &memory, std::move(backed)}};
   Written written;
   written.left_out = files.write(contents, PageFiles::Hurry::no, [] {});

@@ -214,8 +214,8 @@ void Coordinator::fill() {
     later.files[file].name = plan_.page_files[file];
     if (file < request_.page_file_digests.size()) later.files[file].sha256 = request_.page_file_digests[file];
   }
-  const FillSummary summary =
-      fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, deadline_, progress, request_.lazy_pages ? &later : nullptr);
+  const FillSummary summary = fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, deadline_, progress,
+                                          request_.lazy_pages ? &later : nullptr);
   log_line("filled %llu bytes through userfaultfd, %llu through /proc/PID/mem, %llu are left to the page process",
            static_cast<unsigned long long>(summary.uffd_bytes), static_cast<unsigned long long>(summary.mem_bytes),
            static_cast<unsigned long long>(summary.lazy_bytes));

@@ -216,7 +216,9 @@ function refuseMapping(
   if (label.startsWith('/SYSV') && !ownsSegments(ctx))
     return { what: "a System V shared memory segment of an IPC namespace that is not the container's own" };
   if (flags.has('ht')) return { what: 'huge pages (hugetlb)', hint: 'use transparent huge pages' };
-  if (flags.has('um') || flags.has('uw') || flags.has('ui'))
+  // Not 'uw': write protection is our own way to see what changes between checkpoints, and a
+  // program's own userfaultfd is refused as the open file that it is.
+  if (flags.has('um') || flags.has('ui'))
     return {
       what: 'memory that a userfaultfd serves',
       hint: 'if a lazy restore is still filling it, wait until that has ended',
