@@ -1,7 +1,7 @@
 // podman, unmodified, with stasis as its runtime: what its users type, and
 // what they see when it cannot be done.
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, mkdirSync, renameSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readlinkSync, renameSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupVersion, hasController } from '../support/cgroups.js';
 import { requires } from '../support/lanes.js';
@@ -92,6 +92,34 @@ describe('podman', () => {
       assertWithoutGap(await podman.count('c'));
     });
   }
+
+  it('makes a pre-checkpoint, and a checkpoint of what has changed since, here and by export', async () => {
+    await podman.start('c');
+    await podman.must('container', 'checkpoint', '--pre-checkpoint', 'c');
+    assert.equal(await podman.inspect('c', '{{.State.Status}}'), 'running');
+    await podman.count('c');
+    await podman.must('container', 'checkpoint', '--with-previous', '--keep', 'c');
+    const images = await podman.imagesDirectory('c');
+    assert.equal(readlinkSync(join(images, 'parent')), '../pre-checkpoint');
+    // A shell that counts is small, and changes most of what it has.
+    assert.ok(
+      pageBytes(images) < pageBytes(join(images, '../pre-checkpoint')),
+      `${pageBytes(images)} bytes of pages after ${pageBytes(join(images, '../pre-checkpoint'))}`,
+    );
+    await podman.must('container', 'restore', 'c');
+    assertWithoutGap(await podman.count('c'));
+
+    const [before, last] = ['before.tar', 'last.tar'].map((name) => join(bed.directory, name));
+    await podman.must('container', 'checkpoint', '--pre-checkpoint', '--export', before!, 'c');
+    await podman.must('container', 'checkpoint', '--with-previous', '--export', last!, 'c');
+    await podman.must('rm', 'c');
+    const missing = await podman.run('container', 'restore', '--import', last!);
+    assert.notEqual(missing.exitCode, 0);
+    assert.match(missing.stderr, /leaves the page at 0x[0-9a-f]+ to its parent checkpoint, which is not there/);
+    await podman.run('rm', '-f', '-t', '0', 'c');
+    await podman.must('container', 'restore', '--import-previous', before!, '--import', last!);
+    assertWithoutGap(await podman.count('c'));
+  });
 
   it('restores three clones side by side', async () => {
     const archive = join(bed.directory, 'c.tar');
@@ -322,6 +350,13 @@ describe('podman', () => {
     assert.match(stdout, /Frozen time/i);
   });
 });
+
+/** Of all page files in a directory of images. */
+function pageBytes(images: string): number {
+  return readdirSync(images)
+    .filter((name) => name.startsWith('pages-'))
+    .reduce((sum, name) => sum + statSync(join(images, name)).size, 0);
+}
 
 function assertWithoutGap(numbers: readonly number[]): void {
   assert.deepEqual(
