@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { hasController } from './cgroups.js';
 import { managersDirectory } from './paths.js';
 import { chosenPodman, type PodmanSet } from './podman-sets.js';
+import { processesWhere, readOrEmpty } from './processes.js';
 import { makeRootfs } from './rootfs.js';
 import { describeFailure, mustRun, run, type CommandResult } from './run.js';
 import { waitFor } from './wait.js';
@@ -154,11 +155,17 @@ export class Podman {
     await this.run('pod', 'rm', '-f', '-t', '0', '-a');
     await this.run('rm', '-f', '-t', '0', '-a');
     await this.run('volume', 'rm', '-f', '-a');
+    // What conmon starts when a container has ended (podman container cleanup) mounts the storage once more.
+    await waitFor("podman's own cleaning up to end", () => (this.#processes().length === 0 ? true : undefined));
     // podman 5 binds the directory of network namespaces to itself, once.
     if (!this.#hadNamespaces) await run('umount', [namespaceDirectory]);
     // podman keeps its storage mounted.
     await run('umount', ['-R', join(this.directory, 'root/overlay')]);
     rmSync(this.#runDirectory, { recursive: true, force: true });
+  }
+
+  #processes(): number[] {
+    return processesWhere((pid) => pid !== process.pid && readOrEmpty(`/proc/${pid}/cmdline`).includes(this.directory));
   }
 
   #environment(): Record<string, string> {
