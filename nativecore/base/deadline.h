@@ -1,8 +1,10 @@
 // One moment on CLOCK_MONOTONIC by which something has to be over.
 #pragma once
 
+#include <poll.h>
 #include <time.h>
 
+#include <cerrno>
 #include <cstdint>
 
 #include "base/native_error.h"
@@ -41,5 +43,16 @@ class Deadline {
   explicit Deadline(uint64_t at_ns) : at_ns_(at_ns) {}
   uint64_t at_ns_;
 };
+
+// Until there is something to read, or the process behind a pidfd has ended.
+// False: the deadline has come.
+inline bool wait_readable(int fd, const Deadline& deadline) {
+  pollfd awaited{fd, POLLIN, 0};
+  for (;;) {
+    const int ready = ::poll(&awaited, 1, deadline.remaining_ms());
+    if (ready > 0) return true;
+    if (ready == 0 || errno != EINTR) return false;
+  }
+}
 
 }  // namespace stasis

@@ -39,12 +39,9 @@ uint32_t get32(const std::string& from, uint64_t at) {
 
 std::string read_exactly(int file, uint64_t offset, uint64_t length_bytes) {
   std::string bytes(length_bytes, '\0');
-  for (uint64_t done = 0; done < length_bytes;) {
-    const sys::Try<size_t> count = sys::try_pread(file, bytes.data() + done, length_bytes - done, offset + done);
-    if (!count.ok()) throw NativeError::from_errno("pread", count.error);
-    if (count.value == 0) throw NativeError("corrupt", "a compressed page file ends too early");
-    done += count.value;
-  }
+  const sys::Try<size_t> count = sys::try_pread_all(file, bytes.data(), length_bytes, offset);
+  if (!count.ok()) throw NativeError::from_errno("pread", count.error);
+  if (count.value < length_bytes) throw NativeError("corrupt", "a compressed page file ends too early");
   return bytes;
 }
 

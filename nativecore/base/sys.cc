@@ -6,13 +6,16 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <vector>
 
 #include "base/native_error.h"
@@ -171,6 +174,26 @@ Try<UniqueFd> try_pidfd_open(pid_t host_pid) {
   return {UniqueFd(static_cast<int>(fd)), 0};
 }
 
+void close_all_but(std::vector<int> kept) {
+  std::sort(kept.begin(), kept.end());
+  uint64_t next = 0;
+  for (const int fd : kept) {
+    if (fd < 0) continue;
+    const uint64_t number = static_cast<uint64_t>(fd);
+    if (number > next) try_syscall(SYS_close_range, next, number - 1, 0);
+    next = number + 1;
+  }
+  try_syscall(SYS_close_range, next, UINT_MAX, 0);
+}
+
+size_t raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) < 0) throw NativeError::from_errno("getrlimit", errno);
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) < 0) throw NativeError::from_errno("setrlimit", errno);
+  return static_cast<size_t>(limit.rlim_cur);
+}
+
 UniqueFd pidfd_open(pid_t host_pid) {
   Try<UniqueFd> opened = try_pidfd_open(host_pid);
   if (!opened.ok()) throw NativeError::from_errno("pidfd_open", opened.error).with_pid(host_pid);
@@ -238,6 +261,17 @@ Try<size_t> try_pread(int fd, void* buffer, size_t length_bytes, uint64_t offset
     if (count >= 0) return {static_cast<size_t>(count), 0};
     if (errno != EINTR) return failed_try<size_t>();
   }
+}
+
+Try<size_t> try_pread_all(int fd, void* buffer, size_t length_bytes, uint64_t offset) {
+  size_t done = 0;
+  while (done < length_bytes) {
+    const Try<size_t> count = try_pread(fd, static_cast<char*>(buffer) + done, length_bytes - done, offset + done);
+    if (!count.ok()) return count;
+    if (count.value == 0) break;
+    done += count.value;
+  }
+  return {done, 0};
 }
 
 Try<size_t> try_pwrite(int fd, const void* data, size_t length_bytes, uint64_t offset) {

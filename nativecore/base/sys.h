@@ -17,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/unique_fd.h"
 
@@ -60,6 +61,14 @@ Try<int64_t> try_statfs_type(const char* path);
 Try<int64_t> try_fcntl(int fd, int command, uint64_t argument);
 Try<int64_t> try_ioctl(int fd, unsigned long request, void* argument);
 
+// --- descriptors of our own
+
+// Closes all others; numbers below zero are nobody's. For a child that was
+// forked: what it holds by chance keeps files busy, and hides the end of others.
+void close_all_but(std::vector<int> kept);
+// To the hard one: it is of no use to anybody while it is lower. Gives the limit.
+size_t raise_descriptor_limit();
+
 // --- processes
 
 UniqueFd pidfd_open(pid_t host_pid);
@@ -80,6 +89,8 @@ Try<size_t> try_process_vm_readv(pid_t host_pid, const iovec* local, size_t loca
 Try<size_t> try_process_vm_write(pid_t host_pid, const void* local, uint64_t remote, size_t length_bytes);
 Try<size_t> try_process_vm_read(pid_t host_pid, void* local, uint64_t remote, size_t length_bytes);
 Try<size_t> try_pread(int fd, void* buffer, size_t length_bytes, uint64_t offset);
+// All of it, or what there is before the end of the file.
+Try<size_t> try_pread_all(int fd, void* buffer, size_t length_bytes, uint64_t offset);
 Try<size_t> try_pwrite(int fd, const void* data, size_t length_bytes, uint64_t offset);
 
 // --- memory of our own

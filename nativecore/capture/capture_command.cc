@@ -2,9 +2,7 @@
 
 #include <malloc.h>
 #include <sched.h>
-#include <sys/resource.h>
 
-#include <cerrno>
 #include <exception>
 #include <new>
 #include <optional>
@@ -17,6 +15,7 @@
 #include "base/log_ring.h"
 #include "base/native_error.h"
 #include "base/progress.h"
+#include "base/sys.h"
 #include "base/timing.h"
 #include "capture/capture_from_inside.h"
 #include "capture/capture_host.h"
@@ -74,15 +73,6 @@ void warm_up_heap() {
   __asm__ volatile("" : : "r"(heap.data()) : "memory");  // it has to be written
 }
 
-// It is of no use to anybody while it is lower than it may be.
-size_t raise_own_descriptor_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) < 0) throw NativeError::from_errno("getrlimit", errno);
-  limit.rlim_cur = limit.rlim_max;
-  if (::setrlimit(RLIMIT_NOFILE, &limit) < 0) throw NativeError::from_errno("setrlimit", errno);
-  return static_cast<size_t>(limit.rlim_cur);
-}
-
 class CaptureCommand {
  public:
   explicit CaptureCommand(ControlChannel& channel) : channel_(channel) {}
@@ -113,7 +103,7 @@ class CaptureCommand {
       capture_host_before_freeze(data.host);
       prepare_infection();
       find_return_paths_before_freeze(request.root_host_pid, return_paths);
-      const size_t descriptor_limit = raise_own_descriptor_limit();  // before the tree is opened, which may be large
+      const size_t descriptor_limit = sys::raise_descriptor_limit();  // before the tree is opened, which may be large
       const std::vector<ProcDir> tree = find_running_tree(request.root_host_pid);
       files.open_before_freeze(tree, descriptor_limit);
       if (request.leave_running) copies.make_before_freeze(request, tree);

@@ -7,7 +7,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -18,7 +17,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
-#include <cstring>
+#include <set>
 
 #include "base/deadline.h"
 #include "base/fault_point.h"
@@ -64,13 +63,9 @@ bool is_same_program(const ProcDir& proc) {
          own.st_dev == other.st_dev && own.st_ino == other.st_ino;
 }
 
-bool wait_for_end(int pidfd, const Deadline& deadline) {
-  pollfd gone{pidfd, POLLIN, 0};
-  int ready = 0;
-  do {
-    ready = ::poll(&gone, 1, deadline.remaining_ms());
-  } while (ready < 0 && errno == EINTR);
-  return ready > 0;
+void remark_on(CaptureContext& context, pid_t host_pid, int error) {
+  context.data.remarks.push_back("changes in the memory of pid " + std::to_string(host_pid) +
+                                 " are not noted for the next checkpoint (" + errno_name(error) + ")");
 }
 
 }  // namespace
@@ -112,14 +107,14 @@ void MemoryTracking::take_over(int keeper_pidfd) {
   if (!read.ok() || read.value != count * sizeof(TableEntry)) return;
   for (const TableEntry& entry : entries) {
     sys::Try<UniqueFd> uffd = sys::try_pidfd_getfd(keeper_pidfd, TargetFd(entry.uffd));
-    if (uffd.ok()) tasks_[entry.host_pid] = {entry.start_ticks, std::move(uffd.value), true, false, {}};
+    if (uffd.ok()) tasks_[entry.host_pid] = {entry.start_ticks, std::move(uffd.value), true, {}};
   }
 }
 
 bool MemoryTracking::wants_uffd(const CapturedTask& task) const {
   if (request_.tracking_token.empty() || task.zombie) return false;
   const auto known = tasks_.find(task.host_pid);
-  return known == tasks_.end() || (!known->second.given_up && known->second.start_ticks != stat_start_ticks(task.stat));
+  return known == tasks_.end() || known->second.start_ticks != stat_start_ticks(task.stat);
 }
 
 void MemoryTracking::take_uffd(CaptureContext& context, const CapturedTask& task, sys::Try<UniqueFd> uffd) {
@@ -129,11 +124,11 @@ void MemoryTracking::take_uffd(CaptureContext& context, const CapturedTask& task
     api.features = kFeatureUnpopulated | kFeatureAsync;
     if (::ioctl(uffd.value.borrow(), UFFDIO_API, &api) < 0) uffd.error = errno;
   }
-  Tracked& tracked = tasks_[task.host_pid];
-  tracked = {stat_start_ticks(task.stat), std::move(uffd.value), false, !uffd.ok(), {}};
-  if (!uffd.ok())
-    context.data.remarks.push_back("changes in the memory of pid " + std::to_string(task.host_pid) +
-                                   " are not noted for the next checkpoint (" + errno_name(uffd.error) + ")");
+  if (!uffd.ok()) {
+    uffd.value.reset();
+    remark_on(context, task.host_pid, uffd.error);
+  }
+  tasks_[task.host_pid] = {stat_start_ticks(task.stat), std::move(uffd.value), false, {}};
 }
 
 void MemoryTracking::find_changes(const CapturedTask& task, const ProcDir& proc) {
@@ -162,59 +157,57 @@ const std::vector<PageRun>* MemoryTracking::changes_of(pid_t host_pid) const {
 void MemoryTracking::end_old_keeper() {
   if (!old_keeper_.valid()) return;
   sys::try_pidfd_send_signal(old_keeper_.borrow(), SIGKILL);
-  if (!wait_for_end(old_keeper_.borrow(), Deadline::in_ms(kEndPatienceMs)))
+  if (!wait_readable(old_keeper_.borrow(), Deadline::in_ms(kEndPatienceMs)))
     throw NativeError("deadline", "waiting for the end of the keeper of an earlier checkpoint");
   old_keeper_.reset();
 }
 
-bool MemoryTracking::protect_task(const CapturedTask& task, const ProcDir& proc, Tracked& tracked) {
+// 0, or the errno of what could not be done.
+int MemoryTracking::protect_task(const CapturedTask& task, const ProcDir& proc, int uffd) {
   for (const Vma& vma : task.vmas) {
     if (!has_own_pages(vma)) continue;
     uffdio_register request{};
     request.range = {vma.start, vma.end - vma.start};
     request.mode = UFFDIO_REGISTER_MODE_WP;
-    if (::ioctl(tracked.uffd.borrow(), UFFDIO_REGISTER, &request) == 0) continue;
+    const int error = sys::try_ioctl(uffd, UFFDIO_REGISTER, &request).error;
     // What cannot be registered counts as written for good (no PAGE_IS_WPALLOWED),
     // but not where it belongs to a userfaultfd of the program's own.
-    if (errno != EINVAL && errno != EPERM) return false;
+    if (error && error != EINVAL && error != EPERM) return error;
   }
   const UniqueFd pagemap = sys::openat(proc.borrow(), "pagemap", O_RDONLY);
   uint64_t from = 0, to = 0;
+  const auto protect = [&] { return to > from ? try_protect_range(pagemap.borrow(), from, to).error : 0; };
   for (const Vma& vma : task.vmas) {
     if (!has_own_pages(vma)) continue;
     if (vma.start != to) {
-      if (to > from && !try_protect_range(pagemap.borrow(), from, to).ok()) return false;
+      if (const int error = protect()) return error;
       from = vma.start;
     }
     to = vma.end;
   }
-  return to == from || try_protect_range(pagemap.borrow(), from, to).ok();
+  return protect();
 }
 
 void MemoryTracking::protect(CaptureContext& context) {
   if (request_.tracking_token.empty()) return;
   fault_point("protect_memory");
   end_old_keeper();
-  std::map<pid_t, bool> alive;
+  std::set<pid_t> seen;
   for (size_t i = 0; i < context.data.tasks.size(); ++i) {
     const CapturedTask& task = context.data.tasks[i];
-    if (task.zombie) continue;
     const auto known = tasks_.find(task.host_pid);
-    if (known == tasks_.end() || known->second.given_up || !known->second.uffd.valid()) continue;
+    if (task.zombie || known == tasks_.end() || !known->second.uffd.valid()) continue;
     STASIS_CONTEXT("protecting memory to see changes", task.host_pid);
     context.check_abort();
-    if (protect_task(task, context.tree.processes()[i]->proc, known->second)) {
-      alive[task.host_pid] = true;
-      continue;
-    }
+    seen.insert(task.host_pid);
+    const int error = protect_task(task, context.tree.processes()[i]->proc, known->second.uffd.borrow());
+    if (!error) continue;
     // Also after execve(2): the descriptor belongs to the memory before it.
     known->second.uffd.reset();
-    known->second.given_up = true;
-    context.data.remarks.push_back("changes in the memory of pid " + std::to_string(task.host_pid) +
-                                   " are not noted for the next checkpoint (" + errno_name(errno) + ")");
+    remark_on(context, task.host_pid, error);
   }
   for (auto& [host_pid, tracked] : tasks_) {
-    if (!alive.contains(host_pid)) tracked.uffd.reset();
+    if (!seen.contains(host_pid)) tracked.uffd.reset();
   }
   protected_ = true;
   fault_point("memory_protected");
@@ -274,8 +267,7 @@ bool MemoryTracking::start_keeper() {
   fault_point("keeper_started");
   // Until it has its name, nobody could find it.
   char ready = 0;
-  pollfd answer{keep_.borrow(), POLLIN, 0};
-  if (::poll(&answer, 1, static_cast<int>(kEndPatienceMs)) != 1 || ::recv(keep_.borrow(), &ready, 1, 0) != 1) {
+  if (!wait_readable(keep_.borrow(), Deadline::in_ms(kEndPatienceMs)) || ::recv(keep_.borrow(), &ready, 1, 0) != 1) {
     remarks_.push_back(
         "changes of memory are not noted for the next checkpoint: the process that keeps note did not start");
     keep_.reset();
@@ -297,11 +289,6 @@ int run_keep_command(int argc, char** argv) {
   ::prctl(PR_SET_NAME, kKeeperName);
   const long count = std::strtol(argv[5], nullptr, 10);
   if (count < 1 || static_cast<size_t>(count) > kMaximalTasks) return 2;
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    limit.rlim_cur = limit.rlim_max;
-    ::setrlimit(RLIMIT_NOFILE, &limit);
-  }
   char word = 'r';
   if (::send(kOrders, &word, 1, MSG_NOSIGNAL) != 1) return 1;
   // The core's end without a word: its capture has come to nothing.

@@ -62,15 +62,14 @@ class MemoryTracking {
  private:
   struct Tracked {
     uint64_t start_ticks = 0;
-    UniqueFd uffd;
+    UniqueFd uffd;  // invalid: it could not be had
     bool known_since_parent = false;
-    bool given_up = false;
     std::optional<std::vector<PageRun>> changes;
   };
   void find_keeper();
   void take_over(int keeper_pidfd);
   void end_old_keeper();
-  bool protect_task(const CapturedTask& task, const ProcDir& proc, Tracked& tracked);
+  static int protect_task(const CapturedTask& task, const ProcDir& proc, int uffd);
 
   const CaptureRequest& request_;
   std::map<pid_t, Tracked> tasks_;

@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <exception>
 #include <string>
 #include <vector>
@@ -169,9 +168,7 @@ void visit(const Order& order) {
       known.push_back(order);
     }
   }
-  pollfd core{core_pidfd, POLLIN, 0};
-  while (!finished && ::poll(&core, 1, -1) < 0 && errno == EINTR) {
-  }
+  if (!finished) wait_readable(core_pidfd, Deadline::never());
   for (size_t i = 0; i < known.size(); ++i) {
     try {
       visit(known[i]);
@@ -197,15 +194,9 @@ TwinReaper::TwinReaper() {
   if (host_pid_ < 0) throw NativeError::from_errno("fork", errno);
   if (host_pid_ == 0) {
     ::setsid();  // a signal to our group is not for it
-    // Nothing else: the control stream must end when the core does, and no file be held open. 2 is for its log.
-    constexpr int kOrders = 3, kCore = 4, kOutOfTheWay = 100;
-    const int high_orders = ::fcntl(theirs.borrow(), F_DUPFD, kOutOfTheWay);
-    const int high_core = ::fcntl(core.borrow(), F_DUPFD, kOutOfTheWay);
-    if (::dup2(high_orders, kOrders) < 0 || ::dup2(high_core, kCore) < 0) ::_exit(1);
-    sys::try_syscall(SYS_close_range, 5, UINT_MAX, 0);
-    ::close(0);
-    ::close(1);
-    run_reaper(kOrders, kCore);
+    // The control stream must end when the core does, and no file be held open. 2 is for its log.
+    sys::close_all_but({STDERR_FILENO, theirs.borrow(), core.borrow()});
+    run_reaper(theirs.borrow(), core.borrow());
   }
   pidfd_ = sys::pidfd_open(host_pid_);
 }
@@ -225,12 +216,7 @@ bool TwinReaper::finish(const Deadline& deadline) noexcept {
   const Order order{0, 0, 0, 0};
   if (::send(orders_.borrow(), &order, sizeof order, MSG_NOSIGNAL) < 0) log_line("the reaper has gone");
   orders_.reset();
-  pollfd gone{pidfd_.borrow(), POLLIN, 0};
-  int ready = 0;
-  do {
-    ready = ::poll(&gone, 1, deadline.remaining_ms());
-  } while (ready < 0 && errno == EINTR);
-  if (ready <= 0) {
+  if (!wait_readable(pidfd_.borrow(), deadline)) {
     log_line("the reaper still waits for a target that cannot be visited now");
     return false;
   }

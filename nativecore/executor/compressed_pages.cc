@@ -89,13 +89,10 @@ void CompressedPages::release(uint64_t offset, uint64_t length_bytes) noexcept {
 void CompressedPages::decode(const Frame& frame) {
   const FramePlace& place = frame.place;
   std::string bytes(place.size.compressed_bytes, '\0');
-  for (uint64_t done = 0; done < bytes.size();) {
-    const sys::Try<size_t> count =
-        sys::try_pread(file_.borrow(), bytes.data() + done, bytes.size() - done, place.file_offset + done);
-    if (!count.ok()) throw NativeError::from_errno("pread", count.error).with_path(name_);
-    if (count.value == 0) throw NativeError("corrupt", "a compressed page file has become shorter").with_path(name_);
-    done += count.value;
-  }
+  const sys::Try<size_t> count = sys::try_pread_all(file_.borrow(), bytes.data(), bytes.size(), place.file_offset);
+  if (!count.ok()) throw NativeError::from_errno("pread", count.error).with_path(name_);
+  if (count.value < bytes.size())
+    throw NativeError("corrupt", "a compressed page file has become shorter").with_path(name_);
   if (decompressor_of_thread(codec_).decompress(bytes, memory_.data() + place.content_offset, place.size.content_bytes))
     return;
   char what[96];

@@ -1,18 +1,13 @@
 #include "executor/janitor.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <cstring>
 
 #include "base/deadline.h"
@@ -28,17 +23,6 @@ constexpr char kDismiss = 'd';
 constexpr char kTakeBack = 't';
 // A killed requester goes within the system call that it is in; one that has not been killed does not wait for us.
 constexpr uint64_t kRequesterTimeoutMs = 250;
-
-void drop_descriptors_but(int one, int other) {
-  uint64_t next = 0;
-  for (const int kept : {std::min(one, other), std::max(one, other)}) {
-    if (kept < 0) continue;
-    const uint64_t number = static_cast<uint64_t>(kept);
-    if (number > next) sys::try_syscall(SYS_close_range, next, number - 1, 0);
-    next = number + 1;
-  }
-  sys::try_syscall(SYS_close_range, next, UINT_MAX, 0);
-}
 
 // Invalid if it has died already: then it has not been told that it may make anything.
 UniqueFd open_requester() {
@@ -80,22 +64,7 @@ Received receive(int socket) {
 void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
   for (const UniqueFd& pidfd : pidfds) sys::try_pidfd_send_signal(pidfd.borrow(), SIGKILL);
   const Deadline deadline = Deadline::in_ms(kKillTimeoutMs);
-  for (const UniqueFd& pidfd : pidfds) {
-    pollfd exit{pidfd.borrow(), POLLIN, 0};
-    while (!deadline.expired() && ::poll(&exit, 1, deadline.remaining_ms()) < 0 && errno == EINTR) {
-    }
-  }
-}
-
-// False if it still lives at the end of that time.
-bool await_end(const UniqueFd& pidfd, uint64_t timeout_ms) {
-  pollfd exit{pidfd.borrow(), POLLIN, 0};
-  const Deadline deadline = Deadline::in_ms(timeout_ms);
-  for (;;) {
-    const int ready = ::poll(&exit, 1, deadline.remaining_ms());
-    if (ready > 0) return true;
-    if (ready == 0 || errno != EINTR) return false;
-  }
+  for (const UniqueFd& pidfd : pidfds) wait_readable(pidfd.borrow(), deadline);
 }
 
 [[noreturn]] void run_janitor(int socket, const UniqueFd& requester, const std::vector<UndoAction>& undo,
@@ -103,12 +72,8 @@ bool await_end(const UniqueFd& pidfd, uint64_t timeout_ms) {
   ::setsid();
   ::prctl(PR_SET_NAME, "stasis-janitor", 0, 0, 0);
   (void)!::chdir("/");
-  drop_descriptors_but(socket, requester.valid() ? requester.borrow() : -1);
-  rlimit descriptors;
-  if (::getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
-    descriptors.rlim_cur = descriptors.rlim_max;  // one pidfd per process of the tree
-    ::setrlimit(RLIMIT_NOFILE, &descriptors);
-  }
+  sys::close_all_but({socket, requester.borrow()});
+  sys::raise_descriptor_limit();  // one pidfd per process of the tree
   std::vector<UniqueFd> pidfds;
   bool core_lives = false;
   while (!core_lives) {
@@ -121,7 +86,8 @@ bool await_end(const UniqueFd& pidfd, uint64_t timeout_ms) {
   if (hole) hole->fail_all();  // before anything else: tasks that nobody knows of leave by themselves
   kill_and_wait(pidfds);
   perform_undo(undo);  // failures: nobody is left to hear of them
-  if (!core_lives && requester.valid() && await_end(requester, kRequesterTimeoutMs)) perform_undo(undo);
+  if (!core_lives && requester.valid() && wait_readable(requester.borrow(), Deadline::in_ms(kRequesterTimeoutMs)))
+    perform_undo(undo);
   ::_exit(0);
 }
 

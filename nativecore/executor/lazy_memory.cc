@@ -1,10 +1,8 @@
 #include "executor/lazy_memory.h"
 
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -12,7 +10,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <cstdio>
 #include <cstring>
 
@@ -25,27 +22,12 @@ namespace {
 
 constexpr uint64_t kKillTimeoutMs = 30'000;
 
-// Before anything else: an inherited end of the janitor's or TypeScript's socket
-// would hide the coordinator's death from them.
-void drop_descriptors_but(std::vector<int> kept) {
-  std::sort(kept.begin(), kept.end());
-  unsigned next = 0;
-  for (const int fd : kept) {
-    const unsigned number = static_cast<unsigned>(fd);
-    if (number > next) sys::try_syscall(SYS_close_range, next, number - 1, 0);
-    next = number + 1;
-  }
-  sys::try_syscall(SYS_close_range, next, UINT_MAX, 0);
-}
-
 void log_to_descriptor_2(const char* text) { ::dprintf(2, "lazy pages: %s\n", text); }
 
 void end_container(int root_pidfd) {
   sys::try_pidfd_send_signal(root_pidfd, SIGKILL);
-  const Deadline deadline = Deadline::in_ms(kKillTimeoutMs);
-  pollfd exit{root_pidfd, POLLIN, 0};  // the init of a pid namespace ends when all in it have ended
-  while (!deadline.expired() && ::poll(&exit, 1, deadline.remaining_ms()) <= 0) {
-  }
+  // The init of a pid namespace ends when all in it have ended.
+  wait_readable(root_pidfd, Deadline::in_ms(kKillTimeoutMs));
 }
 
 // A process of its own that shares our table of descriptors, those it will get from forks included.
@@ -63,12 +45,10 @@ pid_t clone_with_shared_descriptors() {
   for (const LazyFile& file : memory.files) {
     if (file.file.valid()) kept.push_back(file.file.borrow());
   }
-  drop_descriptors_but(std::move(kept));
-  rlimit descriptors;
-  if (::getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
-    descriptors.rlim_cur = descriptors.rlim_max;  // one userfaultfd per process that the program forks
-    ::setrlimit(RLIMIT_NOFILE, &descriptors);
-  }
+  // Before anything else: an inherited end of the janitor's or TypeScript's socket
+  // would hide the coordinator's death from them.
+  sys::close_all_but(std::move(kept));
+  sys::raise_descriptor_limit();  // one userfaultfd per process that the program forks
   const pid_t host_pid = clone_with_shared_descriptors();
   if (host_pid == 0) {
     ::prctl(PR_SET_NAME, "stasis-pages", 0, 0, 0);

@@ -222,15 +222,10 @@ class PageProcess {
 
   // By read(2), not by a mapping: a file that is cut short is an answer then, and no SIGBUS.
   void read_file(const LazyFile& file, uint64_t offset_bytes, uint64_t length_bytes) {
-    uint64_t done = 0;
-    while (done < length_bytes) {
-      const auto got =
-          sys::try_pread(file.file.borrow(), buffer_.data() + done, length_bytes - done, offset_bytes + done);
-      if (!got.ok()) throw NativeError::from_errno("pread", got.error).with_path(file.name);
-      if (got.value == 0)
-        throw NativeError("truncated", "page file \"" + file.name + "\" has become shorter than the restore needs");
-      done += got.value;
-    }
+    const auto got = sys::try_pread_all(file.file.borrow(), buffer_.data(), length_bytes, offset_bytes);
+    if (!got.ok()) throw NativeError::from_errno("pread", got.error).with_path(file.name);
+    if (got.value < length_bytes)
+      throw NativeError("truncated", "page file \"" + file.name + "\" has become shorter than the restore needs");
   }
 
   void compare_digest(const LazyFile& file) {
