@@ -22,7 +22,6 @@ import { syncDirectory } from './archive/archive-file.js';
 import { privateName, removeAbandoned } from './archive/private-directory.js';
 import { makeDirectory } from './directories.js';
 import { kParentName } from './engine/index.js';
-import type { ParentCheckpoint } from './incremental.js';
 import { fileError } from './errors/index.js';
 import type { OnProgress } from './phase-clock.js';
 
@@ -46,6 +45,14 @@ export interface CheckpointOutput extends Disposable {
 /** Files of checkpoints, ours and other engines'; logs and stats are not among them. */
 const imageName = /\.img(\.lz4|\.zst)?$|^descriptors\.json$|^stasis-(manifest|timings|tracking)\.json$|^parent$/;
 
+/** The checkpoint that these images leave pages to. */
+export interface ParentLink {
+  /** As the link says it, relative to the new images. */
+  readonly link: string;
+  /** Of its manifest, "" if it has none. */
+  readonly digest: string;
+}
+
 export class ImageOutput implements CheckpointOutput {
   readonly directory: string;
   /** Of the hidden directory: the core writes page files through it. */
@@ -56,11 +63,11 @@ export class ImageOutput implements CheckpointOutput {
   readonly #entries = new Map<string, ManifestEntry>();
   /** Names that stand in the directory itself by now. */
   readonly #moved: string[] = [];
-  readonly #parent: ParentCheckpoint | undefined;
+  readonly #parent: ParentLink | undefined;
   #done = false;
 
   /** `sync`: whether commit waits for the disk. */
-  constructor(directory: string, sync: boolean, onProgress?: OnProgress, parent?: ParentCheckpoint) {
+  constructor(directory: string, sync: boolean, onProgress?: OnProgress, parent?: ParentLink) {
     this.#parent = parent;
     this.directory = directory;
     this.#onProgress = onProgress;
@@ -95,7 +102,7 @@ export class ImageOutput implements CheckpointOutput {
       await Promise.all([this.#syncFiles(written), this.#hashAll(unhashed)]);
       this.#entries.set(inventory.name, manifestEntry(inventory.bytes));
       const others = [...this.#entries.keys()].filter((name) => name !== inventory.name);
-      const parentDigest = this.#parent?.images.digest ?? '';
+      const parentDigest = this.#parent?.digest ?? '';
       const manifest = { files: this.#entries, ...(parentDigest === '' ? {} : { parentDigest }) };
       this.#writeUnlisted({ name: kManifestName, bytes: formatManifest(manifest) });
       this.#writeUnlisted(inventory);

@@ -3,16 +3,14 @@
 import { randomBytes } from 'node:crypto';
 import { isAbsolute, join, relative } from 'node:path';
 import { FormatError, JsonReader, parseJson } from '../oci-spec/json.js';
-import type { OutputFile } from './image-output.js';
+import type { OutputFile, ParentLink } from './image-output.js';
 import { ImageInput } from './image-input.js';
 import { StasisError } from './errors/index.js';
 
 const kTrackingName = 'stasis-tracking.json';
 const kVersion = 1;
 
-export interface ParentCheckpoint extends Disposable {
-  /** As the link in the new images says it, relative to them. */
-  readonly link: string;
+export interface ParentCheckpoint extends ParentLink, Disposable {
   readonly images: ImageInput;
   /** "": nobody has kept note of changes since. */
   readonly token: string;
@@ -32,7 +30,13 @@ export function openParent(imagePath: string, parentPath: string): ParentCheckpo
     });
   }
   const images = new ImageInput(directory);
-  return { link, images, token: readToken(images), [Symbol.dispose]: () => images[Symbol.dispose]() };
+  return {
+    link,
+    digest: images.digest,
+    images,
+    token: readToken(images),
+    [Symbol.dispose]: () => images[Symbol.dispose](),
+  };
 }
 
 function readToken(images: ImageInput): string {

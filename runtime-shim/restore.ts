@@ -36,6 +36,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
   const base = findBaseRuntime();
   // It answers while we read.
   const answer = baseRuntimeVersion(base);
+  // Awaited below; if what we read fails before, that failure is the one to tell.
   answer.catch(() => undefined);
   const bundle = readBundle(asked.bundle);
   refuseConsoleMismatch(bundle, goal, asked);
