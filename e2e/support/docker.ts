@@ -7,7 +7,7 @@ import { Daemon, daemonEnvironment, daemonProgram, installedStasis } from './dae
 import { makeRootfs } from './rootfs.js';
 import { cgroupParent } from './run-identity.js';
 import { describeFailure, mustRun, run, type CommandResult } from './run.js';
-import { waitFor } from './wait.js';
+import { countOn } from './wait.js';
 
 /** What a person writes into /etc/docker/daemon.json, and what keeps it off this host's network and storage. */
 function configuration(directory: string): object {
@@ -76,13 +76,7 @@ export class Docker {
 
   /** Waits until the log has more lines of the counter, and returns all. */
   async count(name: string): Promise<readonly number[]> {
-    const numbers = async (): Promise<number[]> =>
-      (await this.must('logs', name)).split('\n').filter(Boolean).map(Number);
-    const before = (await numbers()).length;
-    return await waitFor(`more output of ${name}`, async () => {
-      const now = await numbers();
-      return now.length > before ? now : undefined;
-    });
+    return await countOn(name, () => this.must('logs', name));
   }
 
   async inspect(name: string, format: string): Promise<string> {

@@ -10,7 +10,7 @@ import { chosenPodman, type PodmanSet } from './podman-sets.js';
 import { processesWhere, readOrEmpty } from './processes.js';
 import { makeRootfs } from './rootfs.js';
 import { describeFailure, mustRun, run, type CommandResult } from './run.js';
-import { waitFor } from './wait.js';
+import { countOn, waitFor } from './wait.js';
 
 /** Where hack/managers installs stasis. */
 export const installedPrefix = join(managersDirectory, 'stasis');
@@ -92,13 +92,7 @@ export class Podman {
 
   /** Waits until the counter has gone on, and returns all that the log has of it. */
   async count(name: string): Promise<readonly number[]> {
-    const numbers = async (): Promise<number[]> =>
-      (await this.must('logs', name)).split('\n').filter(Boolean).map(Number);
-    const before = (await numbers()).length;
-    return await waitFor(`more output of ${name}`, async () => {
-      const now = await numbers();
-      return now.length > before ? now : undefined;
-    });
+    return await countOn(name, () => this.must('logs', name));
   }
 
   /** Types into a container's terminal; podman stays attached for ever unless it is ended. */
