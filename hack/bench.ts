@@ -68,6 +68,7 @@ async function main(words: readonly string[]): Promise<void> {
     installPeers();
     return reenter(words);
   }
+  const machine = await describeMachine(words);
   const all: Measured[] = [];
   for (const workload of options.chosen) {
     for (const images of options.images) {
@@ -75,11 +76,11 @@ async function main(words: readonly string[]): Promise<void> {
       all.push(measured);
       console.log(`\n${renderTable(textRows(measured))}`);
       for (const failure of failuresOf(measured)) console.log(failure);
+      // Each time: a run of all takes an hour, and may be cut short.
+      write('results.json', JSON.stringify({ machine, pairs: options.pairs, results: all }, undefined, 1));
+      write('results.html', htmlPage(all, machine));
     }
   }
-  const machine = await describeMachine(words);
-  write('results.json', JSON.stringify({ machine, pairs: options.pairs, results: all }, undefined, 1));
-  write('results.html', htmlPage(all, machine));
   const goals = all.flatMap((measured) => rowsOf(measured).flatMap((row) => row.goals));
   const met = goals.filter((goal) => goal.met === true).length;
   console.log(

@@ -1,5 +1,6 @@
 // One sample: a subject is started, checkpointed while it goes on, checkpointed
 // to its end, restored, and ended. The same steps for both tools.
+import { basename, join } from 'node:path';
 import { waitFor } from '../../e2e/support/wait.js';
 import { ExtraMemory } from './extra-memory.js';
 import { sizeOf, readCheckpointStats, readRestoreStats } from './image-stats.js';
@@ -36,12 +37,21 @@ export async function takeSample(
   const ours = tool === 'stasis' ? workload.ours : undefined;
   const subject = await start();
   const sample: Sample = {};
+  /** Options of the checkpoint that follows. */
+  const prepare = async (name: string): Promise<readonly string[]> => {
+    const options = ours?.checkpoint ?? [];
+    if (ours?.preDump !== true) return options;
+    const round = place(`${name}-before`);
+    await subject.checkpoint(tool, round.images, round.work, true, ['--pre-dump', ...options]);
+    return ['--parent-path', join('..', basename(round.images)), ...options];
+  };
   try {
     const live = place('live');
+    const liveOptions = await prepare('live');
     await subject.state?.reset();
     const extra = new ExtraMemory();
     try {
-      sample.liveMs = await subject.checkpoint(tool, live.images, live.work, true, ours?.checkpoint ?? []);
+      sample.liveMs = await subject.checkpoint(tool, live.images, live.work, true, liveOptions);
     } finally {
       sample.extraBytes = extra.stop();
     }
@@ -51,7 +61,8 @@ export async function takeSample(
     if (subject.state) sample.gapMs = subject.state.read().gapMs;
 
     const last = place('last');
-    sample.checkpointMs = await subject.checkpoint(tool, last.images, last.work, false, ours?.checkpoint ?? []);
+    const lastOptions = await prepare('last');
+    sample.checkpointMs = await subject.checkpoint(tool, last.images, last.work, false, lastOptions);
     if (subject.stats !== false) sample.imageBytes = sizeOf(last.images);
     const from = process.hrtime.bigint();
     sample.restoreMs = await subject.restore(tool, last.images, last.work, ours?.restore ?? []);

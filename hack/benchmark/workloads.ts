@@ -43,7 +43,12 @@ export interface Workload {
   /** One of a curve: the curve's name and the place on it. */
   readonly curve?: { readonly name: string; readonly at: number };
   /** Options of ours that the peer does not have; then it is measured without it. */
-  readonly ours?: { readonly checkpoint?: readonly string[]; readonly restore?: readonly string[] };
+  readonly ours?: {
+    readonly checkpoint?: readonly string[];
+    readonly restore?: readonly string[];
+    /** A round before each checkpoint, which then writes what has changed since. CRIU wants soft-dirty for that. */
+    readonly preDump?: true;
+  };
   /** Also with CRIU's probe cache removed before each run. */
   readonly coldCriu?: boolean;
   readonly quick?: boolean;
@@ -193,5 +198,11 @@ export const workloads: readonly Workload[] = [
     kind: 'container',
     load: ['memory', '1024', 'zero'],
     ours: { checkpoint: ['--compress=zstd'] },
+  },
+  {
+    name: 'container, 1 GiB, after a pre-dump',
+    kind: 'container',
+    load: ['memory', '1024', 'random'],
+    ours: { preDump: true },
   },
 ];
