@@ -19,6 +19,7 @@ export function kernelFacts(): KernelFacts {
     vdsoOffsetBytes: BigInt(native.vdsoOffsetBytes),
     vdsoDigest: createHash('sha256').update(native.vdso).digest('hex'),
     userfaultfd: native.userfaultfd,
+    ...hugePages(),
     xsaveSizeBytes: native.xsaveSizeBytes,
     xfeatures: native.xfeatures,
     timerRestoreIds: native.timerRestoreIds,
@@ -28,6 +29,13 @@ export function kernelFacts(): KernelFacts {
     oomScoreAdjust: Number(readText('/proc/self/oom_score_adj').trim() || '0'),
     mmapMinAddress: BigInt(readText('/proc/sys/vm/mmap_min_addr').trim() || '65536'),
   };
+}
+
+/** admin-guide/mm/transhuge.rst: "always [madvise] never"; the file is missing where the kernel has none. */
+function hugePages(): Pick<KernelFacts, 'hugePages'> {
+  const chosen = /\[(\w+)\]/.exec(readText('/sys/kernel/mm/transparent_hugepage/enabled'))?.[1];
+  if (chosen === 'always') return { hugePages: 'all' };
+  return chosen === 'madvise' ? { hugePages: 'advised' } : {};
 }
 
 function pairs(limits: readonly bigint[]): { readonly cur: bigint; readonly max: bigint }[] {

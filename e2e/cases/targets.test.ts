@@ -30,6 +30,7 @@ const cases: readonly Case[] = [
   { what: 'private file mappings with changed pages', target: 'map_private_file' },
   { what: 'read-only shared file mappings', target: 'map_shared_readonly' },
   { what: 'the layout and content of memory', target: 'memory_layout' },
+  { what: 'transparent huge pages', target: 'huge_pages' },
   { what: 'shared anonymous memory', target: 'shared_anonymous' },
   { what: 'memfds with their content, offsets, mappings and seals', target: 'memfd' },
   { what: 'sessions and process groups without leaders', target: 'sessions', adjust: withCapabilities('CAP_KILL') },

@@ -53,6 +53,8 @@ export interface KernelFacts {
   /** sha256 of the vdso's bytes; "" if unknown (not compared then). */
   readonly vdsoDigest: string;
   readonly userfaultfd: boolean;
+  /** Where transparent huge pages are given: to all memory, to what MADV_HUGEPAGE asks for; undefined: nowhere. */
+  readonly hugePages?: 'all' | 'advised';
   readonly xsaveSizeBytes: number;
   /** XCR0; undefined: what the size allows. */
   readonly xfeatures?: bigint;

@@ -484,7 +484,10 @@ const kMethodMem = 1;
 /** UFFD_USER_MODE_ONLY: the coordinator fills before anything touches; needs no privilege */
 const kUserModeOnly = 1;
 const kNonBlocking = 0o4000;
+const kMadviseHugePage = 14n;
+const kMadviseNoHugePage = 15n;
 const kMadviseWipeOnFork = 18n;
+const kHugePageBytes = 0x200000n;
 
 /**
  * Locked memory is there when mlock2(2) returns, and what a fork wipes is missing
@@ -494,6 +497,18 @@ const isLazy = (ctx: CompileContext, vma: vma_entry): boolean =>
   ctx.options.lazyPages === true &&
   (vma.flags & mapFlag.LOCKED) === 0 &&
   ((vma.madv ?? 0n) & (1n << kMadviseWipeOnFork)) === 0n;
+
+/**
+ * A userfaultfd takes small pages only. Written to, such memory gets huge ones where the kernel gave it some before,
+ * with one fault instead of 512.
+ */
+function getsHugePages(ctx: CompileContext, mm: mm_entry, vma: vma_entry): boolean {
+  const { hugePages } = ctx.options.kernel;
+  const advised = (advice: bigint): boolean => ((vma.madv ?? 0n) & (1n << advice)) !== 0n;
+  if (hugePages === undefined || mm.thp_disabled === true || advised(kMadviseNoHugePage)) return false;
+  const first = ((vma.start + kHugePageBytes - 1n) / kHugePageBytes) * kHugePageBytes;
+  return (hugePages === 'all' || advised(kMadviseHugePage)) && first + kHugePageBytes <= vma.end;
+}
 
 function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): void {
   const { image, builder } = planned;
@@ -521,7 +536,10 @@ function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): 
           (vma.status & (vmaStatus.FILE_SHARED | vmaStatus.ANON_SHARED)) === 0 &&
           (vma.flags & mapFlag.DROPPABLE) === 0
         ) {
-          const registered = ctx.options.lazyPages === true ? isLazy(ctx, vma) : ctx.options.kernel.userfaultfd;
+          const registered =
+            ctx.options.lazyPages === true
+              ? isLazy(ctx, vma)
+              : ctx.options.kernel.userfaultfd && !getsHugePages(ctx, mm, vma);
           const method = anonymous && registered ? kMethodUffd : kMethodMem;
           builder.fills.push({
             method,
