@@ -103,6 +103,6 @@ complete -F _${program} ${program}
 
 function criuCompletion(help: string): string {
   return `# bash completion for stasis-criu
-complete -o default -W "dump restore check ${optionsOf(help)}" stasis-criu criu
+complete -o default -W "dump pre-dump restore check ${optionsOf(help)}" stasis-criu criu
 `;
 }

@@ -33,6 +33,8 @@ export interface CheckpointOptions {
   readonly pageCompression?: PageCompression;
   /** Memory only, for a later checkpoint that names this one as its parent; with leaveRunning. */
   readonly preDump?: boolean;
+  /** Keep note of what changes, for a later checkpoint that names this one; a tree that runs on only. */
+  readonly trackMemory?: boolean;
   /** Images that unchanged pages are left to; absolute, or relative to imagePath. */
   readonly parentPath?: string;
   /** Whether success waits until the images are on the disk. */

@@ -92,7 +92,10 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   using log = new LogFile(workPath, request.logName ?? 'dump.log');
   const preDump = request.preDump === true;
   using parent = request.parentPath === undefined ? undefined : openParent(request.imagePath, request.parentPath);
-  const trackingToken = preDump || (request.leaveRunning && parent !== undefined) ? newTrackingToken() : '';
+  const trackingToken =
+    preDump || (request.leaveRunning && (parent !== undefined || request.trackMemory === true))
+      ? newTrackingToken()
+      : '';
   using own =
     tree.output === undefined
       ? new ImageOutput(request.imagePath, request.sync, request.onProgress, parent)

@@ -31,6 +31,7 @@ export interface NativeFailure {
 const ENOSPC = 28;
 const EDQUOT = 122;
 const ENOENT = 2;
+const EEXIST = 17;
 
 /** `goal`: what failed as a whole, "checkpoint container \"web\"". `describeStep`: the printed line of a plan step. */
 export function fromNative(
@@ -107,6 +108,9 @@ function hintOf(code: ErrorCode, failure: NativeFailure): string | undefined {
     case 'DEADLINE':
       return 'the machine may be overloaded; try again';
     default:
+      // clone3(2): a pid of set_tid is taken.
+      if (failure.call === 'clone3' && failure.errorNumber === EEXIST)
+        return 'a process with that pid is there already: end it, or restore in a pid namespace of its own';
       if (failure.position !== undefined && failure.errorNumber === ENOENT) {
         return 'the root file system or a mount of the bundle may not be the one that the container had';
       }

@@ -17,11 +17,18 @@ import { StasisError } from '../errors/index.js';
 import { BadRequest, kCloneNewNet, parseExternal, refuseUnbuiltOptions, type RpcDirectories } from './options.js';
 import type { Notify, RpcOptions } from './packets.js';
 
+export interface DumpCircumstances {
+  readonly preDump?: boolean;
+  /** Whether the streams of the first process are its own, and not those that its runtime gave it. */
+  readonly ownStreams?: boolean;
+  readonly signal?: AbortSignal;
+}
+
 export async function dump(
   options: RpcOptions,
   directories: RpcDirectories,
   notify: Notify,
-  { preDump = false } = {},
+  { preDump = false, ownStreams = false, signal }: DumpCircumstances = {},
 ): Promise<void> {
   refuseUnbuiltOptions(options);
   const hostPid = options.pid ?? 0;
@@ -57,6 +64,9 @@ export async function dump(
       logName: directories.logName,
       leaveRunning: options.leave_running === true || preDump,
       preDump,
+      trackMemory: options.track_mem === true,
+      ...((options.timeout ?? 0) > 0 ? { deadlineMs: options.timeout! * 1000 } : {}),
+      ...(signal === undefined ? {} : { signal }),
       ...((options.parent_img ?? '') === '' ? {} : { parentPath: options.parent_img! }),
       encode: {
         shellJob: options.shell_job === true,
@@ -73,11 +83,12 @@ export async function dump(
         cgroupDirectories: options.freeze_cgroup === undefined ? [] : [options.freeze_cgroup],
         freezerFile: freezer?.file ?? '',
         foundPaused: freezer?.isFrozen() ?? false,
-        tmpfsMountPoints: liveTmpfsMounts(hostPid, externalMounts),
+        // Those of our own mount namespace are the host's, which a tree in it only uses.
+        tmpfsMountPoints: sharesOurMounts(hostPid) ? [] : liveTmpfsMounts(hostPid, externalMounts),
       },
       encode: {
         externalMounts,
-        externalFiles: streamsOf(hostPid, descriptors),
+        externalFiles: ownStreams ? new Set() : streamsOf(hostPid, descriptors),
         externalNamespaces,
         emptyNetNamespace: ((options.empty_ns ?? 0) & kCloneNewNet) !== 0,
         rootfs: options.root ?? readlinkSync(`/proc/${hostPid}/root`),
@@ -87,6 +98,10 @@ export async function dump(
       committed: () => void (!preDump && notify('post-dump')),
     },
   );
+}
+
+function sharesOurMounts(hostPid: number): boolean {
+  return readlinkSync(`/proc/${hostPid}/ns/mnt`) === readlinkSync('/proc/self/ns/mnt');
 }
 
 /** Streams of the first process may lead outside, as they did when its runtime started it. */

@@ -8,7 +8,16 @@ import { StasisError } from '../errors/index.js';
 
 export type RpcRequest = ImageMessages['criu_req'];
 export type RpcOptions = ImageMessages['criu_opts'];
+/** As a client or a command line gives them: what is not said has its default. */
+export type RequestedOptions = PartialMessage<RpcOptions>;
 export type RpcResponse = PartialMessage<ImageMessages['criu_resp']>;
+
+export function completeOptions(options: RequestedOptions): RpcOptions {
+  const codec = imageCodec();
+  const complete = codec.decode('criu_req', codec.encode('criu_req', { type: criu_req_type.EMPTY, opts: options }));
+  if (complete.opts === undefined) throw new Error('options were lost');
+  return complete.opts;
+}
 
 /** Tells the client that a moment has come, and waits until it has done what it does then. */
 export type Notify = (script: string, about?: { readonly hostPid?: number; readonly ownFd?: number }) => void;

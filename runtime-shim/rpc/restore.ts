@@ -24,8 +24,16 @@ import { kernelFacts, writeRestoreStats } from '../restore-steps.js';
 import { kCloneNewNet, parseExternal, refuseUnbuiltOptions, type RpcDirectories } from './options.js';
 import type { Notify, RpcOptions } from './packets.js';
 
-/** Returns the host pid of the restored root, which goes to the nearest subreaper above us. */
-export async function restore(options: RpcOptions, directories: RpcDirectories, notify: Notify): Promise<number> {
+/**
+ * Returns the host pid of the restored root, which goes to the nearest subreaper above us. `parked` is told of it
+ * while nothing runs yet, and may throw: then nothing has been restored.
+ */
+export async function restore(
+  options: RpcOptions,
+  directories: RpcDirectories,
+  notify: Notify,
+  circumstances: { readonly signal?: AbortSignal; readonly parked?: (hostPid: number) => void } = {},
+): Promise<number> {
   refuseUnbuiltOptions(options);
   const goal = `restore the process tree in ${directories.imagePath}`;
   using images = new ImageInput(directories.imagePath);
@@ -54,6 +62,7 @@ export async function restore(options: RpcOptions, directories: RpcDirectories, 
     images,
     plan: compiled.plan,
     externals: inheritance.ownFds,
+    signal: circumstances.signal,
   });
   notify('pre-restore');
   const cgroups = await enterCgroups(options, layout, core);
@@ -64,6 +73,7 @@ export async function restore(options: RpcOptions, directories: RpcDirectories, 
     deadlineMs: restoreDefaults.deadlineMs,
     orders: { ...cgroups, uidMap: claims.uidMap.map(toIdMap), gidMap: claims.gidMap.map(toIdMap) },
     publish: async ({ rootHostPid: hostPid }) => {
+      circumstances.parked?.(hostPid);
       // All tasks wait: the namespaces are there, and nothing runs in them.
       notify('setup-namespaces', { hostPid });
       notify('post-setup-namespaces');
