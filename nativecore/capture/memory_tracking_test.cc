@@ -25,7 +25,7 @@ constexpr uint64_t kPages = 2048;
 // A program that changes its memory when it is told to, and in no other way.
 class Changer {
  public:
-  enum Order : int { kNothing, kWrite, kDiscard, kMapAnew, kMove, kFork };
+  enum Order : int { kNothing, kWrite, kDiscard, kMapAnew, kMove, kMoveBack, kFork };
 
   Changer() {
     shared_ = static_cast<Shared*>(
@@ -87,6 +87,9 @@ class Changer {
           break;
         case kMove:
           ::mremap(page, kPageBytes, kPageBytes, MREMAP_MAYMOVE | MREMAP_FIXED, memory + kPages * kPageBytes);
+          break;
+        case kMoveBack:
+          ::mremap(memory + kPages * kPageBytes, kPageBytes, kPageBytes, MREMAP_MAYMOVE | MREMAP_FIXED, page);
           break;
         case kFork:
           if (::fork() == 0) ::_exit(0);
@@ -202,6 +205,25 @@ void leaves_what_has_not_changed_to_the_parent() {
   }
 }
 
+// The kernel joins what comes back with its neighbours, and takes the protection from all of them; marks stay behind.
+void trusts_no_mark_where_protection_was_lost() {
+  for (const uint64_t copy_on_write_bytes : {uint64_t{0}, UINT64_MAX}) {
+    Changer changer;
+    capture(changer, {"one", ""}, true, copy_on_write_bytes);
+    changer.order(Changer::kMove, 40);
+    capture(changer, {"two", "one"}, true, copy_on_write_bytes);
+    changer.order(Changer::kMoveBack, 40);
+    changer.order(Changer::kWrite, 10);
+    const Pages third = capture(changer, {"three", "two"}, true, copy_on_write_bytes);
+    for (const uint64_t page : {10, 40}) EXPECT(Pages::has(third.written, changer.page(page)));
+    // It is protected again by then.
+    changer.order(Changer::kWrite, 20);
+    const Pages fourth = capture(changer, {"four", "three"}, true, copy_on_write_bytes);
+    EXPECT(Pages::has(fourth.written, changer.page(20)));
+    EXPECT(Pages::has(fourth.unchanged, changer.page(10)));
+  }
+}
+
 void writes_everything_where_nothing_is_known() {
   Changer changer;
   capture(changer, {"one", ""});
@@ -288,6 +310,7 @@ int main(int argc, char** argv) {
   return run_cases(
       {
           {"leaves what has not changed to the parent", leaves_what_has_not_changed_to_the_parent},
+          {"trusts no mark where protection was lost", trusts_no_mark_where_protection_was_lost},
           {"writes everything where nothing is known", writes_everything_where_nothing_is_known},
           {"a killed keeper costs a full capture", a_killed_keeper_costs_a_full_capture},
           {"the keeper ends with the tree", the_keeper_ends_with_the_tree},
