@@ -94,16 +94,18 @@ std::vector<PagePiece> cut_into_pieces(const std::vector<PageRun>& runs, uint64_
   return pieces;
 }
 
-LiveMemory::LiveMemory(const ProcDir& proc)
-    : host_pid_(proc.host_pid()), memory_(sys::openat(proc.borrow(), "mem", O_RDONLY)) {}
+LiveMemory::LiveMemory(const ProcDir& proc, Pages pages)
+    : host_pid_(proc.host_pid()), pages_(pages), memory_(sys::openat(proc.borrow(), "mem", O_RDONLY)) {}
 
 const unsigned char* LiveMemory::read(const PagePiece& piece, unsigned char* buffer) const {
-  const iovec local{buffer, piece.length_bytes};
-  const sys::Try<size_t> fast =
-      sys::try_process_vm_readv(host_pid_, &local, 1, piece.windows.data(), piece.windows.size());
-  if (fast.ok() && fast.value == piece.length_bytes) return buffer;
-  if (!fast.ok() && fast.error == ESRCH) throw NativeError("task_gone", "reading memory").with_pid(host_pid_);
-  // Stopped at a mapping without read permission: /proc/PID/mem reads it with force.
+  if (pages_ == Pages::own) {
+    const iovec local{buffer, piece.length_bytes};
+    const sys::Try<size_t> fast =
+        sys::try_process_vm_readv(host_pid_, &local, 1, piece.windows.data(), piece.windows.size());
+    if (fast.ok() && fast.value == piece.length_bytes) return buffer;
+    if (!fast.ok() && fast.error == ESRCH) throw NativeError("task_gone", "reading memory").with_pid(host_pid_);
+  }
+  // Also where that stopped, at a mapping without read permission: /proc/PID/mem reads it with force.
   unsigned char* to = buffer;
   for (const iovec& window : piece.windows) {
     const uint64_t address = reinterpret_cast<uint64_t>(window.iov_base);

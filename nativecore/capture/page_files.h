@@ -46,11 +46,16 @@ class PageSource {
 // The memory of a process that stands still.
 class LiveMemory : public PageSource {
  public:
-  explicit LiveMemory(const ProcDir& proc);
+  // Pages that another address space holds as well, as a twin's are, are made the
+  // reader's own first when process_vm_readv(2) pins them: measured for 512 MiB,
+  // 430 ms, and 190 through /proc/PID/mem. Of pages that are nobody else's: 110 and 160.
+  enum class Pages { own, shared };
+  explicit LiveMemory(const ProcDir& proc, Pages pages = Pages::own);
   const unsigned char* read(const PagePiece& piece, unsigned char* buffer) const override;
 
  private:
   pid_t host_pid_;
+  Pages pages_;
   UniqueFd memory_;  // /proc/PID/mem
 };
 
@@ -71,7 +76,8 @@ class CopiedMemory : public PageSource {
 class TwinMemory : public PageSource {
  public:
   // `not_forked` may be null; it must know every run that the twin's memory lacks.
-  TwinMemory(const ProcDir& twin, const CopiedMemory* not_forked) : twin_(twin), not_forked_(not_forked) {}
+  TwinMemory(const ProcDir& twin, const CopiedMemory* not_forked)
+      : twin_(twin, LiveMemory::Pages::shared), not_forked_(not_forked) {}
   const unsigned char* read(const PagePiece& piece, unsigned char* buffer) const override;
 
  private:
