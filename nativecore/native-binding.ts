@@ -51,6 +51,11 @@ export interface NativeBinding {
   punchHole(ownFd: number, offset: number, lengthBytes: number): boolean;
   /** An extended attribute, links not followed; undefined if there is none. */
   getAttribute(path: string, name: string): Buffer | undefined;
+  listAttributes(path: string): string[];
+  /** Links not followed; false: the file system has none of this kind, or we may not. */
+  setAttribute(path: string, name: string, value: Buffer): boolean;
+  /** Mode 0600; false: we may not. */
+  makeNode(path: string, kind: 'p' | 'c' | 'b', major: number, minor: number): boolean;
   /** A terminal's window gets the size of another's. */
   copyWindowSize(fromFd: number, toFd: number): void;
   loadCgroupDeviceProgram(instructions: Buffer): number;
@@ -72,6 +77,9 @@ export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'connectUnix',
   'punchHole',
   'getAttribute',
+  'listAttributes',
+  'setAttribute',
+  'makeNode',
   'copyWindowSize',
   'loadCgroupDeviceProgram',
   'attachCgroupDeviceProgram',

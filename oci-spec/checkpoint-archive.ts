@@ -148,6 +148,21 @@ export function formatBindMounts(mounts: readonly BindMount[]): string {
   );
 }
 
+/**
+ * Of the extended attributes of a file, those that travel in rootfs-diff.tar: what programs noted themselves, and file
+ * capabilities, which never give a task more than the bounding set of its container (capabilities(7)). Those of overlayfs
+ * say how layers lie upon each other on one machine, and labels are the security module's business.
+ */
+export function isCarriedAttribute(name: string): boolean {
+  if (name.startsWith('user.')) return !name.startsWith('user.overlay.');
+  return name === 'security.capability';
+}
+
+/** Whose loss is told: not what the machine or its overlayfs gave to the file. */
+export function isForeignAttribute(name: string): boolean {
+  return /^(trusted|user)\.overlay\./.test(name) || /^security\.(selinux|apparmor|ima|evm)$/.test(name);
+}
+
 /** Paths in the container. Throws FormatError. */
 export function parseDeletedFiles(text: string): string[] {
   const list = new JsonReader(parseJson(text), 'deleted.files');

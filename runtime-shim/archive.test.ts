@@ -18,13 +18,16 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
-import { StasisError } from './errors/index.js';
-import { applyRootfs } from './archive/apply-rootfs.js';
+import { nativeBinding } from '../nativecore/index.js';
+import { StasisError, type Degradation } from './errors/index.js';
+import { applyRootfs, type RootfsCalls, type RootfsUpdate } from './archive/apply-rootfs.js';
 import { ArchiveFile } from './archive/archive-file.js';
 import { compressionOfName, type Compression } from './archive/compression.js';
 import { foreign, hostileArchives, hostileRootfs, ours, rawTar } from './archive/hostile-archives.js';
 import { PrivateDirectory } from './archive/private-directory.js';
 import { readArchive } from './archive/read-archive.js';
+import { convertRootfsTar } from './archive/rootfs-tar.js';
+import { openArchive, readTar, type DeviceNumber, type Member } from './archive/tar-reader.js';
 import { TarWriter } from './archive/tar-writer.js';
 import { unpackCheckpoint } from './convert.js';
 
@@ -161,7 +164,7 @@ describe('archives', () => {
         const tarFile = join(directory, 'rootfs-diff.tar');
         writeFileSync(tarFile, bytes);
         const before = picture(directory);
-        await refused(applyRootfs(root, { tarFile, deleted: [] }), says);
+        await refused(apply(root, { tarFile, deleted: [] }), says);
         assert.deepEqual(picture(directory), before);
       });
     }
@@ -171,7 +174,7 @@ describe('archives', () => {
         const root = makeTree(directory);
         const before = picture(directory);
         await refused(
-          applyRootfs(root, { tarFile: undefined, deleted: [path] }),
+          apply(root, { tarFile: undefined, deleted: [path] }),
           /lies below "(out|dirlink)", and that is not a directory/,
         );
         assert.deepEqual(picture(directory), before);
@@ -189,16 +192,13 @@ describe('archives', () => {
         ]),
       );
       const before = picture(directory);
-      await refused(
-        applyRootfs(root, { tarFile, deleted: ['/l/evil'] }),
-        /lies below "l", and that is not a directory/,
-      );
+      await refused(apply(root, { tarFile, deleted: ['/l/evil'] }), /lies below "l", and that is not a directory/);
       assert.deepEqual(picture(directory), before);
     });
 
     it('a deleted link, which goes, and what it leads to stays', async () => {
       const root = makeTree(directory);
-      await applyRootfs(root, { tarFile: undefined, deleted: ['/out', '/not/there'] });
+      await apply(root, { tarFile: undefined, deleted: ['/out', '/not/there'] });
       assert.equal(existsSync(join(root, 'out')), false);
       assert.equal(readFileSync(join(directory, 'outside/secret'), 'utf8'), 'secret');
     });
@@ -219,7 +219,7 @@ describe('archives', () => {
         { name: 'made/on/the/way', content: 'x' },
       ]),
     );
-    await applyRootfs(root, { tarFile, deleted: ['/f'] });
+    await apply(root, { tarFile, deleted: ['/f'] });
     assert.equal(lstatSync(join(root, 'new')).mode & 0o7777, 0o750);
     assert.equal(lstatSync(join(root, 'new/file')).mode & 0o7777, 0o4755);
     assert.equal(lstatSync(join(root, 'new/file')).ino, lstatSync(join(root, 'new/same')).ino);
@@ -239,11 +239,131 @@ describe('archives', () => {
       tarFile,
       rawTar([{ name: '.wh.f' }, { name: 'opaque/.wh..wh..opq' }, { name: 'opaque/new', content: 'new' }]),
     );
-    await applyRootfs(root, { tarFile, deleted: [] });
+    await apply(root, { tarFile, deleted: [] });
     assert.equal(existsSync(join(root, 'f')), false);
     assert.deepEqual(readdirSync(join(root, 'opaque')), ['new']);
   });
+
+  it('take whiteouts for what was there before, wherever they stand, and device 0:0 for one', async () => {
+    const root = makeTree(directory);
+    mkdirSync(join(root, 'opaque'));
+    writeFileSync(join(root, 'opaque/old'), 'old');
+    const tarFile = join(directory, 'rootfs-diff.tar');
+    writeFileSync(
+      tarFile,
+      rawTar([
+        { name: 'opaque/deep/new', content: 'new' },
+        { name: 'opaque/.wh..wh..opq' },
+        { name: 'dir/kept', content: 'new' },
+        { name: 'dir/.wh.kept' },
+        { name: 'f', type: '3', device: [0, 0] },
+      ]),
+    );
+    assert.deepEqual(await apply(root, { tarFile, deleted: [] }), []);
+    assert.deepEqual(readdirSync(join(root, 'opaque')), ['deep']);
+    assert.equal(readFileSync(join(root, 'dir/kept'), 'utf8'), 'new');
+    assert.equal(existsSync(join(root, 'f')), false);
+  });
+
+  it('carry named pipes, devices, links, large owners and attributes that are not UTF-8 through every form', async () => {
+    const first = join(directory, 'first.tar');
+    const value = Buffer.from('0100000200ff8000000000000a3d0000000000', 'hex');
+    const attributes = new Map([
+      ['security.capability', value],
+      ['user.empty', Buffer.alloc(0)],
+      ['user.large', randomBytes(20_000)],
+    ]);
+    const long = `${'long/'.repeat(40)}name`;
+    await write(first, 'none', async (tar) => {
+      await tar.addDirectory({ name: 'd', mode: 0o750, attributes });
+      await tar.addBytes({ name: long, uid: 1_000_000, gid: 4_000_000, attributes }, Buffer.from('content'));
+      await tar.addBytes({ name: 'd/plain' }, Buffer.from('plain'));
+      await tar.addLink({ name: 'd/link', type: 'link', target: long, uid: 1_000_000 });
+      await tar.addNode({ name: 'd/pipe', type: 'fifo', major: 0, minor: 0, mode: 0o622 });
+      await tar.addNode({ name: 'd/disk', type: 'b', major: 8, minor: 255 });
+    });
+    const read = async (file: string): Promise<Map<string, Member>> => {
+      const members = new Map<string, Member>();
+      await readTar(await openArchive(file), { totalBytes: 1 << 20, members: 100 }, async (one, content) => {
+        members.set(one.name, one);
+        for await (const _ of content);
+      });
+      return members;
+    };
+    const second = join(directory, 'second.tar.gz');
+    await convertRootfsTar(first, ['/gone'], second, { whiteouts: 'inside', compression: 'gzip' });
+    const third = join(directory, 'third.tar');
+    const back = await convertRootfsTar(second, [], third, { whiteouts: 'beside', compression: 'none' });
+    assert.deepEqual([back.deleted, back.lost], [['/gone'], []]);
+    for (const file of [first, third]) {
+      const members = await read(file);
+      const [one, link] = [members.get(long)!, members.get('d/link')!];
+      assert.deepEqual([one.uid, one.gid, one.sizeBytes], [1_000_000, 4_000_000, 7]);
+      for (const [name, expected] of attributes) assert.ok(one.attributes.get(name)?.equals(expected), name);
+      assert.equal(members.get('d/')?.attributes.size, 3);
+      assert.deepEqual([link.kind, link.linkTarget, link.uid], ['link', long, 1_000_000]);
+      assert.equal(members.get('d/plain')?.attributes.size, 0);
+      assert.equal(members.get('d/pipe')?.kind, 'fifo');
+      assert.deepEqual(members.get('d/disk')?.device, { type: 'b', major: 8, minor: 255 });
+    }
+    // What others make of it.
+    const listed = execFileSync('tar', ['-tvf', third, '--xattrs'], { encoding: 'utf8' });
+    assert.match(listed, /1000000\/4000000.* long\/.*name\n/);
+    assert.match(listed, /^prw--w--w-.*d\/pipe$/m);
+  });
+
+  it('make of devices what the spec allows, and of attributes what grants nothing', async () => {
+    const root = makeTree(directory);
+    const tarFile = join(directory, 'rootfs-diff.tar');
+    writeFileSync(
+      tarFile,
+      rawTar([
+        { name: 'mem', type: '3', device: [1, 1] },
+        { name: 'null', type: '3', device: [1, 3] },
+        {
+          name: 'a',
+          content: 'a',
+          pax: {
+            'SCHILY.xattr.user.note': 'n',
+            'SCHILY.xattr.trusted.overlay.redirect': '/etc',
+            'SCHILY.xattr.security.selinux': 'unconfined_t',
+            'SCHILY.xattr.trusted.secret': 's',
+          },
+        },
+        { name: 'b', content: 'b', pax: { 'SCHILY.xattr.trusted.secret': 's' } },
+      ]),
+    );
+    const made: string[] = [];
+    const degradations = await apply(
+      root,
+      { tarFile, deleted: [] },
+      {
+        makeNode: (_path, kind, major, minor) => made.push(`${kind} ${major}:${minor}`) === 0,
+        setAttribute: (path, name) => made.push(`${name} ${readFileSync(path, 'utf8')}`) > 0,
+      },
+    );
+    assert.deepEqual(made, ['c 1:3', 'user.note a']);
+    assert.deepEqual(
+      degradations.map(({ message }) => message),
+      [
+        '"/mem", the character device 1:1, is not made: the spec does not allow it, and a restore never grants more than the spec',
+        '"/null" is not made: EPERM (operation not permitted), as devices are in a user namespace',
+        '"/a" (and 1 more) is put back without the extended attribute "trusted.secret"',
+      ],
+    );
+    assert.equal(existsSync(join(root, 'mem')), false);
+  });
 });
+
+/** By a spec that allows 1:3 alone. */
+function apply(
+  root: string,
+  update: Pick<RootfsUpdate, 'tarFile' | 'deleted'>,
+  calls: RootfsCalls = nativeBinding(),
+): Promise<Degradation[]> {
+  const allowsDevice = (device: DeviceNumber): boolean => device.major === 1 && device.minor === 3;
+  return applyRootfs(root, { ...update, allowsDevice, calls });
+}
 
 async function write(path: string, compression: Compression, fill: (tar: TarWriter) => Promise<void>): Promise<void> {
   using file = new ArchiveFile(path);

@@ -11,7 +11,9 @@ import {
   type BindMount,
   type ConfigDump,
 } from '../oci-spec/checkpoint-archive.js';
-import type { Container } from './container/index.js';
+import { parseRuntimeConfig } from '../oci-spec/runtime-config.js';
+import type { DeviceNumber } from './archive/tar-reader.js';
+import { allowsDevice, type Container } from './container/index.js';
 import { fileError, type Degradation } from './errors/index.js';
 import { ArchiveOutput, type ArchiveExtras } from './archive-output.js';
 import type { ArchiveRequest } from './checkpoint-request.js';
@@ -55,13 +57,15 @@ export function archiveContainer(
   }
   // Where it stands still until its files are read, none can change.
   const since = how.leaveRunning && container.status !== 'paused' ? Date.now() : Infinity;
+  const spec = parseRuntimeConfig(readFileSync(join(container.state.bundle, 'config.json'), 'utf8'));
   const skip = mountPointsOf(container.state.initHostPid);
   const rootfs =
     source === undefined
       ? undefined
       : async (tarFile: string): Promise<readonly string[]> => {
           const { changes, deleted } = findChanges(source, skip);
-          degradations.push(...(await writeRootfsDiff(changes, tarFile, since)));
+          const allows = (device: DeviceNumber): boolean => allowsDevice(spec, device);
+          degradations.push(...(await writeRootfsDiff(changes, tarFile, since, allows)));
           return deleted;
         };
   return new ContainerArchive(request, { files: metadata(request, container), rootfs }, how, degradations);

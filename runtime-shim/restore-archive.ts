@@ -7,6 +7,7 @@
 //                   what is in the root file system by then stays there
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { nativeBinding } from '../nativecore/index.js';
 import { member, parseDeletedFiles } from '../oci-spec/checkpoint-archive.js';
 import { applyRootfs } from './archive/apply-rootfs.js';
 import { PrivateDirectory } from './archive/private-directory.js';
@@ -15,7 +16,7 @@ import { temporaryDirectory } from './archive-output.js';
 import { readBundle } from './bundle.js';
 import { refuseObjections } from './checkpoint-request.js';
 import type { Degradation } from './errors/index.js';
-import { checkContainerId, findStateRoot, refuseUnlessAllowed } from './container/index.js';
+import { allowsDevice, checkContainerId, findStateRoot, refuseUnlessAllowed } from './container/index.js';
 import { planContainer } from './plan.js';
 import { restoreContainer } from './restore.js';
 import type { RestoreRequest, RestoredContainer } from './restore-request.js';
@@ -46,16 +47,20 @@ export async function restoreArchive(request: ArchiveRestore): Promise<RestoredC
   const imagePath = join(unpacked.path, member.images);
   const deleted = parseDeletedFiles(archive.texts.get(member.deletedFiles) ?? '[]');
   const hasDiff = archive.files.has(member.rootfsDiff);
+  const degradations = notUsed(archive.files);
   if (!request.ignoreRootfs && (hasDiff || deleted.length > 0)) {
     // All that can be known to stand in the way, before a file is changed.
     refuseObjections(goal, planContainer({ imagePath, bundle: request.bundle }).objections);
-    await applyRootfs(bundle.rootfs, {
+    const partial = await applyRootfs(bundle.rootfs, {
       tarFile: hasDiff ? join(unpacked.path, member.rootfsDiff) : undefined,
       deleted,
+      allowsDevice: (device) => allowsDevice(bundle.spec, device),
+      calls: nativeBinding(),
     });
+    degradations.push(...partial);
   }
   const restored = await restoreContainer({ ...request, imagePath });
-  return { ...restored, degradations: [...restored.degradations, ...notUsed(archive.files)] };
+  return { ...restored, degradations: [...restored.degradations, ...degradations] };
 }
 
 /** What a manager would put back, and only it knows where. */

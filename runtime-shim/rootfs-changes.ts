@@ -3,15 +3,23 @@
 // the two members that podman and CRI-O read: a tar file of what is new or
 // changed, and a list of what is gone.
 import { createWriteStream, lstatSync, readFileSync, readdirSync, readlinkSync, type Stats } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { nativeBinding } from '../nativecore/index.js';
-import { TarWriter } from './archive/tar-writer.js';
+import { isCarriedAttribute, isForeignAttribute } from '../oci-spec/checkpoint-archive.js';
+import type { DeviceNumber } from './archive/tar-reader.js';
+import { hasPlaceForNode, TarWriter } from './archive/tar-writer.js';
 import { unescapeMountPath } from './checkpoint-steps.js';
 import { readText } from './container/index.js';
 import { fileError, type Degradation } from './errors/index.js';
 
 export type RootfsSource =
-  | { readonly kind: 'overlay'; readonly upper: string; readonly lowers: readonly string[] }
+  | {
+      readonly kind: 'overlay';
+      readonly upper: string;
+      readonly lowers: readonly string[];
+      /** What the container sees: for what the upper layer holds in part only. */
+      readonly merged: string;
+    }
   | { readonly kind: 'compared'; readonly root: string; readonly lower: string };
 
 /** The container's root, from its own list of mounts; undefined: it is no overlay whose directories can be seen from here. */
@@ -26,16 +34,21 @@ export function overlayOfContainer(initHostPid: number): RootfsSource | undefine
     // A colon inside a name is escaped; such names are not looked for.
     const lowers = (values.get('lowerdir') ?? '').split(':').map(unescapeMountPath);
     if (upper?.startsWith('/') !== true || lstatSync(upper, { throwIfNoEntry: false }) === undefined) return undefined;
-    return { kind: 'overlay', upper: unescapeMountPath(upper), lowers };
+    return { kind: 'overlay', upper: unescapeMountPath(upper), lowers, merged: `/proc/${initHostPid}/root` };
   }
   return undefined;
 }
 
+const kWhiteout = '.wh.';
+
 interface Change {
   /** Without a leading slash. */
   readonly name: string;
+  /** Where its content is. */
   readonly path: string;
   readonly stat: Stats;
+  /** Where its extended attributes are, if elsewhere. */
+  readonly attributesOf?: string;
 }
 
 export interface RootfsChanges {
@@ -44,7 +57,10 @@ export interface RootfsChanges {
   readonly deleted: readonly string[];
 }
 
-const kOpaque = 'trusted.overlay.opaque';
+/** overlayfs.rst; "user." in place of "trusted." where the mount option "userxattr" is given. */
+const overlayAttribute = (path: string, name: 'opaque' | 'metacopy' | 'redirect'): Buffer | undefined =>
+  nativeBinding().getAttribute(path, `trusted.overlay.${name}`) ??
+  nativeBinding().getAttribute(path, `user.overlay.${name}`);
 
 /** Deterministic: sorted by name, parents before children. */
 export function findChanges(source: RootfsSource, skip: ReadonlySet<string>): RootfsChanges {
@@ -78,13 +94,40 @@ function walkUpper(
       deleted.push(`/${inside}`);
       continue;
     }
+    // metacopy: the upper layer has owner and mode, and the content is below still.
+    const isPart = stat.isFile() && overlayAttribute(path, 'metacopy') !== undefined;
+    changes.push({ name: inside, path: isPart ? join(source.merged, inside) : path, stat, attributesOf: path });
+    if (!stat.isDirectory()) continue;
+    // redirect_dir: a directory of a lower layer that has been renamed, whose content is below, and elsewhere.
+    if (overlayAttribute(path, 'redirect') !== undefined) walkMerged(source, inside, skip, changes, deleted);
+    else walkUpper(source, inside, skip, changes, deleted);
+  }
+}
+
+/** All of a directory, as the container sees it. */
+function walkMerged(
+  source: Extract<RootfsSource, { kind: 'overlay' }>,
+  directory: string,
+  skip: ReadonlySet<string>,
+  changes: Change[],
+  deleted: string[],
+): void {
+  const names = readdirSync(join(source.merged, directory)).sort();
+  for (const gone of namesBelow(source.lowers, directory)) {
+    if (!names.includes(gone)) deleted.push(`/${directory}/${gone}`);
+  }
+  for (const name of names) {
+    const inside = `${directory}/${name}`;
+    if (skip.has(`/${inside}`)) continue;
+    const path = join(source.merged, inside);
+    const stat = lstatSync(path);
     changes.push({ name: inside, path, stat });
-    if (stat.isDirectory()) walkUpper(source, inside, skip, changes, deleted);
+    if (stat.isDirectory()) walkMerged(source, inside, skip, changes, deleted);
   }
 }
 
 function isOpaque(path: string): boolean {
-  return nativeBinding().getAttribute(path, kOpaque)?.toString() === 'y';
+  return overlayAttribute(path, 'opaque')?.toString() === 'y';
 }
 
 /** Of the lower layers, top to bottom, as the container saw them. */
@@ -140,10 +183,36 @@ function differs(path: string, stat: Stats, oldPath: string, old: Stats): boolea
   // The same inode under two names (hard links of one file): changed in both or in neither.
   if (stat.dev === old.dev && stat.ino === old.ino) return false;
   if (stat.mode !== old.mode || stat.uid !== old.uid || stat.gid !== old.gid) return true;
+  if (attributesText(path) !== attributesText(oldPath)) return true;
   if (stat.isDirectory()) return false;
   if (stat.isSymbolicLink()) return readlinkSync(path) !== readlinkSync(oldPath);
   if (!stat.isFile()) return stat.rdev !== old.rdev;
   return stat.size !== old.size || stat.mtimeMs !== old.mtimeMs;
+}
+
+/** Only files and directories have any that travel (xattr(7)). */
+function carriedAttributes(path: string): Map<string, Buffer> {
+  const native = nativeBinding();
+  const found = new Map<string, Buffer>();
+  for (const name of native.listAttributes(path).sort()) {
+    const value = isCarriedAttribute(name) ? native.getAttribute(path, name) : undefined;
+    if (value !== undefined) found.set(name, value);
+  }
+  return found;
+}
+
+function attributesText(path: string): string {
+  return [...carriedAttributes(path)].map(([name, value]) => `${name}=${value.toString('hex')}`).join();
+}
+
+/** Linux: 12 bits of major number, 20 of minor (makedev(3)). */
+function deviceOf(stat: Stats): DeviceNumber {
+  const { rdev } = stat;
+  return {
+    type: stat.isBlockDevice() ? 'b' : 'c',
+    major: (rdev >>> 8) & 0xfff,
+    minor: (rdev & 0xff) | ((rdev >>> 12) & 0xfff00),
+  };
 }
 
 /** Returns what could not be carried, or changed while it was read. `since`: the moment of the capture, in ms since 1970. */
@@ -151,6 +220,7 @@ export async function writeRootfsDiff(
   changes: readonly Change[],
   tarFile: string,
   since: number,
+  allowsDevice: (device: DeviceNumber) => boolean,
 ): Promise<Degradation[]> {
   const degradations: Degradation[] = [];
   const degrade = (path: string, what: string): void => {
@@ -159,25 +229,46 @@ export async function writeRootfsDiff(
   const tar = new TarWriter(createWriteStream(tarFile, { flags: 'wx', mode: 0o600, highWaterMark: 1 << 20 }), 'none');
   const links = new Map<string, string>();
   try {
-    for (const { name, path, stat } of changes) {
-      const facts = { name, mode: stat.mode & 0o7777, uid: stat.uid, gid: stat.gid, mtime: stat.mtime };
-      if (nativeBinding().getAttribute(path, 'security.capability') !== undefined)
-        degrade(name, 'is carried without its file capabilities');
+    for (const { name, path, stat, attributesOf } of changes) {
+      const plain = { name, mode: stat.mode & 0o7777, uid: stat.uid, gid: stat.gid, mtime: stat.mtime };
+      if (basename(name).startsWith(kWhiteout)) {
+        degrade(name, 'is not carried: readers of the archive take the name for a mark that a file was deleted');
+        continue;
+      }
+      const hasAttributes = stat.isFile() || stat.isDirectory();
+      const facts = hasAttributes ? { ...plain, attributes: carriedAttributes(attributesOf ?? path) } : plain;
+      for (const attribute of hasAttributes ? nativeBinding().listAttributes(attributesOf ?? path) : []) {
+        if (!isCarriedAttribute(attribute) && !isForeignAttribute(attribute))
+          degrade(name, `is carried without its extended attribute ${JSON.stringify(attribute)}`);
+      }
+      // Links of one pipe or file are links again.
+      const inode = `${stat.dev}:${stat.ino}`;
+      const first = stat.nlink > 1 && (stat.isFile() || stat.isFIFO()) ? links.get(inode) : undefined;
+      if (first !== undefined) {
+        await tar.addLink({ ...plain, type: 'link', target: first });
+        continue;
+      }
+      links.set(inode, name);
       if (stat.isDirectory()) await tar.addDirectory(facts);
-      else if (stat.isSymbolicLink()) await tar.addLink({ ...facts, type: 'symlink', target: readlinkSync(path) });
+      else if (stat.isSymbolicLink()) await tar.addLink({ ...plain, type: 'symlink', target: readlinkSync(path) });
       else if (stat.isFile()) {
-        const inode = `${stat.dev}:${stat.ino}`;
-        const first = stat.nlink > 1 ? links.get(inode) : undefined;
-        if (first !== undefined) {
-          await tar.addLink({ ...facts, type: 'link', target: first });
-          continue;
-        }
-        links.set(inode, name);
         await tar.addFile(facts, path);
         if (lstatSync(path).ctimeMs > since) degrade(name, 'was changed after the moment of the checkpoint');
-      } else if (!stat.isSocket()) {
-        // A socket is made by whoever binds it; pipes and devices come with the root file system.
-        degrade(name, `is a ${stat.isFIFO() ? 'named pipe' : 'device'} and is not carried`);
+      } else if (stat.isFIFO()) {
+        await tar.addNode({ ...plain, type: 'fifo', major: 0, minor: 0 });
+      } else if (stat.isSocket()) {
+        // It is nobody's without the process that bound it; the restore binds those that are open again.
+        degrade(name, 'is a socket and is not carried; whoever binds it makes it');
+      } else {
+        const device = deviceOf(stat);
+        if (allowsDevice(device) && hasPlaceForNode(device)) await tar.addNode({ ...plain, ...device });
+        else {
+          const kind = device.type === 'c' ? 'character' : 'block';
+          degrade(
+            name,
+            `is the ${kind} device ${device.major}:${device.minor} and is not carried: the spec does not allow it, and a restore never grants more than the spec`,
+          );
+        }
       }
     }
     await tar.finish();

@@ -30,6 +30,19 @@ const counter = [
   'echo changed >/data/new; rm /etc/group; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done',
 ];
 
+/** struct vfs_cap_data, revision 2: CAP_NET_RAW permitted, effective. */
+const kNetRaw = '0100000200200000000000000000000000000000';
+
+async function setAttribute(path: string, name: string, hex: string): Promise<void> {
+  const program = 'import os, sys; os.setxattr(sys.argv[1], sys.argv[2], bytes.fromhex(sys.argv[3]))';
+  await mustRun('python3', ['-c', program, path, name, hex]);
+}
+
+async function attribute(path: string, name: string): Promise<string> {
+  const program = 'import os, sys; print(os.getxattr(sys.argv[1], sys.argv[2]).hex())';
+  return (await mustRun('python3', ['-c', program, path, name])).stdout.trim();
+}
+
 describe('archives', () => {
   const bed = useTestBed();
 
@@ -245,6 +258,71 @@ describe('archives', () => {
       }
     } finally {
       await mustRun('umount', [parts['layers']!]);
+    }
+  });
+
+  it('take what an overlay holds in part, pipes, attributes and devices, and no device that the spec does not allow', async () => {
+    const directory = bed.directory;
+    const layers = join(directory, 'layers');
+    const container = await bed.prepare({ args: counter });
+    mkdirSync(layers);
+    await mustRun('mount', ['-t', 'tmpfs', 'layers', layers]);
+    try {
+      for (const name of ['upper', 'work']) mkdirSync(join(layers, name));
+      // The lower layer on one file system with the upper one: redirect_dir renames in place.
+      const lower = join(layers, 'lower');
+      await mustRun('cp', ['-a', container.rootfs, lower]);
+      await mustRun('rm', ['-r', container.rootfs]);
+      mkdirSync(container.rootfs);
+      mkdirSync(join(lower, 'data/before/deep'), { recursive: true });
+      writeFileSync(join(lower, 'data/before/deep/file'), 'below\n');
+      writeFileSync(join(lower, 'data/metadata'), 'content\n');
+      const upper = `upperdir=${join(layers, 'upper')},workdir=${join(layers, 'work')}`;
+      const options = `lowerdir=${lower},${upper},metacopy=on,redirect_dir=on`;
+      await mustRun('mount', ['-t', 'overlay', 'overlay', '-o', options, container.rootfs]);
+      try {
+        await container.mustRunDetached(['run', '--detach', '--bundle', container.bundle, container.id]);
+        await container.waitForOutput(/^3$/m);
+        const changes = `
+          mv before after; chmod 0600 metadata; mkfifo -m 0622 pipe; ln pipe pipe2; mknod null c 1 3; mknod mem c 1 1
+          echo ping >ping; chown 300000:300000 ping`;
+        await mustRun('sh', ['-ec', `cd "$1"; ${changes}`, 'sh', join(container.rootfs, 'data')]);
+        const below = join(container.rootfs, 'data');
+        await setAttribute(join(below, 'ping'), 'user.note', '00ff0a80');
+        await setAttribute(join(below, 'after'), 'user.note', '68657265');
+        await setAttribute(join(below, 'ping'), 'security.capability', kNetRaw);
+        const file = join(directory, 'a.tar');
+        const result = await container.must(['checkpoint', '--archive', file, 'c1']);
+        assert.match(
+          result.stderr,
+          /^warning: "\/data\/mem" is the character device 1:1 and is not carried: the spec does not allow it/m,
+        );
+        const other = await bed.prepare({ id: 'c2', args: counter });
+        mkdirSync(join(other.rootfs, 'data/before'));
+        await other.mustRunDetached(['restore', '--detach', '--bundle', other.bundle, '--archive', file, 'c2']);
+        await assertGoesOn(container, other);
+        const data = join(other.rootfs, 'data');
+        assert.deepEqual(readdirSync(data).sort(), ['after', 'metadata', 'new', 'null', 'ping', 'pipe', 'pipe2']);
+        assert.equal(readFileSync(join(data, 'after/deep/file'), 'utf8'), 'below\n');
+        assert.equal(readFileSync(join(data, 'metadata'), 'utf8'), 'content\n');
+        const stat = (name: string): string[] => {
+          const { mode, uid, ino, rdev } = statSync(join(data, name));
+          return [mode.toString(8), String(uid), String(rdev), name.startsWith('pipe') ? String(ino) : ''];
+        };
+        assert.deepEqual(stat('pipe').slice(0, 1), ['10622']);
+        assert.deepEqual(stat('pipe'), stat('pipe2'));
+        assert.deepEqual(stat('metadata').slice(0, 1), ['100600']);
+        assert.deepEqual(stat('ping').slice(1, 2), ['300000']);
+        assert.deepEqual(stat('null').slice(2, 3), [String(statSync('/dev/null').rdev)]);
+        assert.equal(await attribute(join(data, 'ping'), 'security.capability'), kNetRaw);
+        assert.equal(await attribute(join(data, 'ping'), 'user.note'), '00ff0a80');
+        assert.equal(await attribute(join(data, 'after'), 'user.note'), '68657265');
+      } finally {
+        await container.destroy();
+        await mustRun('umount', [container.rootfs]);
+      }
+    } finally {
+      await mustRun('umount', [layers]);
     }
   });
 

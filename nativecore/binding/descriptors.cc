@@ -1,13 +1,16 @@
 // Descriptors and paths: advisory locks, claiming a name, opening a path inside a
-// foreign root, holes, extended attributes, window sizes.
+// foreign root, holes, extended attributes, nodes, window sizes.
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 #include <cstdio>
+#include <vector>
 
 #include "base/unique_fd.h"
 #include "binding/module.h"
@@ -60,11 +63,51 @@ Napi::Value punch_hole(const Napi::CallbackInfo& info) {
 Napi::Value get_attribute(const Napi::CallbackInfo& info) {
   std::string path = info[0].As<Napi::String>();
   std::string name = info[1].As<Napi::String>();
-  char value[4096];
-  ssize_t length = ::lgetxattr(path.c_str(), name.c_str(), value, sizeof value);
-  if (length >= 0) return Napi::Buffer<char>::Copy(info.Env(), value, static_cast<size_t>(length));
+  // XATTR_SIZE_MAX: no value is larger.
+  std::vector<char> value(65536);
+  ssize_t length = ::lgetxattr(path.c_str(), name.c_str(), value.data(), value.size());
+  if (length >= 0) return Napi::Buffer<char>::Copy(info.Env(), value.data(), static_cast<size_t>(length));
   if (errno != ENODATA && errno != EOPNOTSUPP) throw_errno(info.Env(), "lgetxattr", errno);
   return info.Env().Undefined();
+}
+
+// listAttributes(path) -> string[]: names of the extended attributes that the caller may see, links not followed.
+Napi::Value list_attributes(const Napi::CallbackInfo& info) {
+  std::string path = info[0].As<Napi::String>();
+  // XATTR_LIST_MAX: no list is longer.
+  std::vector<char> names(65536);
+  ssize_t length = ::llistxattr(path.c_str(), names.data(), names.size());
+  if (length < 0 && errno != EOPNOTSUPP) throw_errno(info.Env(), "llistxattr", errno);
+  Napi::Array list = Napi::Array::New(info.Env());
+  for (ssize_t at = 0; at < length;) {
+    std::string name(names.data() + at);
+    list.Set(list.Length(), Napi::String::New(info.Env(), name));
+    at += static_cast<ssize_t>(name.size()) + 1;
+  }
+  return list;
+}
+
+// setAttribute(path, name, value) -> boolean, links not followed. False: the file system has none of this kind, or the
+// caller may not.
+Napi::Value set_attribute(const Napi::CallbackInfo& info) {
+  std::string path = info[0].As<Napi::String>();
+  std::string name = info[1].As<Napi::String>();
+  auto value = info[2].As<Napi::Buffer<char>>();
+  int result = ::lsetxattr(path.c_str(), name.c_str(), value.Data(), value.Length(), 0);
+  if (result < 0 && errno != EOPNOTSUPP && errno != EPERM) throw_errno(info.Env(), "lsetxattr", errno);
+  return Napi::Boolean::New(info.Env(), result == 0);
+}
+
+// makeNode(path, kind, major, minor) -> boolean: a named pipe ("p"), a character or a block device ("c", "b"), with
+// mode 0600. False: the caller may not, as in a user namespace (mknod(2): EPERM).
+Napi::Value make_node(const Napi::CallbackInfo& info) {
+  std::string path = info[0].As<Napi::String>();
+  std::string kind = info[1].As<Napi::String>();
+  mode_t type = kind == "p" ? S_IFIFO : kind == "b" ? S_IFBLK : S_IFCHR;
+  dev_t device = ::makedev(info[2].As<Napi::Number>().Uint32Value(), info[3].As<Napi::Number>().Uint32Value());
+  int result = ::mknod(path.c_str(), type | 0600, kind == "p" ? 0 : device);
+  if (result < 0 && errno != EPERM) throw_errno(info.Env(), "mknod", errno);
+  return Napi::Boolean::New(info.Env(), result == 0);
 }
 
 // copyWindowSize(from, to): a terminal's window gets the size of another's. The foreground group of `to` hears of it.

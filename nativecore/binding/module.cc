@@ -27,6 +27,9 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("connectUnix", Napi::Function::New(env, connect_unix, "connectUnix"));
   exports.Set("punchHole", Napi::Function::New(env, punch_hole, "punchHole"));
   exports.Set("getAttribute", Napi::Function::New(env, get_attribute, "getAttribute"));
+  exports.Set("listAttributes", Napi::Function::New(env, list_attributes, "listAttributes"));
+  exports.Set("setAttribute", Napi::Function::New(env, set_attribute, "setAttribute"));
+  exports.Set("makeNode", Napi::Function::New(env, make_node, "makeNode"));
   exports.Set("copyWindowSize", Napi::Function::New(env, copy_window_size, "copyWindowSize"));
   exports.Set("loadCgroupDeviceProgram",
               Napi::Function::New(env, load_cgroup_device_program, "loadCgroupDeviceProgram"));

@@ -7,6 +7,7 @@
 //   Undo            nothing: the caller has checked everything else before
 //   If we die here  some files of the archive are there, each whole, and perhaps one under a hidden name
 import {
+  chmodSync,
   closeSync,
   constants,
   createWriteStream,
@@ -26,14 +27,21 @@ import {
   type Stats,
 } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
-import { errnoCode, fileError } from '../errors/index.js';
+import { isCarriedAttribute, isForeignAttribute } from '../../oci-spec/checkpoint-archive.js';
+import { errnoCode, fileError, type Degradation } from '../errors/index.js';
 import { privateName } from './private-directory.js';
 import { deletedPathProblem } from './read-archive.js';
-import { corrupt, openArchive, quoted, readTar, type Member } from './tar-reader.js';
+import { corrupt, openArchive, quoted, readTar, type DeviceNumber, type Member } from './tar-reader.js';
 
 const kMaxMembers = 1_000_000;
 const kWhiteout = '.wh.';
 const kOpaque = '.wh..wh..opq';
+
+/** What Node has no call for; links are not followed. False: the file system or the kernel does not let us. */
+export interface RootfsCalls {
+  setAttribute(path: string, name: string, value: Buffer): boolean;
+  makeNode(path: string, kind: 'p' | 'c' | 'b', major: number, minor: number): boolean;
+}
 
 export interface RootfsUpdate {
   /** rootfs-diff.tar, plain or compressed; undefined: nothing is new. */
@@ -41,17 +49,20 @@ export interface RootfsUpdate {
   /** Paths in the container. */
   readonly deleted: readonly string[];
   readonly maxBytes?: number;
+  /** By the spec of the side that restores; no other device is made. */
+  readonly allowsDevice: (device: DeviceNumber) => boolean;
+  readonly calls: RootfsCalls;
 }
 
-/** Throws ARCHIVE_CORRUPT before anything is changed. */
-export async function applyRootfs(root: string, update: RootfsUpdate): Promise<void> {
+/** Throws ARCHIVE_CORRUPT before anything is changed. Returns what is not as it was. */
+export async function applyRootfs(root: string, update: RootfsUpdate): Promise<Degradation[]> {
   const limits = { totalBytes: update.maxBytes ?? Number.MAX_SAFE_INTEGER, members: kMaxMembers };
   const label = update.tarFile ?? 'rootfs-diff.tar';
   for (const path of update.deleted) {
     const problem = deletedPathProblem(path);
     if (problem !== undefined) throw corrupt('the archive', `deleted.files names ${quoted(path)}, which ${problem}`);
   }
-  using tree = new Tree(root, label);
+  using tree = new Tree(root, label, update);
   const check = new Check(tree, label);
   if (update.tarFile !== undefined)
     await readTar(await openArchive(update.tarFile), limits, async (one) => check.take(one), label);
@@ -67,6 +78,7 @@ export async function applyRootfs(root: string, update: RootfsUpdate): Promise<v
     );
   }
   for (const path of update.deleted) tree.remove(path.split('/').filter((part) => part !== ''));
+  return tree.degradations();
 }
 
 /** The first pass. */
@@ -91,14 +103,14 @@ class Check {
     const name = parts.join('/');
     const before = this.#seen.get(name);
     if (before !== undefined && !(before === 'directory' && one.kind === 'directory')) refuse('is there twice');
-    if (one.kind === 'device' || one.kind === 'fifo') refuse(`is a ${one.kind === 'fifo' ? 'named pipe' : 'device'}`);
     if (one.kind === 'symlink' && (one.linkTarget === '' || one.linkTarget.includes('\0')))
       refuse('is a symbolic link to nowhere');
     if (one.kind === 'link') {
       const target = partsOf(one.linkTarget);
       if (target.length === 0 || partsProblem(one.linkTarget, target) !== undefined)
         refuse(`is a hard link out of the archive, to ${quoted(one.linkTarget)}`);
-      if (this.#seen.get(target.join('/')) !== 'file')
+      const linked = this.#seen.get(target.join('/'));
+      if (linked !== 'file' && linked !== 'fifo')
         refuse(`is a hard link to ${quoted(one.linkTarget)}, which is no earlier file`);
     }
     const parent = this.#wrongParent(parts);
@@ -146,9 +158,16 @@ function partsProblem(name: string, parts: readonly string[]): string | undefine
 class Tree {
   readonly #root: number;
   readonly #label: string;
+  readonly #update: RootfsUpdate;
+  /** Names that this archive brought: whiteouts and opaque marks speak of what was there before, wherever they stand. */
+  readonly #brought = new Set<string>();
+  readonly #partial: Degradation[] = [];
+  /** Files without it, by attribute. */
+  readonly #withoutAttribute = new Map<string, string[]>();
 
-  constructor(root: string, label: string) {
+  constructor(root: string, label: string, update: RootfsUpdate) {
     this.#label = label;
+    this.#update = update;
     try {
       this.#root = openSync(root, constants.O_RDONLY | constants.O_DIRECTORY);
     } catch (error) {
@@ -169,10 +188,12 @@ class Tree {
     const name = parts.at(-1)!;
     const directory = this.#openDirectory(parts.slice(0, -1), true)!;
     try {
-      if (name === kOpaque) this.#empty(directory);
-      else if (name.startsWith(kWhiteout)) remove(entry(directory, name.slice(kWhiteout.length)));
+      if (name === kOpaque) this.#empty(directory, parts.slice(0, -1));
+      else if (name.startsWith(kWhiteout)) this.#whiteOut(directory, parts, name.slice(kWhiteout.length));
+      else if (one.isWhiteout) this.#whiteOut(directory, parts, name);
       else if (one.kind === 'directory') this.#putDirectory(directory, name, one);
       else await this.#putOther(directory, name, one, content);
+      for (let depth = 1; depth <= parts.length; depth += 1) this.#brought.add(parts.slice(0, depth).join('/'));
     } catch (error) {
       throw fileError(`cannot write "/${parts.join('/')}" of the root file system`, parts.join('/'), error);
     } finally {
@@ -182,6 +203,15 @@ class Tree {
 
   remove(parts: readonly string[]): void {
     this.#within(parts.slice(0, -1), false, (directory) => remove(entry(directory, parts.at(-1)!)));
+  }
+
+  degradations(): Degradation[] {
+    const without = [...this.#withoutAttribute].map(([name, paths]): Degradation => {
+      const more = paths.length === 1 ? '' : ` (and ${paths.length - 1} more)`;
+      const message = `${quoted(paths[0]!)}${more} is put back without the extended attribute ${quoted(name)}`;
+      return { code: 'ROOTFS_PARTIAL', message, subject: { path: paths[0]! } };
+    });
+    return [...this.#partial, ...without];
   }
 
   [Symbol.dispose](): void {
@@ -195,6 +225,7 @@ class Tree {
     const fd = openSync(entry(directory, name), kDirectoryFlags);
     try {
       setFacts(fd, one);
+      this.#setAttributes(entry(fd, '.'), one);
     } finally {
       closeSync(fd);
     }
@@ -204,7 +235,9 @@ class Tree {
   async #putOther(directory: number, name: string, one: Member, content: AsyncIterable<Buffer>): Promise<void> {
     const temporary = entry(directory, privateName('new'));
     try {
-      if (one.kind === 'symlink') {
+      if (one.kind === 'fifo' || one.kind === 'device') {
+        if (!this.#makeNode(temporary, one)) return;
+      } else if (one.kind === 'symlink') {
         symlinkSync(one.linkTarget, temporary);
         lchownSync(temporary, one.uid, one.gid);
         lutimesSync(temporary, one.mtime, one.mtime);
@@ -220,6 +253,8 @@ class Tree {
         } finally {
           closeSync(fd);
         }
+        // After the owner: chown(2) takes file capabilities away.
+        this.#setAttributes(temporary, one);
       }
       const stat = this.#stat(directory, name);
       if (stat?.isDirectory() === true) remove(entry(directory, name));
@@ -230,8 +265,51 @@ class Tree {
     }
   }
 
-  #empty(directory: number): void {
-    for (const name of readdirSync(entry(directory, '.'))) remove(entry(directory, name));
+  /** False, and told: it is not made. */
+  #makeNode(temporary: string, one: Member): boolean {
+    const path = `/${partsOf(one.name).join('/')}`;
+    const { device } = one;
+    const degrade = (message: string): false => {
+      this.#partial.push({ code: 'ROOTFS_PARTIAL', message, subject: { path } });
+      return false;
+    };
+    if (device !== undefined && !this.#update.allowsDevice(device)) {
+      const name = `${device.type === 'c' ? 'character' : 'block'} device ${device.major}:${device.minor}`;
+      return degrade(
+        `${quoted(path)}, the ${name}, is not made: the spec does not allow it, and a restore never grants more than the spec`,
+      );
+    }
+    if (!this.#update.calls.makeNode(temporary, device?.type ?? 'p', device?.major ?? 0, device?.minor ?? 0))
+      return degrade(
+        `${quoted(path)} is not made: EPERM (operation not permitted), as devices are in a user namespace`,
+      );
+    // Nobody else knows the name, and no link can be there: it has just been made.
+    lchownSync(temporary, one.uid, one.gid);
+    chmodSync(temporary, one.mode);
+    lutimesSync(temporary, one.mtime, one.mtime);
+    return true;
+  }
+
+  #setAttributes(path: string, one: Member): void {
+    for (const [name, value] of one.attributes) {
+      if (isCarriedAttribute(name) && this.#update.calls.setAttribute(path, name, value)) continue;
+      if (isForeignAttribute(name)) continue;
+      const inside = `/${partsOf(one.name).join('/')}`;
+      const paths = this.#withoutAttribute.get(name);
+      if (paths === undefined) this.#withoutAttribute.set(name, [inside]);
+      else paths.push(inside);
+    }
+  }
+
+  #whiteOut(directory: number, parts: readonly string[], name: string): void {
+    if (this.#brought.has([...parts.slice(0, -1), name].join('/'))) return;
+    remove(entry(directory, name));
+  }
+
+  #empty(directory: number, parts: readonly string[]): void {
+    for (const name of readdirSync(entry(directory, '.'))) {
+      if (!this.#brought.has([...parts, name].join('/'))) remove(entry(directory, name));
+    }
   }
 
   #stat(directory: number, name: string): Stats | undefined {

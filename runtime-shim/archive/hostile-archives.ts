@@ -381,8 +381,30 @@ export function hostileRootfs(): HostileArchive[] {
       { name: 'l', type: '2', link: '/etc/shadow' },
       { name: 'h', type: '1', link: 'l' },
     ),
-    one('a device', /is a device/, { name: 'mem', type: '3', device: [1, 1] }),
-    one('a named pipe', /named pipe/, { name: 'p', type: '6' }),
+    one(
+      'a hard link to a device',
+      /no earlier file/,
+      { name: 'mem', type: '3', device: [1, 1] },
+      { name: 'h', type: '1', link: 'mem' },
+    ),
+    one('a file below a named pipe', /lies below "p"/, { name: 'p', type: '6' }, file('p/evil')),
+    one('a file below a device', /lies below "mem"/, { name: 'mem', type: '3', device: [1, 1] }, file('mem/evil')),
+    one('an attribute without a name', /attribute that no kernel takes/, {
+      ...file('a'),
+      pax: { 'SCHILY.xattr.': 'x' },
+    }),
+    one('an attribute with a name of 300 bytes', /attribute that no kernel takes/, {
+      ...file('a'),
+      pax: { [`SCHILY.xattr.user.${'a'.repeat(300)}`]: 'x' },
+    }),
+    one('an attribute of 70000 bytes', /attribute that no kernel takes/, {
+      ...file('a'),
+      pax: { 'SCHILY.xattr.user.a': 'x'.repeat(70_000) },
+    }),
+    one('an owner of 2^32 - 1, which chown(2) takes for "as it is"', /impossible uid/, {
+      ...file('a'),
+      pax: { uid: '4294967295' },
+    }),
     one('one name twice', /is there twice/, file('a'), file('a')),
     one(
       'a link over an earlier directory',

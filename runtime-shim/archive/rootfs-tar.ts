@@ -4,7 +4,7 @@ import { createWriteStream } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { Compression } from './compression.js';
 import { openArchive, readTar } from './tar-reader.js';
-import { TarWriter } from './tar-writer.js';
+import { hasPlaceForNode, TarWriter } from './tar-writer.js';
 
 const kWhiteout = '.wh.';
 const kOpaque = '.wh..wh..opq';
@@ -42,12 +42,19 @@ export async function convertRootfsTar(
             deleted.push(join('/', dirname(name), base.slice(kWhiteout.length)));
             return;
           }
-          const facts = { name, mode: one.mode, uid: one.uid, gid: one.gid, mtime: one.mtime };
+          if (one.isWhiteout) {
+            deleted.push(`/${name}`);
+            return;
+          }
+          const { mode, uid, gid, mtime, attributes } = one;
+          const facts = { name, mode, uid, gid, mtime, attributes };
           if (one.kind === 'directory') await tar.addDirectory(facts);
           else if (one.kind === 'symlink' || one.kind === 'link')
             await tar.addLink({ ...facts, type: one.kind, target: one.linkTarget });
           else if (one.kind === 'file') await tar.addStream(facts, one.sizeBytes, content);
-          else lost.push(`"/${name}", a ${one.kind === 'fifo' ? 'named pipe' : 'device'}`);
+          else if (one.kind === 'fifo') await tar.addNode({ ...facts, type: 'fifo', major: 0, minor: 0 });
+          else if (hasPlaceForNode(one.device!)) await tar.addNode({ ...facts, ...one.device! });
+          else lost.push(`"/${name}", a device with a large number`);
         },
         source,
       );

@@ -14,6 +14,12 @@ import { decompressZstd } from './zstd-frames.js';
 
 export type MemberKind = 'file' | 'directory' | 'symlink' | 'link' | 'device' | 'fifo';
 
+export interface DeviceNumber {
+  readonly type: 'c' | 'b';
+  readonly major: number;
+  readonly minor: number;
+}
+
 export interface Member {
   /** As it stands in the archive. */
   readonly name: string;
@@ -24,6 +30,9 @@ export interface Member {
   readonly gid: number;
   readonly mtime: Date;
   readonly linkTarget: string;
+  /** Extended attributes. */
+  readonly attributes: ReadonlyMap<string, Buffer>;
+  readonly device: DeviceNumber | undefined;
   /** Whose major and minor number are zero: how an overlay says "deleted". */
   readonly isWhiteout: boolean;
 }
@@ -50,6 +59,7 @@ export async function readTar(
   label = 'the archive',
 ): Promise<void> {
   const parser = extract();
+  keepAttributes(parser);
   let declaredBytes = 0;
   let members = 0;
   let tail: Buffer = Buffer.alloc(0);
@@ -70,6 +80,7 @@ export async function readTar(
       if (members > limits.members) throw corrupt(label, `it has more than ${limits.members} members`);
       const one = readHeader(header as TarHeader, label);
       if (one.kind === 'file') declaredBytes += one.sizeBytes;
+      for (const [name, value] of one.attributes) declaredBytes += name.length + value.length;
       if (declaredBytes > limits.totalBytes) {
         throw corrupt(
           label,
@@ -96,7 +107,7 @@ export async function readTar(
 type TarHeader = Partial<Omit<Header, 'type' | 'pax' | 'name'>> & {
   readonly name: string;
   readonly type?: string | null;
-  readonly pax?: Record<string, string> | null;
+  readonly pax?: (Record<string, string> & { readonly [kAttributes]?: ReadonlyMap<string, Buffer> }) | null;
 };
 
 function readHeader(header: TarHeader, label: string): Member {
@@ -125,17 +136,75 @@ function readHeader(header: TarHeader, label: string): Member {
   }
   const paxSize = header.pax?.['size'];
   if (paxSize !== undefined && paxSize !== String(size)) refuse(`has an impossible size: ${paxSize}`);
+  const attributes = header.pax?.[kAttributes] ?? new Map<string, Buffer>();
+  for (const [attribute, value] of attributes) {
+    const isName = attribute !== '' && !attribute.includes('\0') && !attribute.includes('\ufffd');
+    if (!isName || Buffer.byteLength(attribute) > 255 || value.length > 65536)
+      refuse('has an extended attribute that no kernel takes');
+  }
+  // Numbers that have no room in the header; the parser leaves them there.
+  const number = (key: string, plain: number | undefined): number => {
+    const text = header.pax?.[key];
+    if (text === undefined) return plain ?? 0;
+    return /^\d{1,10}$/.test(text) && Number(text) < 2 ** 32 - 1 ? Number(text) : refuse(`has an impossible ${key}`);
+  };
   return {
     name,
     kind,
     sizeBytes: size,
     mode: (header.mode ?? 0) & 0o7777,
-    uid: header.uid ?? 0,
-    gid: header.gid ?? 0,
+    uid: number('uid', header.uid),
+    gid: number('gid', header.gid),
     mtime: header.mtime ?? new Date(0),
     linkTarget: header.linkname ?? '',
+    attributes,
+    device:
+      kind === 'device'
+        ? {
+            type: type === 'character-device' ? 'c' : 'b',
+            major: header.devmajor ?? 0,
+            minor: header.devminor ?? 0,
+          }
+        : undefined,
     isWhiteout: type === 'character-device' && header.devmajor === 0 && header.devminor === 0,
   };
+}
+
+const kAttributes = Symbol('extended attributes');
+/** The name of a pax record by which star, GNU tar and Go's archive/tar (podman, containerd) write one. */
+export const kAttributeRecord = 'SCHILY.xattr.';
+
+/** The parser takes every record for UTF-8, and attributes are bytes: they are read before it does. */
+function keepAttributes(parser: object): void {
+  const inner = parser as {
+    _header: { readonly type: string };
+    _pax: { [kAttributes]?: ReadonlyMap<string, Buffer> } | null;
+    _decodeLongHeader: (block: Buffer) => void;
+  };
+  const decode = inner._decodeLongHeader;
+  inner._decodeLongHeader = function (block: Buffer): void {
+    decode.call(this, block);
+    if (this._header.type === 'pax-header' && this._pax !== null)
+      this._pax = { ...this._pax, [kAttributes]: attributeRecords(block) };
+  };
+}
+
+/** Records are "LENGTH KEY=VALUE\n", LENGTH counting all of it (pax(1)). */
+function attributeRecords(block: Buffer): Map<string, Buffer> {
+  const found = new Map<string, Buffer>();
+  for (let at = 0; at < block.length;) {
+    const space = block.indexOf(' ', at);
+    const length = space < 0 ? NaN : Number(block.toString('latin1', at, space));
+    const equals = block.indexOf('=', space);
+    // The parser stops here, too.
+    if (!Number.isInteger(length) || length <= 0 || at + length > block.length || equals < 0 || equals >= at + length)
+      break;
+    const key = block.toString('utf8', space + 1, equals);
+    if (key.startsWith(kAttributeRecord))
+      found.set(key.slice(kAttributeRecord.length), Buffer.from(block.subarray(equals + 1, at + length - 1)));
+    at += length;
+  }
+  return found;
 }
 
 /** The decompressed bytes of a file. The caller reads them to the end or destroys them. */

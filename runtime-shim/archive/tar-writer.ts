@@ -7,6 +7,7 @@ import type { Writable } from 'node:stream';
 import { pack, type Header, type Pack } from 'tar-stream';
 import { compressor, Meter, type Compression } from './compression.js';
 import type { ManifestEntry } from './manifest.js';
+import { kAttributeRecord } from './tar-reader.js';
 
 type NewHeader = Partial<Header> & Pick<Header, 'name'>;
 
@@ -18,6 +19,14 @@ export interface NewMember {
   readonly uid?: number;
   readonly gid?: number;
   readonly mtime?: Date;
+  /** Extended attributes. */
+  readonly attributes?: ReadonlyMap<string, Buffer>;
+}
+
+export interface NewNode extends NewMember {
+  readonly type: 'fifo' | 'c' | 'b';
+  readonly major: number;
+  readonly minor: number;
 }
 
 export interface NewLink extends NewMember {
@@ -59,11 +68,18 @@ export class TarWriter {
   }
 
   async addDirectory(directory: NewMember): Promise<void> {
-    await this.#addEmpty({ ...header(directory, 0o700), type: 'directory', name: `${directory.name}/` });
+    const named = { ...directory, name: `${directory.name}/` };
+    await this.#addEmpty({ ...this.#header(named, 0o700), type: 'directory' });
   }
 
   async addLink(link: NewLink): Promise<void> {
-    await this.#addEmpty({ ...header(link, 0o777), type: link.type, linkname: link.target });
+    await this.#addEmpty({ linkname: link.target, ...this.#header(link, 0o777, link.target), type: link.type });
+  }
+
+  /** Preconditions: the numbers of a device have a place in a header (hasPlaceForNode). */
+  async addNode(node: NewNode): Promise<void> {
+    const type = ({ fifo: 'fifo', c: 'character-device', b: 'block-device' } as const)[node.type];
+    await this.#addEmpty({ ...this.#header(node, 0o600), type, devmajor: node.major, devminor: node.minor });
   }
 
   async addBytes(file: NewMember, bytes: Uint8Array): Promise<void> {
@@ -117,7 +133,7 @@ export class TarWriter {
   ): Promise<void> {
     const hash: Hash = createHash('sha256');
     let taken = 0;
-    await this.#entry({ ...header(file, 0o600), type: 'file', size: sizeBytes }, async (entry) => {
+    await this.#entry({ ...this.#header(file, 0o600), type: 'file', size: sizeBytes }, async (entry) => {
       await fill(async (piece) => {
         hash.update(piece);
         taken += piece.length;
@@ -170,9 +186,63 @@ export class TarWriter {
     });
   }
 
+  /**
+   * What the library cannot say in a header goes before it, as pax records: attributes, which are bytes, and large
+   * owners. It writes the header that follows with a name of no meaning, as it does itself.
+   */
+  #header(member: NewMember, defaultMode: number, linkTarget?: string): NewHeader {
+    const plain = header(member, defaultMode);
+    const records = [...(member.attributes ?? [])].map(([name, value]) => record(`${kAttributeRecord}${name}`, value));
+    for (const key of ['uid', 'gid'] as const) {
+      if (plain[key]! > kMaxOctal) records.push(record(key, Buffer.from(String(plain[key]))));
+    }
+    if (records.length === 0) return plain;
+    records.push(record('path', Buffer.from(member.name)));
+    if (linkTarget !== undefined) records.push(record('linkpath', Buffer.from(linkTarget)));
+    const body = Buffer.concat(records);
+    this.#refuseBroken();
+    this.#pack.push(Buffer.concat([paxHeader(body.length), body, Buffer.alloc(-body.length & 511)]));
+    const owner = { uid: Math.min(plain.uid!, kMaxOctal), gid: Math.min(plain.gid!, kMaxOctal) };
+    return { ...plain, ...owner, name: 'PaxHeader', ...(linkTarget === undefined ? {} : { linkname: 'PaxHeader' }) };
+  }
+
   #refuseBroken(): void {
     if (this.#failure !== undefined) throw this.#failure as Error;
   }
+}
+
+/** Of the library's fields for owners and devices: six octal digits. */
+const kMaxOctal = 0o777777;
+
+export function hasPlaceForNode(node: { readonly major: number; readonly minor: number }): boolean {
+  return node.major <= kMaxOctal && node.minor <= kMaxOctal;
+}
+
+/** "LENGTH KEY=VALUE\n", where LENGTH counts itself (pax(1)). */
+function record(key: string, value: Buffer): Buffer {
+  const rest = Buffer.byteLength(` ${key}=`) + value.length + 1;
+  let length = rest + String(rest).length;
+  length = rest + String(length).length;
+  return Buffer.concat([Buffer.from(`${length} ${key}=`), value, Buffer.from('\n')]);
+}
+
+/** ustar, type "x". */
+function paxHeader(sizeBytes: number): Buffer {
+  const block = Buffer.alloc(512);
+  block.write('PaxHeader', 0, 'latin1');
+  const octal = (value: number, at: number, digits: number): void =>
+    void block.write(value.toString(8).padStart(digits, '0'), at, 'latin1');
+  octal(0o600, 100, 7);
+  octal(0, 108, 7);
+  octal(0, 116, 7);
+  octal(sizeBytes, 124, 11);
+  octal(0, 136, 11);
+  block.write('x', 156, 'latin1');
+  block.write('ustar\x0000', 257, 'latin1');
+  block.fill(' ', 148, 156);
+  const sum = block.reduce((total, byte) => total + byte, 0);
+  block.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
+  return block;
 }
 
 function header(member: NewMember, defaultMode: number): NewHeader {

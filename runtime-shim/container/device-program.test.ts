@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import type { DeviceRule } from '../../oci-spec/devices.js';
-import { deviceFileWrites, deviceProgram, reduceDeviceRules } from './device-program.js';
+import { parseRuntimeConfig, type RuntimeConfig } from '../../oci-spec/runtime-config.js';
+import { allowsDevice, deviceFileWrites, deviceProgram, reduceDeviceRules } from './device-program.js';
 
 const rule = (allow: boolean, type: string, major: number, minor: number, permissions: string): DeviceRule => ({
   allow,
@@ -54,6 +55,30 @@ describe('device rules', () => {
   it('take away from what was allowed before', () => {
     const policy = reduceDeviceRules([...containerRules, rule(false, 'c', 1, 3, 'w')]);
     assert.deepEqual(policy.exceptions.find(({ major, minor }) => major === 1 && minor === 3)?.permissions, 'rm');
+  });
+
+  it('say which nodes a root file system may have', () => {
+    const spec = (devices: readonly object[], rules: readonly object[]): RuntimeConfig =>
+      parseRuntimeConfig(JSON.stringify({ root: { path: 'r' }, linux: { devices, resources: { devices: rules } } }));
+    const deny = { allow: false, access: 'rwm' };
+    const may = (config: RuntimeConfig, type: 'b' | 'c', major: number, minor: number): boolean =>
+      allowsDevice(config, { type, major, minor });
+    const narrow = spec(
+      [{ path: '/dev/fuse', type: 'c', major: 10, minor: 229 }],
+      [deny, { allow: true, type: 'b', major: 8, access: 'r' }],
+    );
+    assert.deepEqual([may(narrow, 'c', 1, 3), may(narrow, 'c', 10, 229), may(narrow, 'b', 8, 1)], [true, true, true]);
+    // Of everything runc allows to make the node, which opens nothing.
+    assert.deepEqual([may(narrow, 'c', 1, 1), may(narrow, 'b', 9, 0), may(narrow, 'c', 8, 1)], [false, false, false]);
+    assert.equal(may(spec([], []), 'b', 8, 0), false);
+    const privileged = spec(
+      [],
+      [
+        { allow: true, access: 'rwm' },
+        { allow: false, type: 'c', major: 1, minor: 1, access: 'rwm' },
+      ],
+    );
+    assert.deepEqual([may(privileged, 'b', 8, 0), may(privileged, 'c', 1, 1)], [true, false]);
   });
 
   it('become lines for cgroup v1', () => {

@@ -1,7 +1,8 @@
 // Device rules of a cgroup: first boiled down to a default and exceptions,
 // then written to v1's files or as the BPF program that v2 asks on every
 // open and mknod.
-import type { DeviceRule } from '../../oci-spec/devices.js';
+import { containerDeviceRules, type DeviceRule } from '../../oci-spec/devices.js';
+import type { RuntimeConfig } from '../../oci-spec/runtime-config.js';
 
 export interface DevicePolicy {
   readonly allowByDefault: boolean;
@@ -38,6 +39,27 @@ export function reduceDeviceRules(rules: readonly DeviceRule[]): DevicePolicy {
       exceptions.set(key, { type: rule.type, major: rule.major, minor: rule.minor, permissions: permissions.join('') });
   }
   return { allowByDefault, exceptions: [...exceptions.values()] };
+}
+
+/** Whether a container of this spec may have the node in its root file system: one that it is given, or may open. */
+export function allowsDevice(
+  spec: RuntimeConfig,
+  device: { readonly type: 'b' | 'c'; readonly major: number; readonly minor: number },
+): boolean {
+  const given = (spec.linux?.devices ?? []).some(
+    ({ type, major, minor }) =>
+      (type === 'u' ? 'c' : type) === device.type && major === device.major && minor === device.minor,
+  );
+  if (given) return true;
+  const policy = reduceDeviceRules(containerDeviceRules(spec, false));
+  const touched = policy.exceptions.some(
+    ({ type, major, minor, permissions }) =>
+      type === device.type &&
+      (major < 0 || major === device.major) &&
+      (minor < 0 || minor === device.minor) &&
+      /[rw]/.test(permissions),
+  );
+  return touched !== policy.allowByDefault;
 }
 
 /** Lines for devices.allow and devices.deny of cgroup v1, in order. */

@@ -10,6 +10,7 @@ export {
   type BaseRuntimeVersion,
   type RuntimeFamily,
 } from './base-runtime.js';
+export { allowsDevice } from './device-program.js';
 export { freezerOf, type Freezer } from './freezer.js';
 export {
   cgroupDirectories,
