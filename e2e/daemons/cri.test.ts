@@ -12,6 +12,7 @@ import { stasisProgram } from '../support/paths.js';
 import { peers } from '../support/peers.js';
 import { mustRun } from '../support/run.js';
 import { cgroupParent } from '../support/run-identity.js';
+import { mountSmall } from '../support/small-disk.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -132,6 +133,20 @@ describe('the CRI of containerd', () => {
     await assert.rejects(
       cri.call('CheckpointContainer', { container_id: id, location, timeout: 30 }),
       /cannot checkpoint[^\n]*: fd 5 of pid \d+ [^\n]*ptmx[^\n]*$/,
+    );
+    assert.equal(existsSync(location), false);
+    assert.equal(await state(id), containerState.running);
+    await countsOn(id);
+  });
+
+  it('answers in one sentence that the disk is full, and the container runs on', async () => {
+    const id = await startContainer(countingInside);
+    await countsOn(id);
+    await mountSmall(bed, join(containerd.directory, 'tmp'));
+    const location = join(bed.directory, 'refused.tar');
+    await assert.rejects(
+      cri.call('CheckpointContainer', { container_id: id, location, timeout: 30 }),
+      /cannot write image \S+ in \S+: ENOSPC \(no space left on device\); free space on [^\n]*$/,
     );
     assert.equal(existsSync(location), false);
     assert.equal(await state(id), containerState.running);

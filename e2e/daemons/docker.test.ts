@@ -71,6 +71,22 @@ describe('docker', () => {
     assert.match(await docker.must('exec', 'web', 'ps'), /^ *1 .*sh$/m);
   });
 
+  it('checkpoints a container on no network, which docker itself does not start from a checkpoint', async () => {
+    await docker.must('run', '--detach', '--name', 'web', '--network', 'none', 'box', 'sh', '-c', counter);
+    await docker.count('web');
+    await docker.must('checkpoint', 'create', '--leave-running', 'web', 'one');
+    assertWithoutGap(await docker.count('web'));
+    await docker.must('checkpoint', 'create', 'web', 'two');
+    await waitFor('the container to end', async () => ((await status('web')) === 'exited' ? true : undefined));
+    await docker.forgetCheckpoints();
+    const { exitCode, stderr } = await docker.run('start', '--checkpoint', 'two', 'web');
+    // Should docker learn it: docs/managers.md says that it cannot.
+    assert.notEqual(exitCode, 0);
+    assert.match(stderr, /^Error response from daemon: [^\n]*bind-mount \/proc\/0\/ns\/net/);
+    await docker.must('start', 'web');
+    await docker.count('web');
+  });
+
   it('shows one sentence when a checkpoint is refused, and the container runs on', async () => {
     await start('web', `exec 5<>/dev/ptmx; ${counter}`);
     await docker.count('web');

@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { requires } from '../support/lanes.js';
 import { peers } from '../support/peers.js';
 import { Podman } from '../support/podman.js';
-import { mustRun, run, type CommandResult } from '../support/run.js';
+import { mustRun, type CommandResult } from '../support/run.js';
+import { mountSmall } from '../support/small-disk.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -20,15 +21,6 @@ describe('podman says in one sentence', () => {
     podman = await Podman.open(join(bed.directory, 'podman'));
     bed.onClose(() => podman.close());
   });
-
-  /** A file system that is full at once. */
-  async function mountSmall(directory: string): Promise<void> {
-    mkdirSync(directory, { recursive: true });
-    await mustRun('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'none', directory]);
-    bed.onClose(async () => {
-      await run('umount', ['-l', directory]);
-    });
-  }
 
   /** podman's own last line; what goes before it is of the runtime, or of podman's attempts. */
   function lastError(result: CommandResult): string {
@@ -48,7 +40,7 @@ describe('podman says in one sentence', () => {
 
   it('that the disk of the archive is full, and the container can be restored where it was', async () => {
     const small = join(bed.directory, 'small');
-    await mountSmall(small);
+    await mountSmall(bed, small);
     await podman.start('c');
     const archive = ['--export', join(small, 'c.tar'), '--compress', 'none'];
     const result = await podman.run('container', 'checkpoint', ...archive, 'c');
@@ -65,7 +57,7 @@ describe('podman says in one sentence', () => {
     await podman.start('c');
     const pid = await podman.inspect('c', '{{.State.Pid}}');
     const images = await podman.imagesDirectory('c');
-    await mountSmall(images);
+    await mountSmall(bed, images);
     const result = await podman.run('container', 'checkpoint', 'c');
     lastError(result);
     const [sentence, ...rest] = result.stderr.trimEnd().split('\n');
