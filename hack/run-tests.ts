@@ -58,6 +58,11 @@ const groups: readonly Group[] = [
     run: (options) => runLane(`v${cgroupVersion()}`, ownMounts, [`${compiled}/e2e/faults/**/*.test.js`], options),
   },
   {
+    name: 'systemd',
+    what: 'scopes of a real systemd, booted in namespaces of its own',
+    run: (options) => runSystemd(options),
+  },
+  {
     name: 'interop',
     what: 'crit and checkpointctl read our images',
     run: (options) => runInterop(options),
@@ -188,6 +193,17 @@ function runDaemons(options: readonly string[]): Summary {
     total.skipped += summary.skipped;
   }
   return total;
+}
+
+function runSystemd(options: readonly string[]): Summary {
+  const lane = 'systemd-v2';
+  for (const program of ['/lib/systemd/systemd', '/usr/bin/dbus-daemon']) {
+    if (!existsSync(program)) return skipped(lane, `there is no ${program} (apt-get install systemd dbus)`);
+  }
+  const provides = ['root', 'built', 'cgroup-v2', 'systemd', ...(hasPeers() ? ['peers'] : [])].join(',');
+  const environment = { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides };
+  const wrapper = [process.execPath, `${compiled}/hack/systemd-host.js`, '2'];
+  return runMocha(lane, [`${compiled}/e2e/systemd/**/*.test.js`], options, wrapper, environment);
 }
 
 function runMocha(

@@ -3,4 +3,5 @@ export { CoreProcess, boundaryCodec, kFirstExternalDescriptor, type CoreOptions 
 export { findLocations, type Locations } from './locations.js';
 export { nativeBinding, type ExitStatus, type NativeBinding, type NativeKernelFacts } from './native-binding.js';
 export { NativeError } from './native-error.js';
+export { Placeholder } from './placeholder.js';
 export * from './schema/messages.js';

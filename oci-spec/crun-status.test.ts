@@ -16,6 +16,7 @@ describe('crun status', () => {
   it('is written as crun 1.28 wrote it', () => {
     const state = read(fixture.status);
     const ours = formatCrunStatus({
+      scope: undefined,
       initHostPid: state.initHostPid,
       initStartTicks: state.initStartTicks,
       created: new Date(state.created),

@@ -67,6 +67,8 @@ export interface NewCrunStatus {
   readonly created: Date;
   /** Within the v2 hierarchy. */
   readonly cgroupPath: string;
+  /** Name of the unit, under the systemd cgroup manager. */
+  readonly scope: string | undefined;
   /** As config.json has it. */
   readonly rootfs: string;
   readonly bundle: string;
@@ -81,9 +83,9 @@ export function formatCrunStatus(status: NewCrunStatus): string {
     pid: status.initHostPid,
     'process-start-time': Number(status.initStartTicks),
     'cgroup-path': status.cgroupPath,
-    scope: '',
+    scope: status.scope ?? '',
     rootfs: status.rootfs,
-    'systemd-cgroup': false,
+    'systemd-cgroup': status.scope !== undefined,
     bundle: status.bundle,
     // Microseconds.
     created: status.created.toISOString().replace('Z', '000Z'),

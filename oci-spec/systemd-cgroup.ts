@@ -1,29 +1,52 @@
 // Where the systemd cgroup driver puts a container: linux.cgroupsPath is
-// "slice:prefix:name" then, and the cgroup is a scope in a slice. runc's rules.
+// "slice:prefix:name" then, and the cgroup is a scope in a slice. runc's rules,
+// and crun's, which puts the container one level deeper.
 import { FormatError } from './json.js';
 import { cgroupPlace } from './libcontainer-config.js';
+import { normalize } from './paths.js';
 import type { RuntimeConfig } from './runtime-config.js';
 
 export interface SystemdCgroup {
   readonly slice: string;
-  /** A scope, or a slice if the name is one. */
-  readonly unit: string;
-  /** Within a hierarchy. */
+  /** "prefix-name.scope" */
+  readonly scope: string;
+  /** What `systemctl status` calls it. */
+  readonly description: string;
+  /** Of the scope, within a hierarchy. */
+  readonly scopePath: string;
+  /** The container's own: the scope, or a cgroup in it. */
   readonly path: string;
 }
 
 const kDefaultSlice = 'system.slice';
 const kSuffix = '.slice';
+const kSubgroupAnnotation = 'run.oci.systemd.subgroup';
 
 /** Throws FormatError. */
-export function systemdCgroup(spec: RuntimeConfig, id: string): SystemdCgroup {
-  const { parent, scopePrefix, name } = cgroupPlace(spec, id, true);
-  if (name.includes('/') || scopePrefix.includes('/'))
-    throw new FormatError('linux.cgroupsPath', `names a unit with a slash in it: "${scopePrefix}-${name}"`);
-  const slice = parent === '' ? kDefaultSlice : parent;
-  const unit = name.endsWith(kSuffix) ? name : `${scopePrefix}-${name}.scope`;
+export function systemdCgroup(spec: RuntimeConfig, id: string, family: 'runc' | 'crun'): SystemdCgroup {
+  const place = cgroupPlace(spec, id, true);
+  const ofCrun = family === 'crun';
+  const prefix = ofCrun && (spec.linux?.cgroupsPath ?? '') === '' ? 'crun' : place.scopePrefix;
+  if (`${prefix}${place.name}`.includes('/'))
+    throw new FormatError('linux.cgroupsPath', `names a unit with a slash in it: "${prefix}-${place.name}"`);
+  if (place.name.endsWith(kSuffix))
+    throw new FormatError('linux.cgroupsPath', `names a slice, which takes no processes: "${place.name}"`);
+  const slice = place.parent === '' ? kDefaultSlice : place.parent;
+  const scope = `${prefix}-${place.name}.scope`;
   const above = expandSlice(slice);
-  return { slice, unit, path: `${above === '/' ? '' : above}/${unit}` };
+  const scopePath = `${above === '/' ? '' : above}/${scope}`;
+  return {
+    slice,
+    scope,
+    description: ofCrun ? 'libcrun container' : `libcontainer container ${place.name}`,
+    scopePath,
+    path: ofCrun ? `${scopePath}${subgroup(spec)}` : scopePath,
+  };
+}
+
+function subgroup(spec: RuntimeConfig): string {
+  const name = spec.annotations[kSubgroupAnnotation] ?? 'container';
+  return name === '' ? '' : normalize(`/${name}`);
 }
 
 /** "a-b.slice" is in "a.slice": its path has both. "-.slice" is the root. Throws FormatError. */

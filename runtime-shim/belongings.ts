@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, lstatSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { UndoAction_Kind, nativeBinding, type Parked, type UndoAction } from '../nativecore/index.js';
-import { isAlive, pollUntil, refuseUnlessAllowed, removeEmptyCgroups } from './container/index.js';
+import { isAlive, pollUntil, refuseUnlessAllowed, removeEmptyCgroups, type SystemdScope } from './container/index.js';
 import { makeDirectory } from './directories.js';
 import { fileError } from './errors/index.js';
 import type { ContainerRestore } from './restore-request.js';
@@ -21,6 +21,7 @@ export class Belongings {
   readonly stateDirectory: string;
   /** Deepest last. */
   cgroups: readonly string[] = [];
+  scope: SystemdScope | undefined;
   /** The first process, as soon as there is one that may have been let go. */
   root: Pick<Parked, 'rootHostPid' | 'rootStartTicks'> | undefined;
   readonly #request: ContainerRestore;
@@ -119,7 +120,7 @@ export class Belongings {
     const { root } = this;
     if (root !== undefined) {
       const ended = await pollUntil(() => !isAlive(root.rootHostPid, root.rootStartTicks), kEndTimeoutMs);
-      if (!ended) return;
+      if (!ended) return this.scope?.close();
     }
     const { pidFile } = this.#request;
     if (pidFile !== undefined && this.#pidFileInode !== 0n) {
@@ -130,6 +131,7 @@ export class Belongings {
     for (const path of [this.#staging, this.stateDirectory]) {
       if (path === this.#staging || (this.#stateInode !== 0n && inodeOf(path) === this.#stateInode)) removeTree(path);
     }
+    await this.scope?.end();
     await removeEmptyCgroups(this.cgroups, kEndTimeoutMs);
   }
 

@@ -6,7 +6,9 @@ import { rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { UndoAction_Kind, type ExecuteRequest, type Parked, type UndoAction } from '../nativecore/index.js';
 import type { CgroupPlace } from '../oci-spec/libcontainer-config.js';
+import type { SystemdCgroup } from '../oci-spec/systemd-cgroup.js';
 import {
+  SystemdScope,
   cgroupDirectories,
   createCgroup,
   missingCgroups,
@@ -27,6 +29,8 @@ export interface NewContainerRequest {
   readonly bundle: Bundle;
   readonly version: BaseRuntimeVersion;
   readonly place: CgroupPlace;
+  /** The unit that the place is in, if systemd is to make it. */
+  readonly scope: SystemdCgroup | undefined;
   /** Images want one bound over masked directories: it is made if it is not there. */
   readonly emptyDirectory: string | undefined;
   readonly seccompFilter: Uint8Array | undefined;
@@ -72,8 +76,16 @@ export class NewContainer {
       made.claimId();
       if (from.emptyDirectory !== undefined) made.makeEmptyDirectory(from.emptyDirectory);
       const paths = cgroupDirectories(layout, place);
+      if (from.scope !== undefined) made.scope = await startScope(from, from.scope, paths);
+      // What systemd has made, it takes away.
       await announce([...made.undoOfState(), ...undoOfCgroups(missingCgroups(paths), paths)]);
-      const cgroup = createCgroup({ layout, place, spec: from.bundle.spec, dialect: '1.1' });
+      const cgroup = createCgroup({
+        layout,
+        place,
+        spec: from.bundle.spec,
+        dialect: '1.1',
+        placeholderHostPid: made.scope?.placeholderHostPid,
+      });
       made.cgroups = cgroup.created;
       return new NewContainer(from, made, cgroup);
     } catch (error) {
@@ -100,6 +112,7 @@ export class NewContainer {
   /** The tree is there and waits: state file, hooks, pid file, in the order in which runc's callers may look for them. */
   async publish(parked: Parked): Promise<void> {
     this.#made.root = parked;
+    await this.#made.scope?.handOver();
     const { bundle, version, place } = this.#from;
     await runRestoreHooks({
       spec: bundle.spec,
@@ -115,6 +128,7 @@ export class NewContainer {
       parked,
       cgroupPaths: this.#cgroup.paths,
       cgroupPath: place.path,
+      scope: this.#from.scope?.scope,
       seccompFilter: this.#from.seccompFilter,
     });
     noteLazyPages(this.#made.stateDirectory, parked);
@@ -124,6 +138,7 @@ export class NewContainer {
   /** The tree runs. */
   finish(): void {
     this.#finished = true;
+    this.#made.scope?.close();
     try {
       rmdirSync(NewContainer.yardOf(this.#request));
     } catch {
@@ -135,6 +150,22 @@ export class NewContainer {
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#finished) await this.#made.takeBack();
   }
+}
+
+function startScope(
+  { request, layout }: NewContainerRequest,
+  scope: SystemdCgroup,
+  paths: ReadonlyMap<string, string>,
+): Promise<SystemdScope> {
+  const controller = layout.version === 2 ? '' : 'name=systemd';
+  const place = { name: '', parent: '', path: scope.scopePath, scopePrefix: '' };
+  return SystemdScope.start({
+    goal: `restore container ${JSON.stringify(request.id)}`,
+    cgroup: scope,
+    layout,
+    directory: cgroupDirectories(layout, place).get(controller) ?? '',
+    innerDirectory: paths.get(controller) ?? '',
+  });
 }
 
 function undoOfCgroups(cgroups: readonly string[], paths: ReadonlyMap<string, string>): UndoAction[] {

@@ -53,7 +53,7 @@ export function planContainer(request: {
       bundle,
       images,
       layout: readCgroupLayout(),
-      place: placeOfCgroup('runc', bundle, 'plan'),
+      place: placeOfCgroup('runc', bundle, 'plan', undefined),
       emptyDirectories: new Map(emptyDirectoryKeys(model).map((key) => [key, `/${kEmptyDirectoryName}`])),
       consoleFd,
     });

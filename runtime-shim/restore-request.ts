@@ -10,6 +10,8 @@ export interface ContainerRestore {
   readonly id: string;
   /** Absolute. */
   readonly bundle: string;
+  /** Whether its cgroup is a scope of systemd, not a directory of ours. */
+  readonly systemdCgroup: boolean;
   /** Absolute. */
   readonly imagePath: string;
   readonly workPath: string | undefined;

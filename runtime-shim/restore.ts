@@ -25,7 +25,7 @@ import { refuseLazyPages } from './lazy-pages.js';
 import { NewContainer } from './new-container.js';
 import { PhaseClock } from './phase-clock.js';
 import { kernelFacts, writeRestoreStats } from './restore-steps.js';
-import { emptyDirectoryOf, placeOfCgroup } from './state-files.js';
+import { emptyDirectoryOf, placeOfCgroup, scopeOfContainer } from './state-files.js';
 import type { RestoredContainer, RestoreRequest } from './restore-request.js';
 
 export async function restoreContainer(asked: RestoreRequest): Promise<RestoredContainer> {
@@ -52,7 +52,8 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
   const version = await answer;
   if (version.family === 'crun') refuseCrunOnVersion1(`cannot ${goal}`);
   const request = { ...asked, root: asked.root ?? defaultStateRoot(version.family, process.env) };
-  const place = placeOfCgroup(version.family, bundle, request.id);
+  const scope = scopeOfContainer(version.family, bundle, request);
+  const place = placeOfCgroup(version.family, bundle, request.id, scope);
   const emptyDirectory = emptyDirectoryOf(version.family, request);
   const emptyDirectories = new Map(emptyDirectoryKeys(model).map((key) => [key, emptyDirectory]));
   using consoleSocket = request.consoleSocket === undefined ? undefined : new ConsoleSocket(request.consoleSocket);
@@ -97,6 +98,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     bundle,
     version,
     place,
+    scope,
     emptyDirectory: emptyDirectories.size === 0 ? undefined : emptyDirectory,
     seccompFilter: containerFilter(model),
     layout,

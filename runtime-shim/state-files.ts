@@ -8,10 +8,38 @@ import { cgroupPlace, toLibcontainerConfig, type CgroupPlace } from '../oci-spec
 import { formatRuncState } from '../oci-spec/runc-state.js';
 import type { Bundle } from './bundle.js';
 import { kNullDevice, ownDescriptorLinks, type BaseRuntimeVersion, type RuntimeFamily } from './container/index.js';
-import { fileError } from './errors/index.js';
+import { StasisError, fileError } from './errors/index.js';
 import type { ContainerRestore } from './restore-request.js';
+import { FormatError } from '../oci-spec/json.js';
+import { systemdCgroup, type SystemdCgroup } from '../oci-spec/systemd-cgroup.js';
 
-export function placeOfCgroup(family: RuntimeFamily, bundle: Bundle, id: string): CgroupPlace {
+export function scopeOfContainer(
+  family: RuntimeFamily,
+  bundle: Bundle,
+  request: Pick<ContainerRestore, 'id' | 'systemdCgroup'>,
+): SystemdCgroup | undefined {
+  if (!request.systemdCgroup) return undefined;
+  try {
+    return systemdCgroup(bundle.spec, request.id, family);
+  } catch (error) {
+    if (!(error instanceof FormatError)) throw error;
+    throw new StasisError({
+      code: 'BUNDLE_INVALID',
+      message: `cannot restore container ${JSON.stringify(request.id)} with --systemd-cgroup: ${error.message}`,
+      subject: { container: request.id },
+      hint: 'repair config.json, or leave --systemd-cgroup out',
+      cause: error,
+    });
+  }
+}
+
+export function placeOfCgroup(
+  family: RuntimeFamily,
+  bundle: Bundle,
+  id: string,
+  scope: SystemdCgroup | undefined,
+): CgroupPlace {
+  if (scope !== undefined) return { name: '', parent: '', path: scope.path, scopePrefix: '' };
   return family === 'crun' ? crunCgroupPlace(bundle.spec, id) : cgroupPlace(bundle.spec, id, false);
 }
 
@@ -31,6 +59,8 @@ export interface PublishedContainer {
   readonly cgroupPaths: ReadonlyMap<string, string>;
   /** Within its hierarchy. */
   readonly cgroupPath: string;
+  /** Name of the unit, under the systemd cgroup driver. */
+  readonly scope: string | undefined;
   /** The container's own, as the kernel has it. */
   readonly seccompFilter: Uint8Array | undefined;
 }
@@ -64,7 +94,7 @@ function runcState({ request, bundle, version, parked, cgroupPaths }: PublishedC
       spec: bundle.spec,
       id: request.id,
       bundle: bundle.directory,
-      systemdCgroup: false,
+      systemdCgroup: request.systemdCgroup,
       noPivotRoot: request.noPivot,
       noNewKeyring: request.noNewKeyring,
       dialect: version.dialect,
@@ -76,12 +106,13 @@ function runcState({ request, bundle, version, parked, cgroupPaths }: PublishedC
   });
 }
 
-function crunStatus({ request, bundle, parked, cgroupPath }: PublishedContainer): string {
+function crunStatus({ request, bundle, parked, cgroupPath, scope }: PublishedContainer): string {
   return formatCrunStatus({
     initHostPid: parked.rootHostPid,
     initStartTicks: parked.rootStartTicks,
     created: new Date(),
     cgroupPath,
+    scope,
     rootfs: bundle.spec.root.path,
     bundle: bundle.directory,
     owner: 'root',

@@ -165,7 +165,7 @@ describe('the life of a container', () => {
     assert.equal(result.stderr, '');
   });
 
-  it('says which scope it would need under the systemd cgroup driver', async () => {
+  it('says which scope it needs under the systemd cgroup driver, and that there is no systemd', async () => {
     const container = await bed.start({ args: counter });
     await container.waitForOutput(/^3$/m);
     const images = await container.checkpoint();
@@ -180,7 +180,7 @@ describe('the life of a container', () => {
     };
     assert.match(
       await refusal('pods-one.slice:libpod:abc'),
-      /only systemd can make its cgroup, \/pods.slice\/pods-one.slice\/libpod-abc.scope, and .*; use the cgroupfs driver/,
+      /in the scope libpod-abc.scope: only systemd can make it, and there is no way to systemd \(.*system_bus_socket: .*systemd\/private: .*\); start systemd or its bus, or use the cgroupfs driver/,
     );
     assert.match(await refusal('/pods/one'), /linux.cgroupsPath must be "slice:prefix:name" for systemd cgroups/);
     writeFileSync(path, text);

@@ -25,6 +25,8 @@ export interface ContainerOptions {
   readonly streams?: 'file' | 'pipe';
   /** The base runtime: runc of the system unless given. */
   readonly base?: string;
+  /** Under the systemd cgroup driver: in this slice, "a-b.slice". */
+  readonly slice?: string;
 }
 
 export interface ContainerState {
@@ -56,6 +58,8 @@ export class Container {
   readonly stateRoot: string;
   readonly #streams: 'file' | 'pipe';
   readonly #base: string | undefined;
+  /** Before the verb. */
+  readonly #globals: readonly string[];
 
   private constructor(options: ContainerOptions) {
     this.id = options.id;
@@ -64,7 +68,8 @@ export class Container {
     this.rootfs = join(this.bundle, 'rootfs');
     this.outputFile = join(options.directory, `${options.id}.out`);
     this.stateRoot = join(options.directory, 'state');
-    this.cgroupPath = `${cgroupParent}/${options.id}`;
+    this.cgroupPath = options.slice === undefined ? `${cgroupParent}/${options.id}` : scopePath(options.slice, options);
+    this.#globals = [...['--root', this.stateRoot], ...(options.slice === undefined ? [] : ['--systemd-cgroup'])];
     this.#streams = options.streams ?? 'file';
     this.#base = options.base;
   }
@@ -73,7 +78,8 @@ export class Container {
   static async prepare(options: ContainerOptions): Promise<Container> {
     const container = new Container(options);
     await makeRootfs(options.rootfs ?? 'busybox', container.rootfs, options.targets ?? []);
-    const spec = defaultSpec(options.args, container.rootfs, container.cgroupPath);
+    const cgroupsPath = options.slice === undefined ? container.cgroupPath : `${options.slice}:stasis:${options.id}`;
+    const spec = defaultSpec(options.args, container.rootfs, cgroupsPath);
     options.adjust?.(spec);
     mkdirSync(container.stateRoot, { recursive: true, mode: 0o700 });
     writeFileSync(join(container.bundle, 'config.json'), JSON.stringify(spec, undefined, 2));
@@ -93,12 +99,12 @@ export class Container {
   /** Runs `stasis --root ... ARGS` to its end. */
   async stasis(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
     const env = this.#base === undefined ? {} : { env: { ...environment(), ...options.env, ...this.#variables() } };
-    return await run(stasisProgram, ['--root', this.stateRoot, ...args], { ...options, ...env });
+    return await run(stasisProgram, [...this.#globals, ...args], { ...options, ...env });
   }
 
   /** The same through the base runtime itself. */
   async runc(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return await run(this.#base ?? 'runc', ['--root', this.stateRoot, ...args], options);
+    return await run(this.#base ?? 'runc', [...this.#globals, ...args], options);
   }
 
   #variables(): Record<string, string> {
@@ -125,7 +131,7 @@ export class Container {
     const errors = openSync(errorFile, 'a');
     const before = readFileSync(errorFile, 'utf8').length;
     try {
-      const full = [program, '--root', this.stateRoot, ...args];
+      const full = [program, ...this.#globals, ...args];
       const result =
         this.#streams === 'file'
           ? await run(program, full.slice(1), {
@@ -270,6 +276,13 @@ export class Container {
       await this.waitForExit(pid);
     }
   }
+}
+
+/** crun puts containers one level deeper. */
+function scopePath(slice: string, { id, base }: Pick<ContainerOptions, 'id' | 'base'>): string {
+  const parts = slice.slice(0, -'.slice'.length).split('-');
+  const slices = parts.map((_part, index) => `/${parts.slice(0, index + 1).join('-')}.slice`).join('');
+  return `${slices}/stasis-${id}.scope${base?.endsWith('crun') === true ? '/container' : ''}`;
 }
 
 function existingProcesses(cgroupPath: string): number[] {

@@ -10,7 +10,15 @@ import { peerDirectory, stasisProgram } from './paths.js';
 import { chosenPodman, isInstalled } from './podman-sets.js';
 
 export type Need =
-  'root' | 'cgroup-v1' | 'cgroup-v2' | 'built' | 'peers' | 'podman' | 'daemons' | `kernel>=${number}.${number}`;
+  | 'root'
+  | 'cgroup-v1'
+  | 'cgroup-v2'
+  | 'built'
+  | 'peers'
+  | 'podman'
+  | 'daemons'
+  | 'systemd'
+  | `kernel>=${number}.${number}`;
 
 /** Name of the lane, from STASIS_LANE, which hack/run-tests.ts sets. */
 export function laneName(): string {
@@ -46,6 +54,8 @@ function isMet(need: Need): boolean {
       return isInstalled(chosenPodman());
     case 'daemons':
       return daemonsAreInstalled();
+    case 'systemd':
+      return existsSync('/run/systemd/private');
     case 'peers':
       return existsSync(`${peerDirectory}/complete`);
     default:

@@ -138,6 +138,8 @@ export interface CgroupRequest {
   readonly place: CgroupPlace;
   readonly spec: RuntimeConfig;
   readonly dialect: RuncDialect;
+  /** Keeps the cgroup until the tasks are there. */
+  readonly placeholderHostPid: number | undefined;
 }
 
 /** Postcondition: on failure nothing that was made is left. */
@@ -146,7 +148,7 @@ export function createCgroup(request: CgroupRequest): ContainerCgroup {
   const paths = cgroupDirectories(layout, request.place);
   const created: string[] = [];
   try {
-    refuseOccupied(paths);
+    refuseOccupied(paths, request.placeholderHostPid);
     const resources = spec.linux?.resources;
     const policy = reduceDeviceRules(containerDeviceRules(spec, request.dialect === '1.1'));
     if (layout.version === 2) {
@@ -248,12 +250,12 @@ function cgroupsBelow(directory: string): string[] {
   }
 }
 
-function refuseOccupied(paths: ReadonlyMap<string, string>): void {
+function refuseOccupied(paths: ReadonlyMap<string, string>, placeholderHostPid: number | undefined): void {
   const directory = paths.get('devices') ?? paths.get('') ?? [...paths.values()][0];
   if (directory === undefined) return;
   const pids = readText(join(directory, 'cgroup.procs'))
     .split('\n')
-    .filter((line) => line !== '');
+    .filter((line) => line !== '' && Number(line) !== placeholderHostPid);
   if (pids.length === 0) return;
   throw new StasisError({
     code: 'CONTAINER_EXISTS',

@@ -49,3 +49,4 @@ export { checkPolicy, type ClaimedIdMap, type ClaimedMount, type ClaimedTask, ty
 export { pollUntil } from './poll.js';
 export { removeContainer } from './remove-container.js';
 export { isAlive, readProcess, readText } from './proc.js';
+export { SystemdScope } from './systemd-scope.js';

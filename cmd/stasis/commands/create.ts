@@ -13,7 +13,6 @@ import { restoreDefaults } from '../../../runtime-shim/restore-request.js';
 import { restoreArchive } from '../../../runtime-shim/restore-archive.js';
 import { requireRoot } from '../../require-root.js';
 import { flag, text, type Command } from '../command.js';
-import { refuseSystemdCgroup } from '../../../runtime-shim/systemd-cgroup.js';
 
 export const createCommand: Command = {
   verb: 'create',
@@ -29,7 +28,6 @@ export const createCommand: Command = {
     };
     const directory = path('bundle') ?? context.cwd;
     const bundle = readBundle(directory);
-    if (context.globals.systemdCgroup) refuseSystemdCgroup(id, bundle);
     const source = bundle.spec.annotations[warmAnnotation.restore] ?? '';
     const found = source.startsWith('/') ? statSync(source, { throwIfNoEntry: false }) : undefined;
     if (found === undefined) {
@@ -46,6 +44,7 @@ export const createCommand: Command = {
       ...restoreDefaults,
       root: context.globals.root,
       id,
+      systemdCgroup: context.globals.systemdCgroup,
       bundle: directory,
       workPath: undefined,
       pidFile: path('pid-file'),

@@ -2,12 +2,10 @@
 import { resolve } from 'node:path';
 import { restoreOptions } from '../../../oci-spec/runtime-options.js';
 import { deleteContainer } from '../../../runtime-shim/container/index.js';
-import { readBundle } from '../../../runtime-shim/bundle.js';
 import { ForegroundTerminal } from '../../../runtime-shim/foreground-terminal.js';
 import { becomeSubreaper, stayWith } from '../../../runtime-shim/foreground.js';
 import { restoreContainer } from '../../../runtime-shim/restore.js';
 import { restoreDefaults } from '../../../runtime-shim/restore-request.js';
-import { refuseSystemdCgroup } from '../../../runtime-shim/systemd-cgroup.js';
 import { restoreArchive } from '../../../runtime-shim/restore-archive.js';
 import { usage } from '../../arguments.js';
 import { showProgress } from '../../render/progress.js';
@@ -34,7 +32,6 @@ export const restoreCommand: Command = {
     // A prepared one goes to whoever waits for us.
     if (!prepare && (!detach || !flag(given, 'no-subreaper'))) becomeSubreaper();
     const bundle = path('bundle') ?? context.cwd;
-    if (context.globals.systemdCgroup) refuseSystemdCgroup(id, readBundle(bundle));
     // Without --detach the streams are the container's.
     if (flag(given, 'json') && !detach) throw usage('cannot use --json without --detach');
     const archive = path('archive');
@@ -47,6 +44,7 @@ export const restoreCommand: Command = {
       ...restoreDefaults,
       root: context.globals.root,
       id,
+      systemdCgroup: context.globals.systemdCgroup,
       bundle,
       workPath: path('work-path'),
       pidFile: path('pid-file'),
@@ -80,7 +78,7 @@ export const restoreCommand: Command = {
     const terminal = restored.masterFd === undefined ? undefined : new ForegroundTerminal(restored.masterFd);
     const status = await stayWith(restored.initHostPid, terminal === undefined ? [] : ['SIGWINCH']);
     await terminal?.end();
-    await deleteContainer(restored.base, { root: restored.root, id, systemdCgroup: false });
+    await deleteContainer(restored.base, { root: restored.root, id, systemdCgroup: request.systemdCgroup });
     return status;
   },
 };

@@ -1,0 +1,82 @@
+// Runs a command on a machine, as it seems to it, that systemd has booted: real
+// systemd as process 1 of a pid namespace, with cgroups, mounts and a /run of
+// its own, and a bus. Everything ends with the command.
+//   node build/ts/hack/systemd-host.js 1|2 COMMAND...
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { removeCgroups } from '../e2e/support/cgroups.js';
+import { buildDirectory } from '../e2e/support/paths.js';
+import { waitFor } from '../e2e/support/wait.js';
+
+const directory = join(buildDirectory, 'systemd-host');
+const consoleFile = join(directory, 'console');
+const cgroup = `stasis-systemd-${process.pid}`;
+
+const target = 'DefaultDependencies=no\n';
+const units: Readonly<Record<string, string>> = {
+  'default.target': `[Unit]\n${target}Requires=dbus.socket\nAllowIsolate=yes\n`,
+  'dbus.socket': `[Unit]\n${target}[Socket]\nListenStream=/run/dbus/system_bus_socket\n`,
+  'dbus.service': `[Unit]\n${target}Requires=dbus.socket\n[Service]\nExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation\n`,
+};
+
+// The cgroup namespace makes the cgroup that we are in the root of all hierarchies that are mounted after it.
+const enterVersion2 = `
+  mountpoint -q /sys/fs/cgroup/unified && umount -R -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
+  mkdir /sys/fs/cgroup/$CGROUP
+  echo $$ >/sys/fs/cgroup/$CGROUP/cgroup.procs`;
+const mountVersion2 = `
+  umount -l /sys/fs/cgroup
+  mount -t cgroup2 none /sys/fs/cgroup`;
+const boot = `
+  mount -t tmpfs -o mode=755 none /run
+  mkdir -p /run/lock /run/systemd/system /run/dbus
+  mount --bind "$CONSOLE" /dev/console
+  exec /lib/systemd/systemd --system --log-target=console --log-level=info --show-status=no`;
+
+async function main([version = '', ...command]: readonly string[]): Promise<number> {
+  rmSync(directory, { recursive: true, force: true });
+  mkdirSync(join(directory, 'units'), { recursive: true });
+  for (const [name, text] of Object.entries(units)) writeFileSync(join(directory, 'units', name), text);
+  writeFileSync(consoleFile, '');
+  if (version !== '2') throw new Error(`cgroup v${version} is not supported`);
+  const outer = `set -e;${enterVersion2}\nexec unshare -C -p -f --mount-proc --kill-child sh -c "$BOOT"`;
+  const errors = openSync(join(directory, 'errors'), 'a');
+  // All become each other: the first unshare the shell, and that the second one, whose child is systemd.
+  const unshare = spawn('setpriv', ['--pdeathsig', 'KILL', 'unshare', '-m', '-u', '-i', 'sh', '-c', outer], {
+    stdio: ['ignore', errors, errors],
+    env: {
+      PATH: process.env['PATH'],
+      CGROUP: cgroup,
+      CONSOLE: consoleFile,
+      BOOT: `set -e;${mountVersion2}${boot}`,
+      SYSTEMD_UNIT_PATH: join(directory, 'units'),
+      container: 'stasis-test',
+    },
+  });
+  try {
+    const systemd = await waitFor(
+      'systemd to boot',
+      () => {
+        if (unshare.exitCode !== null) throw new Error(`systemd has not booted: ${said()}`);
+        const children = `/proc/${unshare.pid}/task/${unshare.pid}/children`;
+        const pid = existsSync(children) ? readFileSync(children, 'utf8').trim() : '';
+        return pid !== '' && existsSync(`/proc/${pid}/root/run/systemd/private`) ? pid : undefined;
+      },
+      { seen: said },
+    );
+    const inside = ['-t', systemd, '-m', '-u', '-i', '-C', '-p', `--wd=${process.cwd()}`, ...command];
+    return spawnSync('nsenter', inside, { stdio: 'inherit' }).status ?? 1;
+  } finally {
+    const ended = new Promise((resolve) => unshare.once('exit', resolve));
+    // A pid namespace ends with its first process, which is told by --kill-child.
+    if (unshare.exitCode === null && unshare.kill('SIGKILL')) await ended;
+    removeCgroups(cgroup);
+  }
+}
+
+function said(): string {
+  return readFileSync(join(directory, 'errors'), 'utf8') + readFileSync(consoleFile, 'utf8').slice(-500);
+}
+
+process.exitCode = await main(process.argv.slice(2));
