@@ -196,14 +196,21 @@ function runDaemons(options: readonly string[]): Summary {
 }
 
 function runSystemd(options: readonly string[]): Summary {
-  const lane = 'systemd-v2';
-  for (const program of ['/lib/systemd/systemd', '/usr/bin/dbus-daemon']) {
-    if (!existsSync(program)) return skipped(lane, `there is no ${program} (apt-get install systemd dbus)`);
+  const missing = ['/lib/systemd/systemd', '/usr/bin/dbus-daemon'].find((program) => !existsSync(program));
+  if (missing !== undefined) return skipped('systemd', `there is no ${missing} (apt-get install systemd dbus)`);
+  const total: Summary = { passed: 0, failed: 0, skipped: 0 };
+  for (const version of cgroupVersion() === 1 ? ([1, 2] as const) : ([2] as const)) {
+    const lane = `systemd-v${version}`;
+    console.log(`\n── ${lane}`);
+    const provides = ['root', 'built', `cgroup-v${version}`, 'systemd', ...(hasPeers() ? ['peers'] : [])].join(',');
+    const environment = { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides };
+    const wrapper = [process.execPath, `${compiled}/hack/systemd-host.js`, String(version)];
+    const summary = runMocha(lane, [`${compiled}/e2e/systemd/**/*.test.js`], options, wrapper, environment);
+    total.passed += summary.passed;
+    total.failed += summary.failed;
+    total.skipped += summary.skipped;
   }
-  const provides = ['root', 'built', 'cgroup-v2', 'systemd', ...(hasPeers() ? ['peers'] : [])].join(',');
-  const environment = { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides };
-  const wrapper = [process.execPath, `${compiled}/hack/systemd-host.js`, '2'];
-  return runMocha(lane, [`${compiled}/e2e/systemd/**/*.test.js`], options, wrapper, environment);
+  return total;
 }
 
 function runMocha(

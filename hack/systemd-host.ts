@@ -20,9 +20,32 @@ const units: Readonly<Record<string, string>> = {
   'dbus.service': `[Unit]\n${target}Requires=dbus.socket\n[Service]\nExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation\n`,
 };
 
-// The cgroup namespace makes the cgroup that we are in the root of all hierarchies that are mounted after it.
+// The cgroup namespace makes the cgroups that we are in the roots of all hierarchies that are mounted after it.
+const enterVersion1 = `
+  for hierarchy in /sys/fs/cgroup/*; do
+    mkdir $hierarchy/$CGROUP
+    for kind in cpus mems; do
+      [ ! -e $hierarchy/cpuset.$kind ] || cat $hierarchy/cpuset.$kind >$hierarchy/$CGROUP/cpuset.$kind
+    done
+    echo $$ >$hierarchy/$CGROUP/cgroup.procs
+  done`;
+const mountVersion1 = `
+  hierarchies=$(ls /sys/fs/cgroup)
+  umount -R -l /sys/fs/cgroup
+  mount -t tmpfs -o mode=755 none /sys/fs/cgroup
+  for name in $hierarchies; do
+    mkdir /sys/fs/cgroup/$name
+    case $name in
+      unified) mount -t cgroup2 none /sys/fs/cgroup/$name ;;
+      systemd) mount -t cgroup -o none,name=systemd none /sys/fs/cgroup/$name ;;
+      *) mount -t cgroup -o $name none /sys/fs/cgroup/$name ;;
+    esac
+  done`;
 const enterVersion2 = `
-  mountpoint -q /sys/fs/cgroup/unified && umount -R -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
+  if ! [ -e /sys/fs/cgroup/cgroup.procs ]; then
+    umount -R -l /sys/fs/cgroup
+    mount -t cgroup2 none /sys/fs/cgroup
+  fi
   mkdir /sys/fs/cgroup/$CGROUP
   echo $$ >/sys/fs/cgroup/$CGROUP/cgroup.procs`;
 const mountVersion2 = `
@@ -39,8 +62,8 @@ async function main([version = '', ...command]: readonly string[]): Promise<numb
   mkdirSync(join(directory, 'units'), { recursive: true });
   for (const [name, text] of Object.entries(units)) writeFileSync(join(directory, 'units', name), text);
   writeFileSync(consoleFile, '');
-  if (version !== '2') throw new Error(`cgroup v${version} is not supported`);
-  const outer = `set -e;${enterVersion2}\nexec unshare -C -p -f --mount-proc --kill-child sh -c "$BOOT"`;
+  const [enter, mount] = version === '1' ? [enterVersion1, mountVersion1] : [enterVersion2, mountVersion2];
+  const outer = `set -e;${enter}\nexec unshare -C -p -f --mount-proc --kill-child sh -c "$BOOT"`;
   const errors = openSync(join(directory, 'errors'), 'a');
   // All become each other: the first unshare the shell, and that the second one, whose child is systemd.
   const unshare = spawn('setpriv', ['--pdeathsig', 'KILL', 'unshare', '-m', '-u', '-i', 'sh', '-c', outer], {
@@ -49,8 +72,9 @@ async function main([version = '', ...command]: readonly string[]): Promise<numb
       PATH: process.env['PATH'],
       CGROUP: cgroup,
       CONSOLE: consoleFile,
-      BOOT: `set -e;${mountVersion2}${boot}`,
-      SYSTEMD_UNIT_PATH: join(directory, 'units'),
+      BOOT: `set -e;${mount}${boot}`,
+      // None of the host's; transient units are read again when systemd is reloaded.
+      SYSTEMD_UNIT_PATH: `/run/systemd/transient:/run/systemd/system.control:${join(directory, 'units')}`,
       container: 'stasis-test',
     },
   });

@@ -21,6 +21,7 @@ describe('systemd cgroups', () => {
       description: 'libcontainer container abc',
       scopePath: '/machine.slice/libpod-abc.scope',
       path: '/machine.slice/libpod-abc.scope',
+      properties: [],
     });
     assert.equal(
       at('kubepods-besteffort-pod1.slice:cri-containerd:abc').path,

@@ -5,6 +5,7 @@ import { FormatError } from './json.js';
 import { cgroupPlace } from './libcontainer-config.js';
 import { normalize } from './paths.js';
 import type { RuntimeConfig } from './runtime-config.js';
+import { systemdAnnotations, type UnitProperty } from './systemd-annotations.js';
 
 export interface SystemdCgroup {
   readonly slice: string;
@@ -16,6 +17,8 @@ export interface SystemdCgroup {
   readonly scopePath: string;
   /** The container's own: the scope, or a cgroup in it. */
   readonly path: string;
+  /** What annotations ask for beyond that. */
+  readonly properties: readonly UnitProperty[];
 }
 
 const kDefaultSlice = 'system.slice';
@@ -41,6 +44,7 @@ export function systemdCgroup(spec: RuntimeConfig, id: string, family: 'runc' | 
     description: ofCrun ? 'libcrun container' : `libcontainer container ${place.name}`,
     scopePath,
     path: ofCrun ? `${scopePath}${subgroup(spec)}` : scopePath,
+    properties: systemdAnnotations(spec.annotations),
   };
 }
 

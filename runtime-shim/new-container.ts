@@ -11,6 +11,7 @@ import {
   SystemdScope,
   cgroupDirectories,
   createCgroup,
+  limitPids,
   missingCgroups,
   type BaseRuntimeVersion,
   type CgroupLayout,
@@ -112,8 +113,12 @@ export class NewContainer {
   /** The tree is there and waits: state file, hooks, pid file, in the order in which runc's callers may look for them. */
   async publish(parked: Parked): Promise<void> {
     this.#made.root = parked;
-    await this.#made.scope?.handOver();
     const { bundle, version, place } = this.#from;
+    if (this.#made.scope !== undefined) {
+      const pidsLimit = bundle.spec.linux?.resources?.pidsLimit;
+      await this.#made.scope.handOver(pidsLimit);
+      limitPids(this.#cgroup, pidsLimit);
+    }
     await runRestoreHooks({
       spec: bundle.spec,
       id: this.#request.id,
@@ -153,7 +158,7 @@ export class NewContainer {
 }
 
 function startScope(
-  { request, layout }: NewContainerRequest,
+  { request, layout, bundle }: NewContainerRequest,
   scope: SystemdCgroup,
   paths: ReadonlyMap<string, string>,
 ): Promise<SystemdScope> {
@@ -162,6 +167,7 @@ function startScope(
   return SystemdScope.start({
     goal: `restore container ${JSON.stringify(request.id)}`,
     cgroup: scope,
+    spec: bundle.spec,
     layout,
     directory: cgroupDirectories(layout, place).get(controller) ?? '',
     innerDirectory: paths.get(controller) ?? '',

@@ -3,11 +3,12 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { cgroupDirectories, processesIn } from '../support/cgroups.js';
+import { cgroupDirectories, cgroupVersion, hasController, processesIn } from '../support/cgroups.js';
 import type { Container } from '../support/container.js';
 import { requires } from '../support/lanes.js';
 import { readOrEmpty } from '../support/processes.js';
-import { run } from '../support/run.js';
+import { mustRun, run } from '../support/run.js';
+import type { Spec } from '../support/spec.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -22,8 +23,8 @@ describe('systemd scopes', () => {
     requires(this, 'root', 'systemd');
   });
 
-  async function start(): Promise<Container> {
-    const container = await bed.start({ args: counter, slice });
+  async function start(adjust: (spec: Spec) => void = () => undefined): Promise<Container> {
+    const container = await bed.start({ args: counter, slice, adjust });
     await container.waitForOutput(/^3$/m);
     return container;
   }
@@ -49,6 +50,69 @@ describe('systemd scopes', () => {
     await container.checkpoint('last');
     assert.equal(await property('ActiveState'), 'inactive');
     assert.deepEqual(cgroupDirectories(container.cgroupPath), []);
+  });
+
+  it('have the limits of the container, which outlive a reload of systemd', async function () {
+    const container = await start(({ linux }) => {
+      linux.resources = {
+        devices: [{ allow: false, access: 'rwm' }],
+        ...(hasController('memory') ? { memory: { limit: 64 << 20 } } : {}),
+        ...(hasController('cpu') ? { cpu: { shares: 512, quota: 50_000, period: 100_000 } } : {}),
+        // As many as the container has.
+        ...(hasController('pids') ? { pids: { limit: 2 } } : {}),
+      };
+    });
+    await container.cycle();
+    await assertCounting(container);
+    const limits = async (): Promise<Record<string, string>> => {
+      const init = readOrEmpty(`/proc/${await container.initPid()}/cgroup`);
+      const read = (controller: string, file: string): string => {
+        const path = new RegExp(`:${controller}:(.*)$`, 'm').exec(init)?.[1] ?? '';
+        return readOrEmpty(join('/sys/fs/cgroup', controller, path, file)).trim();
+      };
+      return {
+        memory: read('memory', 'memory.limit_in_bytes'),
+        shares: read('cpu', 'cpu.shares'),
+        quota: read('cpu', 'cpu.cfs_quota_us'),
+        pids: read('pids', 'pids.max'),
+        // systemd writes them anew, in an order of its own.
+        devices: read('devices', 'devices.list').split('\n').sort().join(', '),
+      };
+    };
+    const before = await limits();
+    if (cgroupVersion() === 1) {
+      assert.deepEqual(
+        { ...before, devices: before['devices']!.includes('a *:* rwm') },
+        { memory: String(64 << 20), shares: '512', quota: '50000', pids: '2', devices: false },
+      );
+      assert.deepEqual(
+        [await property('MemoryLimit'), await property('CPUShares'), await property('TasksMax')],
+        [String(64 << 20), '512', '2'],
+      );
+      assert.equal(await property('CPUQuotaPerSecUSec'), '500ms');
+    }
+    assert.equal(await property('DevicePolicy'), 'strict');
+    assert.match(await property('DeviceAllow'), /char-pts rwm/);
+    assert.equal(await property('Delegate'), 'yes');
+    await mustRun('systemctl', ['daemon-reload']);
+    await assertCounting(container);
+    assert.deepEqual(await limits(), before);
+    // Its devices are the same, too.
+    assert.match(await container.exec(['sh', '-c', 'echo x >/dev/null && echo written']), /written/);
+  });
+
+  it('have the properties that annotations ask for', async () => {
+    const annotate = (spec: Spec): void => {
+      spec.annotations = {
+        'org.systemd.property.TimeoutStopSec': 'uint64 7',
+        'org.systemd.property.Description': "'a counter'",
+        'org.systemd.property.After': "['basic.target']",
+      };
+    };
+    const container = await start(annotate);
+    await container.cycle();
+    assert.deepEqual([await property('TimeoutStopUSec'), await property('Description')], ['7s', 'a counter']);
+    assert.match(await property('After'), /basic.target/);
   });
 
   it("serve runc's own verbs after a restore", async () => {

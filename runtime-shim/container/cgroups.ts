@@ -149,7 +149,8 @@ export function createCgroup(request: CgroupRequest): ContainerCgroup {
   const created: string[] = [];
   try {
     refuseOccupied(paths, request.placeholderHostPid);
-    const resources = spec.linux?.resources;
+    const resources =
+      request.placeholderHostPid === undefined ? spec.linux?.resources : withRoomForPlaceholder(spec.linux?.resources);
     const policy = reduceDeviceRules(containerDeviceRules(spec, request.dialect === '1.1'));
     if (layout.version === 2) {
       const directory = paths.get('')!;
@@ -184,6 +185,19 @@ export function createCgroup(request: CgroupRequest): ContainerCgroup {
     removeCgroups(created);
     throw error;
   }
+}
+
+/** A container may be restored that has as many tasks as it is allowed. */
+export function withRoomForPlaceholder(resources: SpecResources | undefined): SpecResources | undefined {
+  const { pidsLimit = 0 } = resources ?? {};
+  return resources === undefined || pidsLimit <= 0 ? resources : { ...resources, pidsLimit: pidsLimit + 1 };
+}
+
+/** The placeholder has gone. */
+export function limitPids({ paths }: ContainerCgroup, limit: number | undefined): void {
+  const directory = paths.get('pids') ?? paths.get('');
+  if (directory !== undefined && limit !== undefined && limit > 0)
+    apply(directory, [{ file: 'pids.max', text: String(limit) }]);
 }
 
 /** What createCgroup is going to make, the deepest last: for whoever must take it back if we are killed meanwhile. */

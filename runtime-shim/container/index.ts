@@ -17,6 +17,7 @@ export {
   cgroupDirectoryOf,
   cgroupRoot,
   createCgroup,
+  limitPids,
   missingCgroups,
   readCgroupLayout,
   removeEmptyCgroups,

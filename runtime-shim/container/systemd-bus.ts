@@ -10,6 +10,7 @@ import {
   kDbusSignal,
   type DbusMessage,
   type DbusValue,
+  type DbusVariant,
 } from '../../oci-spec/dbus-message.js';
 import { causeText, errnoCode } from '../errors/index.js';
 
@@ -93,6 +94,18 @@ export class SystemdBus {
 
   callManager(member: string, signature: string, body: readonly DbusValue[]): Promise<readonly DbusValue[]> {
     return this.call({ path: kManagerPath, interface: kManagerInterface, member, signature, body });
+  }
+
+  /** 252 */
+  async systemdVersion(): Promise<number> {
+    const text = await this.property(kManagerPath, kManagerInterface, 'Version');
+    return Number(/[0-9]+/.exec(String(text))?.[0] ?? 0);
+  }
+
+  async property(path: string, of: string, name: string): Promise<DbusValue> {
+    const get = { path, interface: 'org.freedesktop.DBus.Properties', member: 'Get' };
+    const [value] = await this.call({ ...get, signature: 'ss', body: [of, name] });
+    return (value as DbusVariant).value;
   }
 
   /** "done", "failed", "canceled", ... */

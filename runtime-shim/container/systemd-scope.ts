@@ -4,12 +4,18 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Placeholder } from '../../nativecore/index.js';
-import type { DbusValue } from '../../oci-spec/dbus-message.js';
+import { containerDeviceRules } from '../../oci-spec/devices.js';
+import { FormatError } from '../../oci-spec/json.js';
+import type { RuntimeConfig } from '../../oci-spec/runtime-config.js';
+import type { UnitProperty } from '../../oci-spec/systemd-annotations.js';
 import type { SystemdCgroup } from '../../oci-spec/systemd-cgroup.js';
-import { StasisError, fileError } from '../errors/index.js';
-import { cgroupDirectoryOf, type CgroupLayout } from './cgroups.js';
+import { StasisError, fileError, type ErrorCode } from '../errors/index.js';
+import { cgroupDirectoryOf, withRoomForPlaceholder, type CgroupLayout } from './cgroups.js';
+import { reduceDeviceRules } from './device-program.js';
 import { pollUntil } from './poll.js';
+import { readText } from './proc.js';
 import { DbusError, SystemdBus } from './systemd-bus.js';
+import { deviceProperties, resourceProperties } from './systemd-properties.js';
 
 /** An ended scope is gone as soon as systemd has looked at its cgroup. */
 const kGoneTimeoutMs = 3000;
@@ -19,6 +25,7 @@ export interface ScopeRequest {
   /** "restore container "web"" */
   readonly goal: string;
   readonly cgroup: SystemdCgroup;
+  readonly spec: RuntimeConfig;
   readonly layout: CgroupLayout;
   /** Where the scope is in the hierarchy that systemd keeps its processes in, by our reckoning. */
   readonly directory: string;
@@ -55,7 +62,8 @@ export class SystemdScope {
       return scope;
     } catch (error) {
       await scope.end();
-      throw error instanceof StasisError ? error : refuse.because((error as Error).message, error);
+      if (error instanceof StasisError) throw error;
+      throw error instanceof FormatError ? refuse.asked(error) : refuse.because((error as Error).message, error);
     }
   }
 
@@ -65,11 +73,12 @@ export class SystemdScope {
 
   /** Returns the path of a job. */
   async #startUnit(request: ScopeRequest, refuse: Refusal): Promise<string> {
+    const properties = unitProperties(request, this.placeholderHostPid, await this.#bus.systemdVersion());
     let job: string | undefined;
     let state: string | undefined;
     const started = await pollUntil(async () => {
       try {
-        const arguments_ = [this.#name, 'fail', unitProperties(request, this.placeholderHostPid), []];
+        const arguments_ = [this.#name, 'fail', properties, []];
         job = String((await this.#bus.callManager('StartTransientUnit', 'ssa(sv)a(sa(sv))', arguments_))[0]);
         return true;
       } catch (error) {
@@ -101,9 +110,12 @@ export class SystemdScope {
     }
   }
 
-  /** The tasks are in it. */
-  async handOver(): Promise<void> {
+  /** The tasks are in it; their number is limited to theirs. */
+  async handOver(pidsLimit: number | undefined): Promise<void> {
     await this.#placeholder.end();
+    if (pidsLimit === undefined || pidsLimit <= 0) return;
+    const limit: UnitProperty = ['TasksMax', { signature: 't', value: BigInt(pidsLimit) }];
+    await this.#bus.callManager('SetUnitProperties', 'sba(sv)', [this.#name, true, [limit]]);
   }
 
   /** Nothing of the tree is left: the scope goes. Never throws; what is left then is an empty scope. */
@@ -138,14 +150,7 @@ export class SystemdScope {
   async #activeState(): Promise<string | undefined> {
     try {
       const [path] = await this.#bus.callManager('GetUnit', 's', [this.#name]);
-      const [state] = await this.#bus.call({
-        path: String(path),
-        interface: 'org.freedesktop.DBus.Properties',
-        member: 'Get',
-        signature: 'ss',
-        body: ['org.freedesktop.systemd1.Unit', 'ActiveState'],
-      });
-      return String((state as { value: DbusValue }).value);
+      return String(await this.#bus.property(String(path), 'org.freedesktop.systemd1.Unit', 'ActiveState'));
     } catch (error) {
       if (!(error instanceof DbusError)) throw error;
       // UnknownObject: it has gone between the two calls.
@@ -164,32 +169,42 @@ export class SystemdScope {
   }
 }
 
-function unitProperties({ cgroup }: ScopeRequest, placeholderHostPid: number): DbusValue[] {
-  const property = (name: string, signature: string, value: DbusValue): DbusValue => [name, { signature, value }];
+/** Later ones count. */
+function unitProperties(
+  { cgroup, spec, layout }: ScopeRequest,
+  placeholderHostPid: number,
+  systemdVersion: number,
+): readonly UnitProperty[] {
+  const text = (value: string): UnitProperty[1] => ({ signature: 's', value });
+  const boolean = (value: boolean): UnitProperty[1] => ({ signature: 'b', value });
+  const devices = reduceDeviceRules(containerDeviceRules(spec, true));
   return [
-    property('Description', 's', cgroup.description),
-    property('Slice', 's', cgroup.slice),
-    property('Delegate', 'b', true),
-    property('PIDs', 'au', [placeholderHostPid]),
-    property('DefaultDependencies', 'b', false),
+    ['Description', text(cgroup.description)],
+    ['Slice', text(cgroup.slice)],
+    ['Delegate', boolean(true)],
+    ['PIDs', { signature: 'au', value: [placeholderHostPid] }],
+    ['DefaultDependencies', boolean(false)],
     // Otherwise one whose container was killed for want of memory stays, as "failed", and its name is taken.
-    property('CollectMode', 's', 'inactive-or-failed'),
+    ['CollectMode', text('inactive-or-failed')],
+    ...resourceProperties({
+      resources: withRoomForPlaceholder(spec.linux?.resources),
+      cgroupVersion: layout.version,
+      systemdVersion,
+    }),
+    ...deviceProperties(devices, readText('/proc/devices')),
+    ...cgroup.properties,
   ];
 }
 
 interface Refusal {
   noSystemd(error: Error): StasisError;
   exists(state: string): StasisError;
+  asked(error: FormatError): StasisError;
   because(reason: string, cause?: unknown): StasisError;
 }
 
 function refusalOf({ goal, cgroup }: ScopeRequest): Refusal {
-  const refusal = (
-    code: 'ENVIRONMENT' | 'CONTAINER_EXISTS',
-    reason: string,
-    hint?: string,
-    cause?: unknown,
-  ): StasisError =>
+  const refusal = (code: ErrorCode, reason: string, hint?: string, cause?: unknown): StasisError =>
     new StasisError({
       code,
       message: `cannot ${goal} in the scope ${cgroup.scope}: ${reason}`,
@@ -210,6 +225,7 @@ function refusalOf({ goal, cgroup }: ScopeRequest): Refusal {
         `there is one already, which is ${state}`,
         `end it (systemctl stop ${cgroup.scope}), or give the container another linux.cgroupsPath`,
       ),
+    asked: (error) => refusal('BUNDLE_INVALID', error.message, 'repair config.json', error),
     because: (reason, cause) => refusal('ENVIRONMENT', reason, undefined, cause),
   };
 }
