@@ -18,6 +18,8 @@ const units: Readonly<Record<string, string>> = {
   'default.target': `[Unit]\n${target}Requires=dbus.socket\nAllowIsolate=yes\n`,
   'dbus.socket': `[Unit]\n${target}[Socket]\nListenStream=/run/dbus/system_bus_socket\n`,
   'dbus.service': `[Unit]\n${target}Requires=dbus.socket\n[Service]\nExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation\n`,
+  // For units that need it.
+  'failing.service': `[Unit]\n${target}[Service]\nType=oneshot\nExecStart=/bin/false\n`,
 };
 
 // The cgroup namespace makes the cgroups that we are in the roots of all hierarchies that are mounted after it.

@@ -196,13 +196,14 @@ async function connectAndAuthenticate(path: string): Promise<Socket> {
         socket.off('data', take);
         socket.setTimeout(0);
         if (!answer.startsWith('OK ')) return reject(new Error(`it does not let us in (${answer.trim()})`));
-        socket.write('BEGIN\r\n');
         resolve();
       };
       socket.on('data', take);
       socket.once('error', reject);
       socket.once('close', () => reject(new Error('the connection was closed')));
-      socket.write(`\0AUTH EXTERNAL ${Buffer.from(String(process.geteuid?.() ?? 0)).toString('hex')}\r\n`);
+      // BEGIN at once: what comes in one piece with it, systemd's own socket does not look at before there is more.
+      const identity = Buffer.from(String(process.geteuid?.() ?? 0)).toString('hex');
+      socket.write(`\0AUTH EXTERNAL ${identity}\r\nBEGIN\r\n`);
     });
     return socket;
   } catch (error) {

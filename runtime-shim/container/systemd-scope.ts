@@ -37,6 +37,8 @@ export class SystemdScope {
   readonly #bus: SystemdBus;
   readonly #name: string;
   readonly #placeholder: Placeholder;
+  /** Until then a unit of that name is somebody else's. */
+  #isOurs = false;
 
   private constructor(bus: SystemdBus, name: string, placeholder: Placeholder) {
     this.#bus = bus;
@@ -80,6 +82,7 @@ export class SystemdScope {
       try {
         const arguments_ = [this.#name, 'fail', properties, []];
         job = String((await this.#bus.callManager('StartTransientUnit', 'ssa(sv)a(sa(sv))', arguments_))[0]);
+        this.#isOurs = true;
         return true;
       } catch (error) {
         if (!(error instanceof DbusError) || error.name !== `${kErrors}UnitExists`) throw error;
@@ -122,7 +125,7 @@ export class SystemdScope {
   async end(): Promise<void> {
     await this.#placeholder.end();
     try {
-      if (await this.#isGone()) return;
+      if (!this.#isOurs || (await this.#isGone())) return;
       // v1 does not tell systemd of cgroups that have become empty unless it runs an agent.
       await this.#bus.callManager('StopUnit', 'ss', [this.#name, 'replace']);
       await this.#isGone();
