@@ -8,23 +8,13 @@
 #include "capture/memory_tracking.h"
 #include "executor/execute_command.h"
 #include "executor/execute_steps.h"
-
-namespace {
-
-// Keeps a cgroup occupied for whoever holds the other end of its input.
-int hold_until_end_of_input() {
-  while (std::getchar() != EOF) {
-  }
-  return 0;
-}
-
-}  // namespace
+#include "executor/placeholder.h"
 
 int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "capture") == 0) return stasis::run_capture_command();
   if (argc == 2 && std::strcmp(argv[1], "execute") == 0) return stasis::run_execute_command();
   if (argc > 2 && std::strcmp(argv[1], "keep") == 0) return stasis::run_keep_command(argc, argv);
-  if (argc == 2 && std::strcmp(argv[1], "hold") == 0) return hold_until_end_of_input();
+  if (argc == 2 && std::strcmp(argv[1], "hold") == 0) return stasis::run_placeholder_command();
   if (argc == 3 && std::strcmp(argv[1], "steps") == 0 && std::strcmp(argv[2], "execute") == 0) {
     return stasis::print_execute_steps();
   }

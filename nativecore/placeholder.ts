@@ -32,6 +32,17 @@ export class Placeholder {
     return this.#child.pid!;
   }
 
+  /** From now on it does not end before it has been moved into another cgroup, even if we are killed. */
+  asked(): void {
+    this.#child.stdin!.write('a');
+  }
+
+  /** Whether it has been moved or will not be: it ends when we do. */
+  answered(): void {
+    this.#child.stdin!.write('d');
+  }
+
+  /** Precondition: nobody has been asked to move it, or has answered. */
   async end(): Promise<void> {
     this.#child.stdin!.end();
     await this.#exited;

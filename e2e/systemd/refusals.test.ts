@@ -9,7 +9,7 @@ import { cgroupDirectories, processesIn } from '../support/cgroups.js';
 import type { Container } from '../support/container.js';
 import { requires } from '../support/lanes.js';
 import { coreProgram, stasisProgram } from '../support/paths.js';
-import { childrenOf, isAlive, processesOfProgram, programOf } from '../support/processes.js';
+import { childrenOf, isAlive, processesOfProgram, programOf, readOrEmpty } from '../support/processes.js';
 import { lastLine, mustRun, run } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
@@ -149,7 +149,9 @@ async function restoreAndKill(
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   await Promise.race([moment(), exited]);
   if (victim === 'nobody') return await exited;
-  const cores = childrenOf(child.pid!).filter((pid) => programOf(pid) === coreProgram);
+  // Not the placeholder, which is of the same program.
+  const isCore = (pid: number): boolean => readOrEmpty(`/proc/${pid}/cmdline`).split('\0')[1] === 'execute';
+  const cores = childrenOf(child.pid!).filter((pid) => programOf(pid) === coreProgram && isCore(pid));
   if (victim !== 'stasis') cores.forEach(killHard);
   if (victim !== 'the core') killHard(child.pid!);
   await exited;

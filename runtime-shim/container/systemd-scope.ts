@@ -58,7 +58,7 @@ export class SystemdScope {
     const placeholder = Placeholder.start();
     const scope = new SystemdScope(bus, request.cgroup.scope, placeholder);
     try {
-      const result = await bus.jobResult(await scope.#startUnit(request, refuse));
+      const result = await scope.#startUnit(request, refuse);
       if (result !== 'done') throw refuse.because(`systemd answers that starting it is ${JSON.stringify(result)}`);
       scope.#enter(request, refuse);
       return scope;
@@ -73,19 +73,23 @@ export class SystemdScope {
     return this.#placeholder.hostPid;
   }
 
-  /** Returns the path of a job. */
+  /** Returns what has become of it: "done". */
   async #startUnit(request: ScopeRequest, refuse: Refusal): Promise<string> {
     const properties = unitProperties(request, this.placeholderHostPid, await this.#bus.systemdVersion());
-    let job: string | undefined;
+    let result: string | undefined;
     let state: string | undefined;
     const started = await pollUntil(async () => {
+      this.#placeholder.asked();
       try {
         const arguments_ = [this.#name, 'fail', properties, []];
-        job = String((await this.#bus.callManager('StartTransientUnit', 'ssa(sv)a(sa(sv))', arguments_))[0]);
+        const [job] = await this.#bus.callManager('StartTransientUnit', 'ssa(sv)a(sa(sv))', arguments_);
         this.#isOurs = true;
+        result = await this.#bus.jobResult(String(job));
         return true;
       } catch (error) {
         if (!(error instanceof DbusError) || error.name !== `${kErrors}UnitExists`) throw error;
+      } finally {
+        this.#placeholder.answered();
       }
       state = await this.#activeState();
       if (state === 'failed' || state === 'inactive') await this.#resetFailed();
@@ -94,7 +98,7 @@ export class SystemdScope {
       return false;
     }, kGoneTimeoutMs);
     if (!started) throw refuse.exists(state ?? 'inactive');
-    return job!;
+    return result!;
   }
 
   /** The placeholder is where the tasks are going to be, and that is where we think it is. */
