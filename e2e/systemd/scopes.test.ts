@@ -1,11 +1,12 @@
 // Restores into scopes, under a real systemd (hack/systemd-host.ts): what it,
 // runc and the kernel say of them.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupDirectories, cgroupVersion, hasController, processesIn } from '../support/cgroups.js';
 import type { Container } from '../support/container.js';
 import { requires } from '../support/lanes.js';
+import { peers } from '../support/peers.js';
 import { readOrEmpty } from '../support/processes.js';
 import { mustRun, run } from '../support/run.js';
 import type { Spec } from '../support/spec.js';
@@ -113,6 +114,58 @@ describe('systemd scopes', () => {
     await container.cycle();
     assert.deepEqual([await property('TimeoutStopUSec'), await property('Description')], ['7s', 'a counter']);
     assert.match(await property('After'), /basic.target/);
+  });
+
+  it('take containers that were checkpointed in a cgroup of the other driver, and the other way round', async () => {
+    const inScope = await start();
+    const images = await inScope.checkpoint();
+    const elsewhere = await bed.prepare({ args: counter, id: 'c2' });
+    // The same root file system: what the container has open is in there.
+    const config = join(elsewhere.bundle, 'config.json');
+    const spec = JSON.parse(readFileSync(config, 'utf8')) as Spec;
+    writeFileSync(config, JSON.stringify({ ...spec, root: { ...spec.root, path: inScope.rootfs } }));
+    await elsewhere.mustRunDetached(elsewhere.restoreArgs(images));
+    await assertCounting(elsewhere);
+    assert.ok(processesIn(elsewhere.cgroupPath).length > 0);
+    assert.equal(await property('LoadState'), 'not-found');
+    await elsewhere.checkpoint('back');
+    await inScope.restore('back');
+    await assertCounting(inScope);
+    assert.equal(await property('ActiveState'), 'active');
+  });
+
+  it('hold a prepared container until it is started', async () => {
+    const container = await start();
+    await container.checkpoint();
+    const reached = container.output().length;
+    await container.restore('images', ['--prepare']);
+    assert.equal((await container.state()).status, 'created');
+    assert.equal(await property('ActiveState'), 'active');
+    assert.equal(container.output().length, reached);
+    await container.must(['start', container.id]);
+    await assertCounting(container);
+  });
+
+  it('hold what crun manages, in a cgroup of its own', async function () {
+    requires(this, 'cgroup-v2', 'peers');
+    const container = await bed.start({ args: counter, slice, base: peers.crun });
+    await container.waitForOutput(/^3$/m);
+    await container.cycle(2);
+    await assertCounting(container);
+    assert.match(container.cgroupPath, /stasis-c1.scope\/container$/);
+    assert.ok(processesIn(container.cgroupPath).includes(await container.initPid()));
+    const pid = await container.initPid();
+    for (const args of [
+      ['ps', 'c1'],
+      ['exec', 'c1', 'true'],
+      ['kill', 'c1', 'KILL'],
+    ]) {
+      const result = await container.runc(args);
+      assert.equal(result.exitCode, 0, `${args.join(' ')}: ${result.stderr}`);
+    }
+    await container.waitForExit(pid);
+    await container.must(['delete', container.id]);
+    assert.equal(await property('LoadState'), 'not-found');
   });
 
   it("serve runc's own verbs after a restore", async () => {
