@@ -5,7 +5,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { removeCgroups } from '../e2e/support/cgroups.js';
+import { cgroupDirectories, removeCgroups } from '../e2e/support/cgroups.js';
 import { buildDirectory } from '../e2e/support/paths.js';
 import { waitFor } from '../e2e/support/wait.js';
 
@@ -97,7 +97,11 @@ async function main([version = '', ...command]: readonly string[]): Promise<numb
     const ended = new Promise((resolve) => unshare.once('exit', resolve));
     // A pid namespace ends with its first process, which is told by --kill-child.
     if (unshare.exitCode === null && unshare.kill('SIGKILL')) await ended;
-    removeCgroups(cgroup);
+    // Its other processes end after it.
+    await waitFor('the cgroups to become empty', () => {
+      removeCgroups(cgroup);
+      return cgroupDirectories(cgroup).length === 0 ? true : undefined;
+    });
   }
 }
 

@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kAsked = 'a';
 constexpr int kAnswered = 'd';
-// What whoever has asked gives systemd to answer.
-constexpr std::chrono::seconds kMoveTimeout{30};
+// systemd does not serve who has gone before it has read the request: then nobody moves us.
+constexpr std::chrono::seconds kMoveTimeout{10};
 constexpr std::chrono::milliseconds kLongestInterval{64};
 
 std::string own_cgroups() {
@@ -32,9 +32,13 @@ int run_placeholder_command() {
     if (word == kAnswered) awaits_move = false;
   }
   const auto end = std::chrono::steady_clock::now() + kMoveTimeout;
-  // No event tells a process that it has been moved.
-  std::chrono::milliseconds interval{1};
-  while (awaits_move && own_cgroups() == before && std::chrono::steady_clock::now() < end) {
+  // No event tells a process that it has been moved. On v1 that takes one step for each hierarchy: it is over when two
+  // looks see the same.
+  std::chrono::milliseconds interval{4};
+  for (std::string last = before; awaits_move && std::chrono::steady_clock::now() < end;) {
+    const std::string now = own_cgroups();
+    if (now != before && now == last) break;
+    last = now;
     std::this_thread::sleep_for(interval);
     interval = std::min(interval * 2, kLongestInterval);
   }
