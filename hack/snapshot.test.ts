@@ -1,0 +1,51 @@
+// The snapshots that programs start from hold their functions compiled, and
+// run on another kind of processor. Needs the built programs.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { buildDirectory } from '../e2e/support/paths.js';
+
+const library = join(buildDirectory, 'lib/stasis');
+
+function start(program: string, flags: readonly string[], words: readonly string[]): string {
+  const snapshot = ['--no-rehash-snapshot', '--snapshot-blob', join(library, `${program}.blob`)];
+  return execFileSync(join(library, 'node'), [...flags, ...snapshot, program, ...words], { encoding: 'utf8' });
+}
+
+describe('the snapshots of the programs', function () {
+  this.timeout(60_000);
+  let directory = '';
+
+  before(() => (directory = mkdtempSync(join(tmpdir(), 'stasis-snapshot-'))));
+  after(() => rmSync(directory, { recursive: true, force: true }));
+
+  for (const [program, words] of [
+    ['stasis', ['features']],
+    ['criu', ['--version']],
+  ] as const) {
+    it(`${program}: compiles nothing of its own when it starts`, () => {
+      const log = join(directory, `${program}.log`);
+      start(program, ['--log-function-events', '--no-logfile-per-isolate', `--logfile=${log}`], words);
+      const events = readFileSync(log, 'utf8')
+        .split('\n')
+        .map((line) => line.split(','));
+      const ours = events.find(([event, , name]) => event === 'script-details' && name?.endsWith(`${program}.cjs`));
+      assert.ok(ours, 'the log names the script');
+      const ran = events.filter(([event, what]) => event === 'function' && what === 'first-execution');
+      assert.ok(ran.length > 0, 'the log tells of functions');
+      const compiled = events.filter(
+        ([event, what, script]) => event === 'function' && what === 'interpreter' && script === ours[1],
+      );
+      assert.deepEqual(compiled, []);
+    });
+
+    it(`${program}: starts where the processor has none of the newer instructions`, () => {
+      const without = ['avx', 'avx2', 'sse4-1', 'sse4-2', 'bmi1', 'bmi2', 'popcnt'].map(
+        (name) => `--no-enable-${name}`,
+      );
+      assert.equal(start(program, without, words), start(program, [], words));
+    });
+  }
+});
