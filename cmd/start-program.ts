@@ -6,6 +6,8 @@ import { startupSnapshot } from 'node:v8';
 /** `main` returns the exit status. */
 export function startProgram(main: (words: readonly string[]) => Promise<number>): void {
   const start = (): void => {
+    // The launcher's, for the start of node; hooks and base runtimes are to have what our caller has.
+    if (process.env['GLIBC_TUNABLES'] === 'glibc.malloc.hugetlb=1') delete process.env['GLIBC_TUNABLES'];
     // Should main never come to an end, node ends when there is nothing left to wait for: that is no success.
     process.exitCode = 1;
     // Before the pool starts: a checkpoint has some 30 small files to sync, and a journal commits

@@ -2,10 +2,10 @@
 // run on another kind of processor. Needs the built programs.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { buildDirectory } from '../e2e/support/paths.js';
+import { buildDirectory, stasisProgram } from '../e2e/support/paths.js';
 
 const library = join(buildDirectory, 'lib/stasis');
 
@@ -20,6 +20,15 @@ describe('the snapshots of the programs', function () {
 
   before(() => (directory = mkdtempSync(join(tmpdir(), 'stasis-snapshot-'))));
   after(() => rmSync(directory, { recursive: true, force: true }));
+
+  it('leaves out of the environment of base runtimes what is for the start of node', () => {
+    const runtime = join(directory, 'runc');
+    writeFileSync(runtime, '#!/bin/sh\necho "runc version 1.${GLIBC_TUNABLES-0}"\n', { mode: 0o755 });
+    const version = (tunables: Readonly<Record<string, string>>): string =>
+      execFileSync(stasisProgram, ['--version'], { env: { STASIS_RUNTIME: runtime, ...tunables }, encoding: 'utf8' });
+    assert.match(version({}), /^base: runc 1\.0$/m);
+    assert.match(version({ GLIBC_TUNABLES: 'glibc.malloc.check=0' }), /^base: runc 1\.glibc\.malloc\.check=0$/m);
+  });
 
   for (const [program, words] of [
     ['stasis', ['features']],

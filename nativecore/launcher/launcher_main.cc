@@ -33,6 +33,8 @@ constexpr std::string_view kFlagsWithValue[] = {"root", "log",      "log-format"
 
 constexpr std::string_view kBaseNames[] = {"runc", "crun"};
 constexpr std::string_view kSystemPath = "/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin";
+// glibc 2.35: malloc says madvise(MADV_HUGEPAGE) of what it gets in large pieces. Older ones overlook it.
+constexpr const char* kHugePages = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1";
 constexpr const char* kConfigFile = "/etc/stasis/config.json";
 
 template <size_t N>
@@ -224,6 +226,9 @@ std::string base_runtime(const struct stat& self) {
   for (char** variable = environ; *variable != nullptr; ++variable) {
     if (std::strncmp(*variable, "NODE_", 5) != 0) environment.push_back(*variable);
   }
+  // Two copies of the snapshot, 7 MB each, in pages of 2 MiB: 3000 page faults fewer. A caller's own tunables stay;
+  // ours end with this process (start-program.ts).
+  if (std::getenv("GLIBC_TUNABLES") == nullptr) environment.push_back(const_cast<char*>(kHugePages));
   environment.push_back(nullptr);
   ::execve(node.c_str(), arguments.data(), environment.data());
   fail("cannot start node: " + node + ": " + std::strerror(errno) + "; run hack/install (or hack/quickstart) again");
