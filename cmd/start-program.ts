@@ -10,9 +10,6 @@ export function startProgram(main: (words: readonly string[]) => Promise<number>
     if (process.env['GLIBC_TUNABLES'] === 'glibc.malloc.hugetlb=1') delete process.env['GLIBC_TUNABLES'];
     // Should main never come to an end, node ends when there is nothing left to wait for: that is no success.
     process.exitCode = 1;
-    // Before the pool starts: a checkpoint has some 30 small files to sync, and a journal commits
-    // once for all that wait at the same time.
-    process.env['UV_THREADPOOL_SIZE'] ??= '32';
     void main(process.argv.slice(2)).then((status) => (process.exitCode = status));
   };
   if (!startupSnapshot.isBuildingSnapshot()) return start();
