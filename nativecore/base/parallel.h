@@ -15,13 +15,18 @@ namespace stasis {
 // More threads than this do not make reading and copying faster: the kernel's locks and the memory are shared.
 constexpr unsigned kMaximalWorkers = 4;
 
+// Asked once: libc opens a file for it each time.
+inline unsigned processor_count() {
+  static const unsigned count = std::max(std::thread::hardware_concurrency(), 1u);
+  return count;
+}
+
 // Calls work(index, in_caller) once for each index below `count`, in ascending
 // order of start; `in_caller` tells calls in the calling thread, which is one of
 // the workers. After an exception no more work is started; the first is rethrown.
 template <typename Work>
 void parallel_for(size_t count, unsigned maximal_workers, Work work) {
-  const unsigned workers = static_cast<unsigned>(
-      std::min<size_t>({count, maximal_workers, std::max(std::thread::hardware_concurrency(), 1u)}));
+  const unsigned workers = static_cast<unsigned>(std::min<size_t>({count, maximal_workers, processor_count()}));
   std::atomic<size_t> next = 0;
   std::mutex failure_mutex;
   std::exception_ptr failure;

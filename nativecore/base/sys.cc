@@ -88,6 +88,17 @@ Try<std::string> try_read_file(int directory, const char* path) {
   return try_read_all(file.value.borrow());
 }
 
+Try<std::string> try_read_again(int fd, bool one_piece) {
+  static thread_local char buffer[kReadStepBytes];
+  Try<std::string> result;
+  for (;;) {
+    const Try<size_t> count = try_pread(fd, buffer, sizeof buffer, result.value.size());
+    if (!count.ok()) return {{}, count.error};
+    result.value.append(buffer, count.value);
+    if (count.value == 0 || (one_piece && count.value < sizeof buffer)) return result;
+  }
+}
+
 std::string read_file(int directory, const char* path) {
   Try<std::string> content = try_read_file(directory, path);
   if (!content.ok()) throw NativeError::from_errno("read", content.error).with_path(path_text(directory, path));

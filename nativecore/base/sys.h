@@ -43,6 +43,8 @@ Try<UniqueFd> try_openat(int directory, const char* path, int flags, mode_t mode
 std::string read_all(int fd);
 std::string read_file(int directory, const char* path);  // open and read_all
 Try<std::string> try_read_file(int directory, const char* path);
+// The same of a file that is open, from its start. `one_piece`: a read(2) that is short has seen the end.
+Try<std::string> try_read_again(int fd, bool one_piece);
 
 // Writes all of it or throws; repeats on EINTR and short writes.
 void write_all(int fd, const void* data, size_t length_bytes);

@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "base/control_channel.h"
 #include "base/failure_message.h"
@@ -22,6 +23,7 @@
 #include "capture/capture_memory.h"
 #include "capture/capture_shared_memory.h"
 #include "capture/capture_steps.h"
+#include "capture/capture_tasks.h"
 #include "capture/capture_tree.h"
 #include "capture/encode_capture.h"
 #include "capture/memory_tracking.h"
@@ -35,6 +37,8 @@ namespace {
 
 // More than this is not copied at the expense of everything else: 0.1 s of work.
 constexpr uint64_t kHurriedBytes = 256u << 20;
+// Of our descriptors at most one in this many keeps a text open.
+constexpr size_t kShareOfTexts = 4;
 constexpr uint64_t kKillPatienceMs = 30'000;
 constexpr uint64_t kVisitPatienceMs = 2'000;
 
@@ -104,22 +108,30 @@ class CaptureCommand {
       prepare_infection();
       find_return_paths_before_freeze(request.root_host_pid, return_paths);
       const size_t descriptor_limit = sys::raise_descriptor_limit();  // before the tree is opened, which may be large
-      const std::vector<ProcDir> tree = find_running_tree(request.root_host_pid);
+      tree = find_running_tree(request.root_host_pid, descriptor_limit / kShareOfTexts);
       files.open_before_freeze(tree, descriptor_limit);
-      if (request.leave_running) copies.make_before_freeze(request, tree);
+      kcmp_orders = order_tasks_before_freeze(tree);
+      if (request.leave_running) {
+        copies.make_before_freeze(request, tree);
+        many_mappings = find_many_mappings_before_freeze(tree);
+      }
     }
+    std::vector<ProcDir> tree;
+    KcmpOrders kcmp_orders;
+    std::set<pid_t> many_mappings;
     CaptureData data;
     ReturnPathFinder return_paths;
     FilesCapture files;
     SharedMemoryCopies copies;
   };
 
-  CaptureContext context_of(const CaptureRequest& request, FrozenTree& tree, CaptureData& data,
+  CaptureContext context_of(const CaptureRequest& request, FrozenTree& tree, Preparation& preparation,
                             MemoryTracking& tracking) {
+    CaptureData& data = preparation.data;
     data.was_paused = request.found_paused;
     data.remarks = tracking.remarks();
     return {tree,     request, data, Deadline::in_ms(request.deadline_ms), [this] { check_abort(); },
-            tracking, nullptr, {}};
+            tracking, nullptr, {},   std::move(preparation.kcmp_orders),   std::move(preparation.many_mappings)};
   }
 
   // A tree that is to end: it stays stopped until it is killed, so pages are
@@ -130,8 +142,8 @@ class CaptureCommand {
     MemoryTracking tracking(request);
     FreezePriority priority;
     const uint64_t frozen_from_ns = monotonic_now_ns();
-    FrozenTree tree = freeze(request, paused);
-    CaptureContext context = context_of(request, tree, preparation.data, tracking);
+    FrozenTree tree = freeze(request, paused, preparation.tree);
+    CaptureContext context = context_of(request, tree, preparation, tracking);
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
     preparation.files.find_names(context);
     phases_.enter("scan pages");
@@ -164,8 +176,8 @@ class CaptureCommand {
     CaptureData& data = preparation.data;
     FreezePriority priority;
     const uint64_t frozen_from_ns = monotonic_now_ns();
-    FrozenTree tree = freeze(request, paused);
-    CaptureContext context = context_of(request, tree, data, tracking);
+    FrozenTree tree = freeze(request, paused, preparation.tree);
+    CaptureContext context = context_of(request, tree, preparation, tracking);
     context.reaper = reaper ? &*reaper : nullptr;
     context.read_in_window = read_in_window;
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
@@ -229,11 +241,12 @@ class CaptureCommand {
     if (reaper) reaper->finish(Deadline::in_ms(kVisitPatienceMs));
   }
 
-  FrozenTree freeze(const CaptureRequest& request, PausedContainer& paused) {
+  FrozenTree freeze(const CaptureRequest& request, PausedContainer& paused, std::vector<ProcDir>& known) {
     fault_point("begin");
     phases_.enter("freeze");
     FrozenTree tree = FrozenTree::freeze({
         .root_host_pid = request.root_host_pid,
+        .known = &known,
         .root_start_ticks = request.root_start_ticks,
         .deadline = Deadline::in_ms(request.deadline_ms),
         .after_interrupting = [&paused] { paused.thaw(); },

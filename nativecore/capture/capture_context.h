@@ -3,7 +3,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <set>
+#include <vector>
 
 #include "base/deadline.h"
 #include "capture/capture_data.h"
@@ -13,6 +15,8 @@
 namespace stasis {
 
 class MemoryTracking;
+
+using KcmpOrders = std::map<int, std::vector<pid_t>>;  // by KCMP_*
 
 struct CaptureContext {
   FrozenTree& tree;
@@ -25,6 +29,8 @@ struct CaptureContext {
   // Tasks whose smaps are read inside the window, because an earlier attempt has
   // shown that their twins tell too little (host pids).
   std::set<pid_t> read_in_window;
+  KcmpOrders kcmp_orders;
+  std::set<pid_t> many_mappings;  // as it was before the freeze (host pids)
 };
 
 }  // namespace stasis

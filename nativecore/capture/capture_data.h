@@ -136,7 +136,7 @@ struct CapturedTask {
   std::string uid_map, gid_map, setgroups, timens_offsets;
 
   // Not part of the message:
-  std::vector<Vma> vmas;  // parsed from smaps, or from maps until that has been read
+  std::vector<Vma> vmas;  // parsed from smaps; until that has been read from maps, or only those that matter
   std::vector<StaleParasite> stale_parasites;
   TwinWish twin_wish;
   std::shared_ptr<Twin> twin;
@@ -215,7 +215,7 @@ struct CapturedMountNamespace {
 
 struct CapturedNetNamespace {
   uint64_t inode = 0;
-  std::vector<std::string> unix_sockets, inet_sockets, packet_sockets, links, addresses, routes;
+  std::vector<std::string> unix_sockets, links;
 };
 
 struct CapturedUtsNamespace {

@@ -101,14 +101,19 @@ struct FilesCapture::Descriptor {
 // Copies go before: without one, a description is looked at twice.
 void FilesCapture::open_before_freeze(const std::vector<ProcDir>& tree, size_t descriptor_limit) {
   std::vector<std::vector<int32_t>> tables;
-  size_t total = 0;
-  for (const ProcDir& proc : tree) total += tables.emplace_back(proc.numbers("fdinfo")).size();
-  const size_t room = descriptor_limit > kReservedDescriptors ? descriptor_limit - kReservedDescriptors : 0;
+  size_t total = 0, in_use = 0;
+  for (const ProcDir& proc : tree) {
+    total += tables.emplace_back(proc.numbers("fdinfo")).size();
+    in_use += 1 + proc.kept_open();
+  }
+  const size_t reserved = kReservedDescriptors + in_use;
+  const size_t room = descriptor_limit > reserved ? descriptor_limit - reserved : 0;
   size_t left = room > total ? std::min(total, room - total) : 0;
   copies_left_ = room - left;
   // The table of descriptors grows now: with more than one thread the kernel would
   // wait for an RCU grace period each time (10 ms), inside the window.
-  const size_t highest = std::min(room, left + total + kDescriptorsPerProcess * tree.size()) + kReservedDescriptors / 2;
+  const size_t highest =
+      std::min(room, left + total + kDescriptorsPerProcess * tree.size()) + in_use + kReservedDescriptors / 2;
   const sys::Try<int64_t> grown = sys::try_fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, highest);
   if (grown.ok()) const UniqueFd close_it(static_cast<int>(grown.value));
   for (size_t i = 0; i < tree.size(); ++i) {

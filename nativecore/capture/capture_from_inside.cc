@@ -33,7 +33,7 @@ std::unique_ptr<Infection> infect(CaptureContext& context, CapturedTask& task, T
                        in_critical_section ? thread.rseq.abort_ip : 0,
                        status_number(thread.status, "Seccomp", 0) != 0});
   }
-  return std::make_unique<Infection>(context.tree, process, task.vmas, return_paths, std::move(threads),
+  return std::make_unique<Infection>(context.tree, process, task.vmas, return_paths, task.status, std::move(threads),
                                      parse_timer_ids(task.timers), task.stale_parasites, task.twin_wish,
                                      ParasiteWish{context.tracking.wants_uffd(task)}, context.deadline);
 }
@@ -132,7 +132,7 @@ void visit_group(CaptureContext& context, std::vector<Visited>& group) {
 void find_return_paths_before_freeze(pid_t root_host_pid, ReturnPathFinder& return_paths) {
   const std::optional<ProcDir> proc = ProcDir::try_open(root_host_pid);
   if (!proc) return;  // the freeze will say so
-  return_paths.find(*proc, parse_maps(proc->read_or_empty("maps")));
+  return_paths.find(root_host_pid, proc->read_or_empty("status"), parse_maps(proc->read_or_empty("maps")));
 }
 
 void capture_from_inside(CaptureContext& context, ReturnPathFinder& return_paths) {

@@ -3,6 +3,9 @@
 // Undo: nothing to undo. If we die here: the target has seen nothing.
 #pragma once
 
+#include <string_view>
+#include <vector>
+
 #include "capture/capture_data.h"
 
 namespace stasis {
@@ -15,5 +18,7 @@ void capture_clocks(CapturedHost& host);
 
 // All of /proc/PID/ns, device and inode.
 std::vector<CapturedNamespaceId> namespace_ids(int proc_directory);
+// 0 if there is none of this kind.
+uint64_t namespace_inode(const std::vector<CapturedNamespaceId>& ids, std::string_view kind);
 
 }  // namespace stasis

@@ -78,10 +78,13 @@ void MemoryCapture::scan() {
       scan_part(index);
     }
   });
-  for (const Part& part : parts_) {
-    for (const Vma& vma : task_of(part).vmas) {
-      if (has_own_pages(vma)) pages_.scanned_pages += (vma.end - vma.start) / kPageBytes;
-    }
+  for (const Part& part : parts_) count_scanned(task_of(part));
+}
+
+void MemoryCapture::count_scanned(const CapturedTask& task) {
+  if (task.smaps.empty()) return;  // not before the twin has told which mappings there are
+  for (const Vma& vma : task.vmas) {
+    if (has_own_pages(vma)) pages_.scanned_pages += (vma.end - vma.start) / kPageBytes;
   }
 }
 
@@ -141,6 +144,7 @@ std::set<pid_t> MemoryCapture::read_twins() {
         incomplete.insert(task.host_pid);
         continue;
       }
+      count_scanned(task);
     }
     std::vector<PageRun>& runs = pages_.tasks[i].runs;
     runs = find_runs_in(task.twin->proc(), select(task.vmas, true));

@@ -53,6 +53,7 @@ class MemoryCapture {
   CapturedTask& task_of(const Part& part) const { return context_.data.tasks[part.task_index]; }
   const ProcDir& proc_of(const Part& part) const { return context_.tree.processes()[part.task_index]->proc; }
   void scan_part(size_t index);
+  void count_scanned(const CapturedTask& task);
   void leave_to_parent(size_t index);
   void save_not_forked(size_t index);
   void write_parts(const std::vector<size_t>& indices, PageFiles::Hurry hurry);

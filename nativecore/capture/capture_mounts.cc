@@ -29,13 +29,13 @@ UniqueFd open_mount(const std::string& path) {
 
 }  // namespace
 
-void capture_mounts(const FrozenTree& tree, const CaptureRequest& request, CaptureData& found) {
+void capture_mounts(const std::vector<std::pair<const TracedProcess*, uint64_t>>& processes, uint64_t own_inode,
+                    const CaptureRequest& request, CaptureData& found) {
   STASIS_CONTEXT("capturing mounts");
   std::set<uint64_t> seen;
-  for (const auto& process : tree.processes()) {
-    if (process->zombie) continue;
+  for (const auto& [process, inode] : processes) {
     CapturedMountNamespace mounts;
-    mounts.inode = stat_of(process->proc.borrow(), "ns/mnt").inode;
+    mounts.inode = inode;
     if (!seen.insert(mounts.inode).second) continue;
     mounts.host_pid = process->host_pid;
     mounts.mountinfo = process->proc.read("mountinfo");
@@ -44,8 +44,8 @@ void capture_mounts(const FrozenTree& tree, const CaptureRequest& request, Captu
   if (request.tmpfs_mount_points.empty()) return;
 
   // The root task's namespace; the root of this thread becomes the namespace's.
-  const ProcDir& proc = tree.root().proc;
-  if (stat_of(AT_FDCWD, "/proc/thread-self/ns/mnt").inode != found.mount_namespaces.front().inode) {
+  const ProcDir& proc = processes.front().first->proc;
+  if (own_inode != found.mount_namespaces.front().inode) {
     const UniqueFd entrance = sys::openat(proc.borrow(), "ns/mnt", O_RDONLY);
     // setns(2) wants a thread that shares its root and directory with nobody.
     if (::unshare(CLONE_FS) < 0) throw NativeError::from_errno("unshare(CLONE_FS)", errno);

@@ -1,13 +1,10 @@
 #include "capture/capture_namespaces.h"
 
 #include <fcntl.h>
-#include <linux/inet_diag.h>
 #include <linux/netlink.h>
-#include <linux/packet_diag.h>
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
-#include <netinet/in.h>
 #include <sched.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
@@ -19,6 +16,7 @@
 #include <utility>
 
 #include "base/native_error.h"
+#include "capture/capture_host.h"
 #include "capture/capture_mounts.h"
 #include "capture/netlink_dump.h"
 #include "capture/path_facts.h"
@@ -82,7 +80,7 @@ CapturedIpcNamespace read_ipc(uint64_t inode) {
   return ipc;
 }
 
-CapturedNetNamespace read_net(uint64_t inode) {
+CapturedNetNamespace read_net(uint64_t inode, bool is_own) {
   CapturedNetNamespace net;
   net.inode = inode;
   unix_diag_req unix_request{};
@@ -92,82 +90,70 @@ CapturedNetNamespace read_net(uint64_t inode) {
       UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN | UDIAG_SHOW_MEMINFO;
   net.unix_sockets =
       netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &unix_request, sizeof unix_request);
-  for (const uint8_t family : {AF_INET, AF_INET6}) {
-    for (const uint8_t protocol : {IPPROTO_TCP, IPPROTO_UDP}) {
-      inet_diag_req_v2 request{};
-      request.sdiag_family = family;
-      request.sdiag_protocol = protocol;
-      request.idiag_states = ~0u;
-      request.idiag_ext = 1 << (INET_DIAG_MEMINFO - 1) | 1 << (INET_DIAG_SKMEMINFO - 1);
-      for (std::string& socket :
-           netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &request, sizeof request)) {
-        net.inet_sockets.push_back(std::move(socket));
-      }
-    }
-  }
-  packet_diag_req packet_request{};
-  packet_request.sdiag_family = AF_PACKET;
-  packet_request.pdiag_show = PACKET_SHOW_INFO | PACKET_SHOW_MCLIST | PACKET_SHOW_FANOUT | PACKET_SHOW_RING_CFG;
-  net.packet_sockets =
-      netlink_dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY, &packet_request, sizeof packet_request);
+  if (is_own) return net;  // the links of the machine are not the tree's
   const ifinfomsg any_link{};
   net.links = netlink_dump(NETLINK_ROUTE, RTM_GETLINK, RTM_NEWLINK, &any_link, sizeof any_link);
-  const ifaddrmsg any_address{};
-  net.addresses = netlink_dump(NETLINK_ROUTE, RTM_GETADDR, RTM_NEWADDR, &any_address, sizeof any_address);
-  const rtmsg any_route{};
-  net.routes = netlink_dump(NETLINK_ROUTE, RTM_GETROUTE, RTM_NEWROUTE, &any_route, sizeof any_route);
   return net;
-}
-
-// Calls read(inode) once inside each namespace of this kind that a task is in.
-template <typename Read>
-void for_each_namespace(const FrozenTree& tree, const char* kind, int type, Read read) {
-  STASIS_CONTEXT("entering a namespace");
-  const std::string name = std::string("ns/") + kind;
-  const uint64_t own_inode = stat_of(AT_FDCWD, ("/proc/thread-self/" + name).c_str()).inode;
-  uint64_t current_inode = own_inode;
-  std::set<uint64_t> seen;
-  for (const auto& process : tree.processes()) {
-    if (process->zombie) continue;
-    const uint64_t inode = stat_of(process->proc.borrow(), name.c_str()).inode;
-    if (inode == 0 || !seen.insert(inode).second) continue;
-    if (inode != current_inode) {
-      const UniqueFd entrance = sys::openat(process->proc.borrow(), name.c_str(), O_RDONLY);
-      sys::setns(entrance.borrow(), type);
-      current_inode = inode;
-    }
-    read(*process, inode);
-  }
 }
 
 }  // namespace
 
-NamespaceCapture::NamespaceCapture(const FrozenTree& tree, const CaptureRequest& request)
-    : thread_([this, &tree, &request] {
-        try {
-          run(tree, request);
-        } catch (...) {
-          failure_ = std::current_exception();
-        }
-      }) {}
+NamespaceCapture::NamespaceCapture(const CaptureContext& context) : own_(context.data.host.own_namespaces) {
+  for (size_t i = 0; i < context.data.tasks.size(); ++i) {
+    if (context.data.tasks[i].zombie) continue;
+    members_.push_back({context.tree.processes()[i].get(), context.data.tasks[i].namespaces});
+  }
+  thread_ = std::thread([this, &request = context.request] {
+    try {
+      run(request);
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+  });
+}
+
+// Calls read(inode) once inside each namespace of this kind that a task is in.
+template <typename Read>
+void NamespaceCapture::for_each_namespace(const char* kind, int type, Read read) {
+  STASIS_CONTEXT("entering a namespace");
+  uint64_t current_inode = namespace_inode(own_, kind);
+  std::set<uint64_t> seen;
+  for (const Member& member : members_) {
+    const uint64_t inode = namespace_inode(member.namespaces, kind);
+    if (inode == 0 || !seen.insert(inode).second) continue;
+    if (inode != current_inode) {
+      const UniqueFd entrance =
+          sys::openat(member.process->proc.borrow(), (std::string("ns/") + kind).c_str(), O_RDONLY);
+      sys::setns(entrance.borrow(), type);
+      current_inode = inode;
+    }
+    read(inode);
+  }
+}
 
 NamespaceCapture::~NamespaceCapture() {
   if (thread_.joinable()) thread_.join();
 }
 
 // Mounts last: in another mount namespace our /proc is out of reach.
-void NamespaceCapture::run(const FrozenTree& tree, const CaptureRequest& request) {
+void NamespaceCapture::run(const CaptureRequest& request) {
   STASIS_CONTEXT("capturing namespaces");
   phases_.enter("beside: uts, ipc");
-  for_each_namespace(tree, "uts", CLONE_NEWUTS,
-                     [&](const TracedProcess&, uint64_t inode) { found_.uts_namespaces.push_back(read_uts(inode)); });
-  for_each_namespace(tree, "ipc", CLONE_NEWIPC,
-                     [&](const TracedProcess&, uint64_t inode) { found_.ipc_namespaces.push_back(read_ipc(inode)); });
+  // The tree's own ones only: what it has in common with us is the machine's, and no image tells of it.
+  for_each_namespace("uts", CLONE_NEWUTS, [&](uint64_t inode) {
+    if (inode != namespace_inode(own_, "uts")) found_.uts_namespaces.push_back(read_uts(inode));
+  });
+  for_each_namespace("ipc", CLONE_NEWIPC, [&](uint64_t inode) {
+    if (inode != namespace_inode(own_, "ipc")) found_.ipc_namespaces.push_back(read_ipc(inode));
+  });
   phases_.enter("beside: net");
-  for_each_namespace(tree, "net", CLONE_NEWNET,
-                     [&](const TracedProcess&, uint64_t inode) { found_.net_namespaces.push_back(read_net(inode)); });
+  for_each_namespace("net", CLONE_NEWNET, [&](uint64_t inode) {
+    found_.net_namespaces.push_back(read_net(inode, inode == namespace_inode(own_, "net")));
+  });
   phases_.enter("beside: mounts");
-  capture_mounts(tree, request, found_);
+  std::vector<std::pair<const TracedProcess*, uint64_t>> mounted;
+  for (const Member& member : members_) mounted.emplace_back(member.process, namespace_inode(member.namespaces, "mnt"));
+  capture_mounts(mounted, namespace_inode(own_, "mnt"), request, found_);
   phases_.finish();
 }
 

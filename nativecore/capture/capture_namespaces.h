@@ -8,6 +8,7 @@
 
 #include <exception>
 #include <thread>
+#include <vector>
 
 #include "capture/capture_context.h"
 
@@ -15,8 +16,8 @@ namespace stasis {
 
 class NamespaceCapture {
  public:
-  // Starts at once. Preconditions: the tree is frozen and outlives this object.
-  explicit NamespaceCapture(const FrozenTree& tree, const CaptureRequest& request);
+  // Starts at once. Preconditions: the tasks are captured; tree and request outlive this object.
+  explicit NamespaceCapture(const CaptureContext& context);
   NamespaceCapture(const NamespaceCapture&) = delete;
   NamespaceCapture& operator=(const NamespaceCapture&) = delete;
   ~NamespaceCapture();
@@ -25,8 +26,16 @@ class NamespaceCapture {
   void finish(CaptureData& data, PhaseRecorder& phases);
 
  private:
-  void run(const FrozenTree& tree, const CaptureRequest& request);
+  void run(const CaptureRequest& request);
+  template <typename Read>
+  void for_each_namespace(const char* kind, int type, Read read);
 
+  struct Member {
+    const TracedProcess* process;
+    std::vector<CapturedNamespaceId> namespaces;
+  };
+  std::vector<Member> members_;
+  std::vector<CapturedNamespaceId> own_;
   PhaseRecorder phases_;  // what ran beside the tracer
   CaptureData found_;     // only the namespaces' parts and notes
   std::exception_ptr failure_;

@@ -1,11 +1,16 @@
 #include "capture/capture_tasks.h"
 
+#include <elf.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdio>
+#include <cstring>
 #include <map>
-#include <tuple>
+#include <numeric>
+#include <unordered_map>
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
@@ -26,26 +31,20 @@ constexpr uint64_t kMuchSharedBytes = 16 << 20;
 // A longer text of smaps (some 180 mappings) is left to the twin: the kernel takes 10 us for each mapping.
 constexpr size_t kShortSmapsBytes = 128 << 10;
 
-uint64_t namespace_inode(const CapturedTask& task, std::string_view kind) {
-  for (const CapturedNamespaceId& id : task.namespaces) {
-    if (id.kind == kind) return id.inode;
-  }
-  return 0;
-}
-
 // File-backed and shared mappings: what stands behind them.
 void capture_mapped_files(CapturedTask& task, const ProcDir& proc, PathChecker& paths) {
-  // A library is mapped in five pieces, which name the same file: looked at once.
-  std::map<std::tuple<uint64_t, uint64_t, std::string>, CapturedPath> known;
+  const Vma* before = nullptr;
   for (const Vma& vma : task.vmas) {
     if (vma.inode == 0 && !vma.name.starts_with("/SYSV")) continue;  // the id of a segment may be 0
-    const std::string name = map_files_name(vma.start, vma.end);
     CapturedMappedFile file;
     file.start = vma.start;
-    const auto [entry, is_new] = known.try_emplace({vma.device, vma.inode, vma.name});
-    if (is_new) entry->second = paths.facts_of(name.c_str());
-    file.path = entry->second;
-    file.link_mode = stat_of(proc.borrow(), name.c_str(), false).mode & 0777;
+    file.path = paths.facts_of_mapped(vma);
+    // The next piece of a program or library is of the same open file.
+    const bool next_piece = before && !vma.shared && !before->shared && before->end == vma.start &&
+                            before->device == vma.device && before->inode == vma.inode;
+    before = &vma;
+    file.link_mode = next_piece ? task.mapped_files.back().link_mode
+                                : stat_of(proc.borrow(), map_files_name(vma.start, vma.end).c_str(), false).mode & 0777;
     // Without the privilege for map_files the name from smaps has to do.
     if (file.path.link.empty()) file.path.link = vma.name;
     task.mapped_files.push_back(std::move(file));
@@ -58,11 +57,10 @@ void find_vdso(CapturedTask& task) {
   }
 }
 
-void use_smaps(CapturedTask& task, const ProcDir& proc, std::string smaps) {
+void use_smaps(CapturedTask& task, const ProcDir& proc, std::string smaps, PathChecker& paths) {
   task.smaps = std::move(smaps);
   task.vmas = parse_maps(task.smaps);
   find_vdso(task);
-  PathChecker paths(proc);
   task.mapped_files.clear();
   capture_mapped_files(task, proc, paths);
 }
@@ -71,26 +69,61 @@ uint64_t status_bytes(std::string_view status, std::string_view name) {
   return static_cast<uint64_t>(status_number(status, name, 0)) << 10;  // "RssAnon:  1234 kB"
 }
 
+uint64_t vdso_address(std::string_view auxv) {
+  for (size_t at = 0; at + 16 <= auxv.size(); at += 16) {
+    uint64_t entry[2];
+    std::memcpy(entry, auxv.data() + at, sizeof entry);
+    if (entry[0] == AT_SYSINFO_EHDR) return entry[1];
+  }
+  return 0;
+}
+
+// What the window has to know of the mappings of a task with a twin: where files and shared memory are mapped, stack
+// and vdso, and what lies where the parasite wants to be. Nothing, where the kernel cannot be asked.
+std::vector<Vma> find_needed_mappings(const CapturedTask& task, const ProcDir& proc) {
+  const MappingQuery query(proc);
+  if (!query.is_supported()) return {};
+  std::map<uint64_t, Vma> found;
+  const auto add = [&](uint64_t from, uint64_t to, bool file_backed) {
+    while (from < to) {
+      std::optional<Vma> vma = query.at_or_after(from, file_backed);
+      if (!vma || vma->start >= to) return;
+      from = vma->end;
+      found.insert_or_assign(vma->start, std::move(*vma));
+    }
+  };
+  add(0, UINT64_MAX, true);
+  for (const uint64_t address : {stat_start_stack(task.stat), vdso_address(task.auxv)})
+    add(address, address + 1, false);
+  add(parasite::kHomeAddress, parasite::kHomeAddress + parasite::kHomeBytes, false);
+  std::vector<Vma> vmas;
+  for (auto& entry : found) vmas.push_back(std::move(entry.second));
+  return vmas;
+}
+
 // As little as the window needs. Of a task that gets a twin that is where its
 // mappings lie; everything else about them is read from the twin after the thaw.
-void capture_mappings_in_window(CaptureContext& context, CapturedTask& task, const ProcDir& proc) {
-  if (!context.reaper) return capture_mappings(task, proc);
+void capture_mappings_in_window(CaptureContext& context, CapturedTask& task, const ProcDir& proc, PathChecker& paths) {
+  if (!context.reaper) return use_smaps(task, proc, proc.read("smaps"), paths);
   const uint64_t private_bytes = status_bytes(task.status, "RssAnon") + status_bytes(task.status, "VmSwap");
   // A fork does not lock memory, so the twin cannot tell what is locked.
   const bool in_window = context.read_in_window.contains(task.host_pid) || status_bytes(task.status, "VmLck") > 0;
-  bool wanted = private_bytes >= kWorthATwinBytes || status_bytes(task.status, "RssShmem") >= kMuchSharedBytes;
+  bool wanted = private_bytes >= kWorthATwinBytes || status_bytes(task.status, "RssShmem") >= kMuchSharedBytes ||
+                context.many_mappings.contains(task.host_pid);
   if (in_window) {
-    capture_mappings(task, proc);
+    use_smaps(task, proc, proc.read("smaps"), paths);
   } else if (!wanted) {
     if (std::optional<std::string> smaps = proc.read_if_short("smaps", kShortSmapsBytes)) {
-      use_smaps(task, proc, std::move(*smaps));
+      use_smaps(task, proc, std::move(*smaps), paths);
     } else {
       wanted = true;
     }
   }
   if (!wanted) return;
   if (!in_window) {
-    task.vmas = parse_maps(proc.read("maps"));
+    const bool all = !context.request.tracking_token.empty() || !context.request.parent_token.empty();
+    if (!all) task.vmas = find_needed_mappings(task, proc);
+    if (task.vmas.empty()) task.vmas = parse_maps(proc.read("maps"));
     find_vdso(task);
   }
   task.total_pages = read_total_pages(proc);
@@ -117,7 +150,7 @@ void keep_to_copy_on_write_limit(CaptureContext& context) {
 }
 
 void capture_process(CaptureContext& context, CapturedTask& task, const TracedProcess& process,
-                     const CapturedTask* root) {
+                     const CapturedTask* root, PathMemo& path_memo) {
   STASIS_CONTEXT("capturing process", process.host_pid);
   const ProcDir& proc = process.proc;
   task.host_pid = process.host_pid;
@@ -132,20 +165,20 @@ void capture_process(CaptureContext& context, CapturedTask& task, const TracedPr
   task.oom_score_adj = proc.read_or_empty("oom_score_adj");
   task.loginuid = proc.read_or_empty("loginuid");
   task.personality = proc.read_or_empty("personality");
-  capture_mappings_in_window(context, task, proc);
+  task.namespaces = namespace_ids(proc.borrow());
+  PathChecker paths(proc, path_memo, namespace_inode(task.namespaces, "mnt"));
+  capture_mappings_in_window(context, task, proc, paths);
   task.stale_parasites = find_stale_parasites(task.host_pid, task.vmas);
   if (!task.stale_parasites.empty()) forgo_twin(task, proc);
-  PathChecker paths(proc);
   task.exe = paths.facts_of("exe");
   task.cwd = paths.facts_of("cwd");
   task.root = paths.facts_of("root");
-  task.namespaces = namespace_ids(proc.borrow());
-  if (!root || namespace_inode(*root, "user") != namespace_inode(task, "user")) {
+  if (!root || namespace_inode(root->namespaces, "user") != namespace_inode(task.namespaces, "user")) {
     task.uid_map = proc.read_or_empty("uid_map");
     task.gid_map = proc.read_or_empty("gid_map");
     task.setgroups = proc.read_or_empty("setgroups");
   }
-  if (!root || namespace_inode(*root, "time") != namespace_inode(task, "time")) {
+  if (!root || namespace_inode(root->namespaces, "time") != namespace_inode(task.namespaces, "time")) {
     task.timens_offsets = proc.read_or_empty("timens_offsets");
   }
   const TracedThread& leader = process.threads.front();
@@ -153,38 +186,108 @@ void capture_process(CaptureContext& context, CapturedTask& task, const TracedPr
   task.stop_signal = static_cast<uint32_t>(leader.group_stop_signal);
 }
 
-void find_shared(std::vector<CapturedTask>& tasks) {
-  KcmpIndex tables(KCMP_FILES), memories(KCMP_VM), directories(KCMP_FS), handlers(KCMP_SIGHAND);
+constexpr int kShareable[] = {KCMP_FILES, KCMP_VM, KCMP_FS, KCMP_SIGHAND};
+
+// For each task the first in the tree that it shares this kind of object with: itself, if there is none before.
+std::vector<uint32_t> find_first_sharers(const std::vector<CapturedTask>& tasks, int type,
+                                         const std::vector<pid_t>& hint) {
+  std::unordered_map<pid_t, uint32_t> place;
+  for (uint32_t i = 0; i < hint.size(); ++i) place[hint[i]] = i;
+  const auto place_of = [&](uint32_t i) {
+    const auto known = place.find(tasks[i].host_pid);
+    return known == place.end() ? UINT32_MAX : known->second;
+  };
+  std::vector<uint32_t> order(tasks.size()), first(tasks.size()), members(tasks.size());
+  std::iota(order.begin(), order.end(), 0u);
+  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return place_of(a) < place_of(b); });
+  KcmpIndex known(type);
+  std::iota(members.begin(), members.end(), 0u);
+  for (const uint32_t i : order)
+    if (!tasks[i].zombie) members[i] = known.find_or_add(tasks[i].host_pid, 0, i).value_or(i);
+  std::iota(first.begin(), first.end(), 0u);
+  for (uint32_t i = 0; i < tasks.size(); ++i) first[members[i]] = std::min(first[members[i]], i);
+  for (uint32_t i = 0; i < tasks.size(); ++i) members[i] = first[members[i]];
+  return members;
+}
+
+void find_shared(CaptureContext& context) {
+  std::vector<CapturedTask>& tasks = context.data.tasks;
+  std::array<std::vector<uint32_t>, std::size(kShareable)> first;
+  parallel_for(tasks.size() > 1 ? std::size(kShareable) : 0, kMaximalWorkers, [&](size_t kind, bool) {
+    static const std::vector<pid_t> no_hint;
+    const auto hint = context.kcmp_orders.find(kShareable[kind]);
+    first[kind] =
+        find_first_sharers(tasks, kShareable[kind], hint == context.kcmp_orders.end() ? no_hint : hint->second);
+  });
   for (uint32_t i = 0; i < tasks.size(); ++i) {
     CapturedTask& task = tasks[i];
     if (task.zombie) continue;
-    const std::optional<uint32_t> table = tables.find_or_add(task.host_pid, 0, i);
-    task.fd_table_host_pid = table ? tasks[*table].host_pid : task.host_pid;
-    if (const auto other = memories.find_or_add(task.host_pid, 0, i)) task.shares_vm = tasks[*other].shares_vm = true;
-    if (const auto other = directories.find_or_add(task.host_pid, 0, i))
-      task.shares_fs = tasks[*other].shares_fs = true;
-    if (const auto other = handlers.find_or_add(task.host_pid, 0, i))
-      task.shares_sighand = tasks[*other].shares_sighand = true;
+    task.fd_table_host_pid = tasks.size() > 1 ? tasks[first[0][i]].host_pid : task.host_pid;
+    if (tasks.size() == 1) continue;
+    if (const uint32_t other = first[1][i]; other != i) task.shares_vm = tasks[other].shares_vm = true;
+    if (const uint32_t other = first[2][i]; other != i) task.shares_fs = tasks[other].shares_fs = true;
+    if (const uint32_t other = first[3][i]; other != i) task.shares_sighand = tasks[other].shares_sighand = true;
   }
 }
 
 }  // namespace
 
-void capture_mappings(CapturedTask& task, const ProcDir& proc) { use_smaps(task, proc, proc.read("smaps")); }
+void capture_mappings(CapturedTask& task, const ProcDir& proc) {
+  PathChecker paths(proc);
+  use_smaps(task, proc, proc.read("smaps"), paths);
+}
 
-void capture_mappings_of_twin(CapturedTask& task) { use_smaps(task, task.twin->proc(), task.twin->read_smaps()); }
+void capture_mappings_of_twin(CapturedTask& task) {
+  PathChecker paths(task.twin->proc());
+  use_smaps(task, task.twin->proc(), task.twin->read_smaps(), paths);
+}
+
+std::set<pid_t> find_many_mappings_before_freeze(const std::vector<ProcDir>& tree) {
+  constexpr std::ptrdiff_t kSmapsBytesPerMapping = 700;
+  std::set<pid_t> many;
+  for (const ProcDir& proc : tree) {
+    const std::string maps = proc.read_or_empty("maps");
+    if (std::count(maps.begin(), maps.end(), '\n') * kSmapsBytesPerMapping >
+        static_cast<std::ptrdiff_t>(kShortSmapsBytes))
+      many.insert(proc.host_pid());
+  }
+  return many;
+}
+
+KcmpOrders order_tasks_before_freeze(const std::vector<ProcDir>& tree) {
+  KcmpOrders orders;
+  if (tree.size() < 3) return orders;
+  for (const int type : kShareable) {
+    std::vector<pid_t>& order = orders[type];
+    for (const ProcDir& proc : tree) {
+      // By hand, because it changes while we look; of a process that has ended kcmp says 0.
+      size_t low = 0, high = order.size();
+      while (low < high) {
+        const size_t middle = (low + high) / 2;
+        if (sys::try_kcmp(order[middle], proc.host_pid(), type, 0, 0).value == 1) {
+          low = middle + 1;
+        } else {
+          high = middle;
+        }
+      }
+      order.insert(order.begin() + static_cast<std::ptrdiff_t>(low), proc.host_pid());
+    }
+  }
+  return orders;
+}
 
 void capture_tasks(CaptureContext& context) {
   fault_point("capture_tasks");
   std::vector<CapturedTask>& tasks = context.data.tasks;
   tasks.resize(context.tree.processes().size());
+  PathMemo path_memo;
   // The root by itself: the others are compared with it.
-  capture_process(context, tasks[0], *context.tree.processes()[0], nullptr);
+  capture_process(context, tasks[0], *context.tree.processes()[0], nullptr, path_memo);
   parallel_for(tasks.size() - 1, kMaximalWorkers, [&](size_t index, bool in_caller) {
     if (in_caller) context.check_abort();
-    capture_process(context, tasks[index + 1], *context.tree.processes()[index + 1], &tasks[0]);
+    capture_process(context, tasks[index + 1], *context.tree.processes()[index + 1], &tasks[0], path_memo);
   });
-  find_shared(tasks);
+  find_shared(context);
   keep_to_copy_on_write_limit(context);
   for (size_t i = 0; i < tasks.size(); ++i) {
     if (tasks[i].stale_parasites.empty()) continue;

@@ -7,6 +7,13 @@
 
 namespace stasis {
 
+// The order that kcmp(2) gives the tasks of a running tree, for each kind of object that tasks can share. With it as a
+// hint one comparison for each task is enough in the window; where it is no longer true it costs some more.
+KcmpOrders order_tasks_before_freeze(const std::vector<ProcDir>& tree);
+
+// Tasks whose smaps would be too long to read in the window, so that no time is lost there with finding that out.
+std::set<pid_t> find_many_mappings_before_freeze(const std::vector<ProcDir>& tree);
+
 // One CapturedTask per process of the tree, in its order.
 void capture_tasks(CaptureContext& context);
 

@@ -50,8 +50,23 @@ void capture_scheduling(CapturedThread& thread) {
   thread.io_priority = static_cast<uint32_t>(sys::try_syscall(SYS_ioprio_get, kIoprioWhoProcess, host_tid).value);
 }
 
-// What /proc tells of a thread; any thread of ours may ask.
-void read_thread(CapturedThread& thread, const CapturedTask& task, const TracedProcess& process) {
+// The thread's name as status has it: whole, with backslash and line feed escaped.
+std::string command_name(std::string_view status) {
+  constexpr std::string_view kLabel = "Name:\t";
+  if (!status.starts_with(kLabel)) return {};
+  status.remove_prefix(kLabel.size());
+  std::string name;
+  for (size_t i = 0; i < status.size() && status[i] != '\n'; ++i) {
+    const bool escaped = status[i] == '\\' && i + 1 < status.size();
+    if (escaped) ++i;
+    name += escaped && status[i] == 'n' ? '\n' : status[i];
+  }
+  return name;
+}
+
+// What /proc tells of a thread; any thread of ours may ask. Where the first thread has no security label, nobody has
+// one.
+void read_thread(CapturedThread& thread, const CapturedTask& task, const TracedProcess& process, bool has_label) {
   const pid_t host_tid = thread.host_tid;
   STASIS_CONTEXT("reading thread", host_tid);
   const auto read = [&](const char* file) {
@@ -60,17 +75,22 @@ void read_thread(CapturedThread& thread, const CapturedTask& task, const TracedP
     return process.proc.read_or_empty(name);
   };
   thread.status = host_tid == task.host_pid ? task.status : read("status");
-  thread.comm = read("comm");
-  if (!thread.comm.empty() && thread.comm.back() == '\n') thread.comm.pop_back();
+  thread.comm = command_name(thread.status);
   sys::try_syscall(SYS_get_robust_list, static_cast<uint64_t>(host_tid),
                    reinterpret_cast<uint64_t>(&thread.robust_list_head),
                    reinterpret_cast<uint64_t>(&thread.robust_list_length_bytes));
   capture_scheduling(thread);
-  thread.security_label = read("attr/current");
+  if (has_label) thread.security_label = read("attr/current");
   if (host_tid != task.host_pid) {
     thread.cgroup = read("cgroup");
     if (thread.cgroup == task.cgroup) thread.cgroup.clear();
   }
+}
+
+// A mask without a bit says that the queue is empty.
+bool may_have_signals(std::string_view status, std::string_view mask) {
+  return status_field(status, mask).find_first_not_of('0') != std::string_view::npos ||
+         status_field(status, mask).empty();
 }
 
 // What only its tracer may ask.
@@ -80,7 +100,6 @@ void trace_thread(CapturedThread& thread, const CapturedTask& task) {
   thread.registers = read_registers(host_tid);
   thread.xstate = read_xstate(host_tid);
   thread.signal_mask = read_signal_mask(host_tid);
-  thread.pending_signals = read_pending_signals(host_tid, false);
   thread.rseq = read_rseq(host_tid, task.host_pid, thread.registers.rip);
 }
 
@@ -103,6 +122,8 @@ void capture_threads(CaptureContext& context) {
       places.push_back({&task.threads[j], i});
     }
   }
+  if (places.empty()) return;
+  const bool labels = !context.tree.root().proc.read_or_empty("attr/current").empty();
   // /proc is read by others while the tracer asks what only it may ask.
   std::atomic<bool> traced = false;
   const auto trace_all = [&] {
@@ -115,7 +136,7 @@ void capture_threads(CaptureContext& context) {
     }
     for (size_t i = chunk * kChunk; i < std::min(places.size(), (chunk + 1) * kChunk); ++i) {
       const size_t task = places[i].task;
-      read_thread(*places[i].thread, context.data.tasks[task], *context.tree.processes()[task]);
+      read_thread(*places[i].thread, context.data.tasks[task], *context.tree.processes()[task], labels);
     }
   });
   // With little to do the caller may not have had a turn.
@@ -123,13 +144,16 @@ void capture_threads(CaptureContext& context) {
   SeccompIndex seccomp_index;
   for (const Place& place : places) {
     CapturedThread& thread = *place.thread;
+    if (may_have_signals(thread.status, "SigPnd"))
+      thread.pending_signals = read_pending_signals(thread.host_tid, false);
     if (status_number(thread.status, "Seccomp", 0) != 2) continue;
     STASIS_CONTEXT("reading seccomp filters", thread.host_tid);
     thread.seccomp_filters = intern_seccomp_filters(thread.host_tid, seccomp_index, context.data.seccomp_filters);
   }
   for (CapturedTask& task : context.data.tasks) {
     if (task.zombie) continue;
-    task.shared_pending_signals = read_pending_signals(task.host_pid, true);
+    if (may_have_signals(task.status, "ShdPnd"))
+      task.shared_pending_signals = read_pending_signals(task.host_pid, true);
     task.compat = task.threads.front().registers.cs != kUserCodeSegment64;
   }
 }

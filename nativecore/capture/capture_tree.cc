@@ -12,12 +12,11 @@
 namespace stasis {
 
 void capture_tree(CaptureContext& context, ReturnPathFinder& return_paths, FilesCapture& files, PhaseRecorder& phases) {
-  // Beside the tracer, because it needs no ptrace: namespaces, mounts, tmpfs.
-  NamespaceCapture namespaces(context.tree, context.request);
-
   phases.enter("tasks");
   capture_clocks(context.data.host);  // first: timers are read relative to them
   capture_tasks(context);             // address ranges, before the parasite adds one
+  // Beside the tracer, because it needs no ptrace: namespaces, mounts, tmpfs.
+  NamespaceCapture namespaces(context);
   phases.enter("threads");
   capture_threads(context);  // registers, before the parasite borrows them
   phases.enter("inside");

@@ -263,11 +263,7 @@ void put_net_namespace(Writer& message, uint32_t field, const CapturedNetNamespa
   Writer entry(message, field);
   put(entry, 1, net.inode);
   put_all(entry, 2, net.unix_sockets);
-  put_all(entry, 3, net.inet_sockets);
-  put_all(entry, 4, net.packet_sockets);
   put_all(entry, 5, net.links);
-  put_all(entry, 6, net.addresses);
-  put_all(entry, 7, net.routes);
 }
 
 void put_ipc_namespace(Writer& message, uint32_t field, const CapturedIpcNamespace& ipc) {

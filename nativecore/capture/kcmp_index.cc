@@ -8,8 +8,9 @@ namespace stasis {
 std::optional<uint32_t> KcmpIndex::find_or_add(pid_t host_pid, uint64_t argument, uint32_t value) {
   size_t low = 0;
   size_t high = sorted_.size();
-  while (low < high) {
-    const size_t middle = (low + high) / 2;
+  // The last first: who adds in order needs one comparison.
+  for (bool at_end = true; low < high; at_end = false) {
+    const size_t middle = at_end ? high - 1 : (low + high) / 2;
     const Entry& entry = sorted_[middle];
     const sys::Try<int> order = sys::try_kcmp(entry.host_pid, host_pid, type_, entry.argument, argument);
     if (!order.ok()) throw NativeError::from_errno("kcmp", order.error).with_pid(host_pid);

@@ -35,7 +35,7 @@ CapturedStatx stat_of(int directory, const char* name, bool follow) {
   return stat.ok() ? to_captured(stat.value) : CapturedStatx{};
 }
 
-PathChecker::PathChecker(const ProcDir& proc) : proc_(proc) {
+PathChecker::PathChecker(const ProcDir& proc, PathMemo& memo, uint64_t mount_namespace) : proc_(proc), memo_(memo) {
   // The kernel prints paths as seen from the root of the mount namespace, not from that of a task after chroot(2):
   // as many steps up as its root lies deep lead there (our own root, where ".." ends, is in another namespace or
   // above).
@@ -45,41 +45,53 @@ PathChecker::PathChecker(const ProcDir& proc) : proc_(proc) {
     for (const char letter : own_root.value)
       if (letter == '/') path += "/..";
   sys::Try<UniqueFd> root = sys::try_openat(proc.borrow(), path.c_str(), O_PATH | O_DIRECTORY);
-  if (root.ok()) root_ = std::move(root.value);
+  if (!root.ok()) return;
+  root_ = std::move(root.value);
+  const sys::Try<struct statx> found = sys::try_statx(root_.borrow(), "", AT_EMPTY_PATH);
+  if (!found.ok()) return;
+  const CapturedStatx stat = to_captured(found.value);
+  root_id_ = std::to_string(mount_namespace) + ' ' + std::to_string(stat.mount_id) + ' ' + std::to_string(stat.device) +
+             ' ' + std::to_string(stat.inode) + ' ';
 }
 
 bool PathChecker::names(const std::string& link, const CapturedStatx& stat) {
   if (link.empty() || link[0] != '/' || !root_.valid()) return false;
   // A symbolic link that is open itself (O_PATH | O_NOFOLLOW) must not be followed.
   const bool is_link = (stat.mode & S_IFMT) == S_IFLNK;
-  const auto [entry, is_new] = resolved_.try_emplace(is_link ? link + '\0' : link);
-  if (is_new) {
-    // Symbolic links, absolute ones too, lead where they lead the task.
-    open_how how{};
-    how.flags = O_PATH | O_CLOEXEC | (is_link ? O_NOFOLLOW : 0);
-    how.resolve = RESOLVE_IN_ROOT;
-    const sys::Try<int64_t> opened =
-        sys::try_syscall(SYS_openat2, static_cast<uint64_t>(root_.borrow()), reinterpret_cast<uint64_t>(link.c_str()),
-                         reinterpret_cast<uint64_t>(&how), sizeof how);
-    if (opened.ok()) {
-      const UniqueFd file(static_cast<int>(opened.value));
-      const sys::Try<struct statx> found = sys::try_statx(file.borrow(), "", AT_EMPTY_PATH);
-      if (found.ok()) {
-        const CapturedStatx captured = to_captured(found.value);
-        entry->second = {captured.device, captured.inode};
-      }
-    }
-  }
-  return entry->second.second != 0 && entry->second == std::pair(stat.device, stat.inode);
+  const PathMemo::FileId found =
+      memo_.get(&PathMemo::resolved, root_id_ + (is_link ? link + '\0' : link), [&] { return resolve(link, is_link); });
+  return found.second != 0 && found == std::pair(stat.device, stat.inode);
+}
+
+PathMemo::FileId PathChecker::resolve(const std::string& path, bool is_link) const {
+  // Symbolic links, absolute ones too, lead where they lead the task.
+  open_how how{};
+  how.flags = O_PATH | O_CLOEXEC | (is_link ? O_NOFOLLOW : 0);
+  how.resolve = RESOLVE_IN_ROOT;
+  const sys::Try<int64_t> opened =
+      sys::try_syscall(SYS_openat2, static_cast<uint64_t>(root_.borrow()), reinterpret_cast<uint64_t>(path.c_str()),
+                       reinterpret_cast<uint64_t>(&how), sizeof how);
+  if (!opened.ok()) return {};
+  const UniqueFd file(static_cast<int>(opened.value));
+  const sys::Try<struct statx> found = sys::try_statx(file.borrow(), "", AT_EMPTY_PATH);
+  if (!found.ok()) return {};
+  const CapturedStatx captured = to_captured(found.value);
+  return {captured.device, captured.inode};
 }
 
 uint64_t PathChecker::magic_of(const char* name, uint64_t device) {
-  const auto [entry, is_new] = magics_.try_emplace(device);
-  if (is_new) {
+  return memo_.get(&PathMemo::magics, std::to_string(device), [&] {
     const std::string path = "/proc/" + std::to_string(proc_.host_pid()) + "/" + name;
-    entry->second = static_cast<uint64_t>(sys::try_statfs_type(path.c_str()).value);
-  }
-  return entry->second;
+    return static_cast<uint64_t>(sys::try_statfs_type(path.c_str()).value);
+  });
+}
+
+CapturedPath PathChecker::facts_of_mapped(const Vma& vma) {
+  const std::string name = map_files_name(vma.start, vma.end);
+  if (root_id_.empty()) return facts_of(name.c_str());
+  return memo_.get(&PathMemo::mapped,
+                   root_id_ + std::to_string(vma.device) + ' ' + std::to_string(vma.inode) + ' ' + vma.name,
+                   [&] { return facts_of(name.c_str()); });
 }
 
 CapturedPath PathChecker::facts_of(const char* name) {

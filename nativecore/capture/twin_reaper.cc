@@ -88,7 +88,7 @@ void make_target_wait(FrozenTree& tree, pid_t twin_ns_pid) {
   ReturnPathFinder return_paths;
   const std::string xstate = read_xstate(thread.host_tid);
   {
-    const WayHome way_home(process, parse_maps(process.proc.read("maps")), return_paths, context, xstate,
+    const WayHome way_home(process, parse_maps(process.proc.read("maps")), return_paths, status, context, xstate,
                            in_critical_section ? rseq.abort_ip : 0);
     const int64_t waited = run_remote_syscall(
         tree, thread, context, way_home.site(), SYS_wait4,

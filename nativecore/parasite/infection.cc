@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -35,7 +36,13 @@ using parasite::TimerRecord;
 constexpr uint64_t kStackBytes = 16384;
 constexpr uint64_t kPlainFlags = 0x202;
 constexpr int kSpins = 4000;  // some 50 us: an answer usually takes less than sleeping and waking does
+constexpr int kLooks = 100;   // where each is a system call
 constexpr long kAttendNanoseconds = 1'000'000;
+constexpr long kLookNanoseconds = 50'000;
+
+// The record of a thread starts this far into a page, so that the top of the
+// stack before it is in the same one: each page that is touched is a fault here and one there.
+constexpr uint64_t kStackTopBytes = 1024;
 
 constexpr uint64_t align(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
 
@@ -61,7 +68,7 @@ std::vector<RemoteCall*> pointers_to(std::vector<RemoteCall>& calls) {
 void prepare_infection() { prepare_self_return_frames(); }
 
 Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas,
-                     ReturnPathFinder& return_paths, std::vector<InfectedThread> threads,
+                     ReturnPathFinder& return_paths, std::string_view status, std::vector<InfectedThread> threads,
                      const std::vector<int32_t>& timer_ids, std::vector<StaleParasite> stale, const TwinWish& twin,
                      const ParasiteWish& wish, const Deadline& deadline)
     : tree_(tree), process_(process), threads_(std::move(threads)), stale_(std::move(stale)), twin_(twin), wish_(wish) {
@@ -78,12 +85,16 @@ Infection::Infection(FrozenTree& tree, TracedProcess& process, const std::vector
   const uint64_t timers_offset = align(code_bytes_ + sizeof(ProcessRecord), 64);
   first_slot_offset_ = align(timers_offset + timers_.size() * sizeof(TimerRecord), 64);
   slot_bytes_ = align(align(sizeof(ThreadRecord), 64) + self_return_frame_bytes(xstate_bytes) + kStackBytes, 64);
+  if (threads_.size() > 1) {
+    first_slot_offset_ = align(first_slot_offset_, kPageBytes) + kStackTopBytes;
+    slot_bytes_ = align(slot_bytes_, kPageBytes);
+  }
   region_bytes_ = align(first_slot_offset_ + threads_.size() * slot_bytes_, kPageBytes);
 
   set_options(true);
   const InfectedThread& leader = threads_.front();
-  way_home_ =
-      std::make_unique<WayHome>(process_, vmas, return_paths, leader.context, *leader.xstate, leader.rseq_abort_ip);
+  way_home_ = std::make_unique<WayHome>(process_, vmas, return_paths, status, leader.context, *leader.xstate,
+                                        leader.rseq_abort_ip);
   home_ = free_home(process_.host_pid, vmas, region_bytes_);
 }
 
@@ -142,17 +153,24 @@ void Infection::set_options(bool inside) {
   options_set_ = inside;
 }
 
+uint64_t Infection::used_bytes() const {
+  return threads_.size() == 1 ? slot_offset(0) + slot_bytes_ - kStackBytes : region_bytes_;
+}
+
 // Fills the region through a mapping of the same pages; where map_files is not
-// allowed, through the target's memory.
+// allowed, through the target's memory. So, too, where one thread answers at
+// once: that is three calls, and a mapping is four and as many page faults.
 void Infection::write_region() {
+  const bool answers_at_once = threads_.size() == 1 && !twin_.wanted && !wish_.uffd;
   const std::string name = map_files_name(region_address_, region_address_ + region_bytes_);
-  const sys::Try<UniqueFd> file = sys::try_openat(process_.proc.borrow(), name.c_str(), O_RDWR);
+  const sys::Try<UniqueFd> file =
+      answers_at_once ? sys::Try<UniqueFd>{{}, EPERM} : sys::try_openat(process_.proc.borrow(), name.c_str(), O_RDWR);
   if (file.ok()) {
     sys::Try<sys::Mapping> mapping =
         sys::try_mmap(0, region_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file.value.borrow());
     if (mapping.ok()) shared_ = std::move(mapping.value);
   }
-  if (!shared_.valid()) image_.assign(region_bytes_, 0);
+  if (!shared_.valid()) image_.assign(used_bytes(), 0);
   unsigned char* const own = shared_.valid() ? shared_.data() : image_.data();
 
   std::memcpy(own, parasite_blob_start, static_cast<size_t>(parasite_blob_end - parasite_blob_start));
@@ -177,13 +195,11 @@ void Infection::write_region() {
     std::memcpy(own + slot_offset(i), &record, sizeof record);
   }
   if (shared_.valid()) return;
-  const sys::Try<UniqueFd> memory = sys::try_openat(process_.proc.borrow(), "mem", O_RDWR);
-  if (!memory.ok()) throw NativeError::from_errno("openat", memory.error).with_path("/proc/PID/mem");
   const sys::Try<size_t> written =
-      sys::try_pwrite(memory.value.borrow(), image_.data(), image_.size(), region_address_);
-  if (!written.ok() || written.value != image_.size()) {
-    throw NativeError::from_errno("pwrite", written.ok() ? EIO : written.error).with_path("/proc/PID/mem");
-  }
+      sys::try_process_vm_write(process_.host_pid, image_.data(), region_address_, image_.size());
+  if (!written.ok() || written.value != image_.size())
+    throw NativeError::from_errno("process_vm_writev", written.ok() ? EFAULT : written.error)
+        .with_pid(process_.host_pid);
 }
 
 void Infection::start(const Deadline& deadline) {
@@ -284,7 +300,8 @@ void Infection::attend_stops(size_t index) {
 
 void Infection::await_answers(const Deadline& deadline) {
   for (size_t i = 0; i < threads_.size(); ++i) {
-    for (int spin = 0; spin < kSpins && !has_answered(i); ++spin) __builtin_ia32_pause();
+    const int spins = shared_.valid() ? kSpins : kLooks;
+    for (int spin = 0; spin < spins && !has_answered(i); ++spin) __builtin_ia32_pause();
     while (!has_answered(i)) {
       attend_stops(i);
       if (deadline.expired())
@@ -294,7 +311,8 @@ void Infection::await_answers(const Deadline& deadline) {
         sys::try_syscall(SYS_futex, shared_.address() + slot_offset(i) + offsetof(ThreadRecord, state), FUTEX_WAIT,
                          parasite::kPrepared, reinterpret_cast<uint64_t>(&patience));
       } else {
-        sys::try_syscall(SYS_sched_yield);
+        const timespec pause{0, kLookNanoseconds};
+        ::nanosleep(&pause, nullptr);
       }
     }
   }
@@ -320,7 +338,7 @@ void Infection::take_out_all(FrozenTree& tree, const std::vector<Infection*>& in
   }
   tree.interrupt(running, deadline);
   fault_point("parasite_interrupted");
-  for (Infection* infection : infections) infection->restore_threads();
+  for (Infection* infection : infections) infection->restore_threads(false);
   fault_point("parasite_unmap");
   std::vector<RemoteCall> calls;
   for (Infection* infection : infections)
@@ -374,14 +392,16 @@ void Infection::collect() {
 }
 
 // Preconditions: all threads are stopped, in whatever stage.
-void Infection::restore_threads() {
+void Infection::restore_threads(bool leader_too) {
   if (!running_) return;
   running_ = false;
   collect();
   for (size_t i = 0; i < threads_.size(); ++i) {
     InfectedThread& thread = threads_[i];
-    const uint64_t ip = read_registers(thread.thread->host_tid).rip;
-    if (ip - region_address_ >= region_bytes_) {
+    // One that has answered, and has not said that it leaves, waits there.
+    const bool is_inside = records_[i].state == parasite::kDone ||
+                           read_registers(thread.thread->host_tid).rip - region_address_ < region_bytes_;
+    if (!is_inside) {
       // We were away for longer than the parasite's patience.
       if (records_[i].state == parasite::kLeaving) {
         left_by_itself_ = true;
@@ -393,7 +413,7 @@ void Infection::restore_threads() {
     }
     if (thread.rseq_critical_section_address)
       put_back_critical_section(process_.proc, thread.rseq_address, thread.rseq_critical_section_address);
-    restore_interrupted_context(thread.thread->host_tid, thread.context);
+    if (i > 0 || leader_too) restore_interrupted_context(thread.thread->host_tid, thread.context);
   }
 }
 
@@ -401,7 +421,7 @@ void Infection::restore_threads() {
 void Infection::put_back(const Deadline& deadline) {
   wait_until_nothing_is_offered(deadline);
   tree_.interrupt(running_threads(), deadline);
-  restore_threads();
+  restore_threads(true);
   RemoteCall call = leader_call(SYS_munmap, {std::exchange(region_address_, 0), region_bytes_});
   run_remote_syscalls(tree_, {&call}, deadline);
   way_home_.reset();

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/deadline.h"
@@ -55,8 +56,9 @@ struct TwinWish {
 class Infection {
  public:
   // Prepares; nothing is mapped yet. `threads` leader first.
+  // `status`: the text of /proc.
   Infection(FrozenTree& tree, TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
-            std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids,
+            std::string_view status, std::vector<InfectedThread> threads, const std::vector<int32_t>& timer_ids,
             std::vector<StaleParasite> stale, const TwinWish& twin, const ParasiteWish& wish, const Deadline& deadline);
   Infection(const Infection&) = delete;
   Infection& operator=(const Infection&) = delete;
@@ -92,7 +94,8 @@ class Infection {
   void attend_stops(size_t index);
   RemoteCall leader_call(uint64_t number, const std::array<uint64_t, 6>& arguments);
   std::vector<TracedThread*> running_threads() const;
-  void restore_threads();
+  // `leader_too`: not where a remote call, which leaves it with its context, is next.
+  void restore_threads(bool leader_too);
   void put_back(const Deadline& deadline);
   void set_options(bool inside);
   void collect();
@@ -114,6 +117,7 @@ class Infection {
   uint64_t region_address_ = 0;       // in the target; 0 while nothing is mapped
   sys::Mapping shared_;               // the same pages here; without privilege for map_files: none
   std::vector<unsigned char> image_;  // the region's content before start, and after, without shared_
+  uint64_t used_bytes() const;        // of it, from its start
   bool running_ = false;
   bool left_by_itself_ = false;  // a thread went home before we came back
   bool options_set_ = false;

@@ -141,6 +141,8 @@ void fill_thread(ThreadRecord* record) {
 // The signature tells a later host what a dead one has left behind.
 __asm__(
     ".pushsection .text.entry,\"ax\",@progbits\n\t"
+    // Read before it is written: a read brings the pages around along, other threads' among them.
+    "cmpb $0, (%rsp)\n\t"
     "jmp stasis_parasite_main\n\t"
     ".ascii \"" STASIS_PARASITE_SIGNATURE
     "\"\n\t"

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "trace/frozen_tree.h"
@@ -20,7 +21,8 @@ class WayHome {
   // Without a C library, on a foreign stack or under a shadow stack there is no
   // way home; calls are made all the same, from the vdso.
   WayHome(const TracedProcess& process, const std::vector<Vma>& vmas, ReturnPathFinder& return_paths,
-          const InterruptedContext& context, const std::string& xstate, uint64_t rseq_abort_ip);
+          std::string_view status, const InterruptedContext& context, const std::string& xstate,
+          uint64_t rseq_abort_ip);
   WayHome(const WayHome&) = delete;
   WayHome& operator=(const WayHome&) = delete;
   ~WayHome() { leave(); }
@@ -31,6 +33,8 @@ class WayHome {
   void leave() noexcept;
 
  private:
+  bool prepare(const std::vector<Vma>& vmas, ReturnPathFinder& return_paths, std::string_view status,
+               const InterruptedContext& context, const std::string& xstate, uint64_t rseq_abort_ip);
   const TracedProcess& process_;
   CallSite site_;
   uint64_t frame_address_ = 0;  // 0 if there is no frame

@@ -2,6 +2,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -81,6 +83,27 @@ ProcDir ProcDir::open(pid_t host_pid) {
   return std::move(*opened);
 }
 
+void ProcDir::keep_open(const std::string& name) {
+  sys::Try<UniqueFd> file = sys::try_openat(directory_.borrow(), name.c_str(), O_RDONLY);
+  if (file.ok()) kept_.insert_or_assign(name, std::move(file.value));
+}
+
+sys::Try<std::string> ProcDir::try_read(const char* name) const {
+  if (const auto kept = kept_.find(name); kept != kept_.end()) {
+    // These two are made of records, each of which a read(2) may end with.
+    const std::string_view last = std::string_view(name).substr(std::string_view(name).rfind('/') + 1);
+    sys::Try<std::string> text = sys::try_read_again(kept->second.borrow(), last != "children" && last != "timers");
+    if (text.ok()) return text;
+  }
+  return sys::try_read_file(directory_.borrow(), name);
+}
+
+std::string ProcDir::read(const char* name) const {
+  sys::Try<std::string> text = try_read(name);
+  if (!text.ok()) throw NativeError::from_errno("read", text.error).with_path(name).with_pid(host_pid_);
+  return std::move(text.value);
+}
+
 std::optional<std::string> ProcDir::read_if_short(const char* name, size_t limit_bytes) const {
   const UniqueFd file = sys::openat(directory_.borrow(), name, O_RDONLY);
   static thread_local std::vector<char> buffer;  // fresh memory for each text would cost page faults
@@ -124,6 +147,12 @@ std::vector<int32_t> ProcDir::numbers(const char* subdirectory) const {
   return numeric_names(directory_.borrow(), subdirectory);
 }
 
+size_t ProcDir::thread_count() const {
+  const sys::Try<struct statx> task = sys::try_statx(directory_.borrow(), "task", 0);
+  // A link for each, and two that every directory has.
+  return task.ok() && task.value.stx_nlink > 2 ? task.value.stx_nlink - 2 : 0;
+}
+
 std::vector<pid_t> process_ids() { return numeric_names(AT_FDCWD, "/proc"); }
 
 std::vector<pid_t> ProcDir::children(const std::vector<pid_t>& host_tids) const {
@@ -141,13 +170,29 @@ std::vector<pid_t> ProcDir::children(const std::vector<pid_t>& host_tids) const 
   return found;
 }
 
-std::vector<ProcDir> find_running_tree(pid_t root_host_pid) {
+namespace {
+
+constexpr const char* kTextsOfProcess[] = {"stat",          "status",   "cgroup",     "timers",
+                                           "oom_score_adj", "loginuid", "personality"};
+constexpr const char* kTextsOfThread[] = {"status", "cgroup", "children"};
+
+}  // namespace
+
+std::vector<ProcDir> find_running_tree(pid_t root_host_pid, size_t spare_descriptors) {
   std::vector<ProcDir> tree;
   std::vector<pid_t> found{root_host_pid};
   for (size_t i = 0; i < found.size(); ++i) {
     std::optional<ProcDir> proc = ProcDir::try_open(found[i]);
     if (!proc) continue;
-    const std::vector<pid_t> children = proc->children(proc->numbers("task"));
+    const std::vector<pid_t> threads = proc->numbers("task");
+    const size_t wanted = std::size(kTextsOfProcess) + threads.size() * std::size(kTextsOfThread);
+    if (wanted <= spare_descriptors) {
+      spare_descriptors -= wanted;
+      for (const char* name : kTextsOfProcess) proc->keep_open(name);
+      for (const pid_t host_tid : threads)
+        for (const char* name : kTextsOfThread) proc->keep_open("task/" + std::to_string(host_tid) + "/" + name);
+    }
+    const std::vector<pid_t> children = proc->children(threads);
     found.insert(found.end(), children.begin(), children.end());
     tree.push_back(std::move(*proc));
   }
@@ -167,6 +212,8 @@ char stat_state(std::string_view stat) {
 }
 
 uint64_t stat_start_ticks(std::string_view stat) { return parse_number<uint64_t>(stat_field(stat, 22)); }
+
+uint64_t stat_start_stack(std::string_view stat) { return parse_number<uint64_t>(stat_field(stat, 28)); }
 
 int stat_exit_signal(std::string_view stat) { return parse_number<int>(stat_field(stat, 38)); }
 
@@ -244,6 +291,63 @@ std::vector<Vma> parse_maps(std::string_view text) {
     found.push_back(std::move(vma));
   });
   return found;
+}
+
+namespace {
+
+// struct procmap_query of linux/fs.h, which our oldest headers lack.
+struct ProcmapQuery {
+  uint64_t size, query_flags, query_address;
+  uint64_t start, end, flags, page_size, offset, inode;
+  uint32_t device_major, device_minor, name_size, build_id_size;
+  uint64_t name_address, build_id_address;
+};
+static_assert(sizeof(ProcmapQuery) == 104);
+constexpr unsigned long kProcmapQuery = _IOWR('f', 17, ProcmapQuery);
+constexpr uint64_t kReadable = 1, kWritable = 2, kExecutable = 4, kShared = 8;
+constexpr uint64_t kCoveringOrNext = 16, kFileBacked = 32;
+
+}  // namespace
+
+MappingQuery::MappingQuery(const ProcDir& proc) {
+  sys::Try<UniqueFd> maps = sys::try_openat(proc.borrow(), "maps", O_RDONLY);
+  if (!maps.ok()) return;
+  maps_ = std::move(maps.value);
+  ProcmapQuery query{};
+  query.size = sizeof query;
+  query.query_flags = kCoveringOrNext;
+  supported_ = sys::try_ioctl(maps_.borrow(), kProcmapQuery, &query).ok();
+}
+
+std::optional<Vma> MappingQuery::at_or_after(uint64_t address, bool file_backed) const {
+  char name[PATH_MAX + 16];  // " (deleted)"
+  ProcmapQuery query{};
+  query.size = sizeof query;
+  query.query_flags = kCoveringOrNext | (file_backed ? kFileBacked : 0);
+  query.query_address = address;
+  query.name_address = reinterpret_cast<uint64_t>(name);
+  query.name_size = sizeof name;
+  sys::Try<int64_t> answer = sys::try_ioctl(maps_.borrow(), kProcmapQuery, &query);
+  if (answer.error == ENAMETOOLONG) {
+    query.name_address = query.name_size = 0;
+    answer = sys::try_ioctl(maps_.borrow(), kProcmapQuery, &query);
+  }
+  if (answer.error == ENOENT) return std::nullopt;
+  if (!answer.ok()) throw NativeError::from_errno("ioctl(PROCMAP_QUERY)", answer.error).with_address(address);
+  Vma vma;
+  vma.start = query.start;
+  vma.end = query.end;
+  vma.readable = query.flags & kReadable;
+  vma.writable = query.flags & kWritable;
+  vma.executable = query.flags & kExecutable;
+  vma.shared = query.flags & kShared;
+  vma.offset = query.offset;
+  vma.device = uint64_t{query.device_major} << 20 | query.device_minor;
+  vma.inode = query.inode;
+  // As maps has it, with line feeds escaped.
+  for (const char letter : std::string_view(name, query.name_size ? query.name_size - 1 : 0))
+    letter == '\n' ? vma.name += "\\012" : vma.name += letter;
+  return vma;
 }
 
 std::vector<int32_t> parse_timer_ids(std::string_view timers) {

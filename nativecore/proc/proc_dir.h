@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,8 +27,13 @@ class ProcDir {
   pid_t host_pid() const { return host_pid_; }
   int borrow() const { return directory_.borrow(); }
 
-  std::string read(const char* name) const { return sys::read_file(directory_.borrow(), name); }
-  sys::Try<std::string> try_read(const char* name) const { return sys::try_read_file(directory_.borrow(), name); }
+  // Opens a text for all that will read it here: opening and closing are most of what a text costs. Not for texts
+  // about memory ("auxv", "maps"): those stay with the memory that the process had when they were opened.
+  void keep_open(const std::string& name);
+  size_t kept_open() const { return kept_.size(); }
+
+  std::string read(const char* name) const;
+  sys::Try<std::string> try_read(const char* name) const;
   // What an unreadable or missing file gives: nothing.
   std::string read_or_empty(const char* name) const { return try_read(name).value; }
   // The text, unless it is longer than that: then nothing, and no more than that has been made by the kernel.
@@ -37,6 +43,8 @@ class ProcDir {
 
   // Numeric names in a subdirectory, ascending: "fd", "task". Empty if it has gone.
   std::vector<int32_t> numbers(const char* subdirectory) const;
+  // How many threads there are, for a fraction of what their list costs; 0 if the process has gone.
+  size_t thread_count() const;
   // Children of all threads, ascending (/proc/PID/task/TID/children).
   std::vector<pid_t> children(const std::vector<pid_t>& host_tids) const;
 
@@ -44,19 +52,22 @@ class ProcDir {
   ProcDir(pid_t host_pid, UniqueFd directory) : host_pid_(host_pid), directory_(std::move(directory)) {}
   pid_t host_pid_ = 0;
   UniqueFd directory_;
+  std::map<std::string, UniqueFd, std::less<>> kept_;
 };
 
 // Of all processes, ascending.
 std::vector<pid_t> process_ids();
 
 // A process and its descendants while they run: nearly all of them, parents first.
-std::vector<ProcDir> find_running_tree(pid_t root_host_pid);
+// Texts that are wanted of each in the freeze window are kept open, as far as that many descriptors reach.
+std::vector<ProcDir> find_running_tree(pid_t root_host_pid, size_t spare_descriptors);
 
 // --- /proc/PID/stat
 
 char stat_state(std::string_view stat);            // 'R', 'Z', ...
 uint64_t stat_start_ticks(std::string_view stat);  // field 22
 pid_t stat_parent(std::string_view stat);          // field 4
+uint64_t stat_start_stack(std::string_view stat);  // field 28
 int stat_exit_signal(std::string_view stat);       // field 38
 
 // --- /proc/PID/status
@@ -90,6 +101,21 @@ std::string map_files_name(uint64_t start, uint64_t end);
 
 // The range lines of a maps or smaps text. Throws "bug" on a text that is not one.
 std::vector<Vma> parse_maps(std::string_view text);
+
+// Mappings by single questions (PROCMAP_QUERY, Linux 6.11), where a list of all would take too long.
+class MappingQuery {
+ public:
+  // Of the memory that the process has now.
+  explicit MappingQuery(const ProcDir& proc);
+  // False: the kernel has no such question.
+  bool is_supported() const { return supported_; }
+  // The first mapping that ends behind the address, `file_backed` or any.
+  std::optional<Vma> at_or_after(uint64_t address, bool file_backed) const;
+
+ private:
+  UniqueFd maps_;
+  bool supported_ = false;
+};
 
 // "ID: N" lines of /proc/PID/timers.
 std::vector<int32_t> parse_timer_ids(std::string_view timers);

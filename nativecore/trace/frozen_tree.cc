@@ -61,6 +61,7 @@ FrozenTree::FrozenTree(FrozenTree&& other) noexcept
     : processes_(std::move(other.processes_)),
       process_of_pid_(std::move(other.process_of_pid_)),
       process_of_tid_(std::move(other.process_of_tid_)),
+      known_(std::move(other.known_)),
       before_detaching_(std::move(other.before_detaching_)),
       active_(std::exchange(other.active_, false)) {}
 
@@ -71,8 +72,11 @@ FrozenTree FrozenTree::freeze(const FreezeRequest& request) {
   FrozenTree tree;
   tree.active_ = true;
   tree.before_detaching_ = request.before_detaching;
+  if (request.known)
+    for (ProcDir& proc : *request.known) tree.known_.insert_or_assign(proc.host_pid(), std::move(proc));
   tree.add_root(request);
-  tree.scan_until_known(request);
+  // One look is enough here: what comes up behind it is found below.
+  for (size_t i = 0; i < tree.processes_.size(); ++i) tree.scan_process(*tree.processes_[i]);
   fault_point("all_interrupted");
   if (request.after_interrupting) request.after_interrupting();
   // Tasks that we know are stopped first; only then is a list of threads and
@@ -82,6 +86,7 @@ FrozenTree FrozenTree::freeze(const FreezeRequest& request) {
     bool found_new = false;
     for (size_t i = 0; i < tree.processes_.size(); ++i) found_new |= tree.scan_process(*tree.processes_[i]);
     if (!found_new) break;
+    request.deadline.check("seizing all tasks of the tree");
   }
   tree.order_processes();
   if (tree.root().zombie) throw NativeError("task_gone", "the root process has exited").with_pid(request.root_host_pid);
@@ -108,24 +113,20 @@ TracedProcess& FrozenTree::add_root(const FreezeRequest& request) {
   return *root;
 }
 
-void FrozenTree::scan_until_known(const FreezeRequest& request) {
-  for (bool found_new = true; found_new;) {
-    found_new = false;
-    for (size_t i = 0; i < processes_.size(); ++i) found_new |= scan_process(*processes_[i]);
-    request.deadline.check("seizing all tasks of the tree");
-  }
-}
-
 // One look at the threads and children of a process; true if any was new.
 bool FrozenTree::scan_process(TracedProcess& process) {
   if (process.zombie) return false;
   bool found_new = false;
-  const std::vector<pid_t> tids = process.proc.numbers("task");
-  for (const pid_t host_tid : tids) {
-    if (!process_of_tid_.contains(host_tid)) found_new |= seize_thread(process, host_tid);
-    if (process.zombie) return true;
+  // Threads that stand still neither end nor begin others: if there are as many as we know, it is those.
+  const bool all_stopped = std::all_of(process.threads.begin(), process.threads.end(),
+                                       [](const TracedThread& thread) { return thread.stopped; });
+  if (!all_stopped || process.threads.size() != process.proc.thread_count()) {
+    for (const pid_t host_tid : process.proc.numbers("task")) {
+      if (!process_of_tid_.contains(host_tid)) found_new |= seize_thread(process, host_tid);
+      if (process.zombie) return true;
+    }
   }
-  for (const pid_t child : process.proc.children(tids)) {
+  for (const pid_t child : process.proc.children(process.host_tids())) {
     if (find_process(child)) continue;
     found_new |= add_process(child) != nullptr;
   }
@@ -133,9 +134,18 @@ bool FrozenTree::scan_process(TracedProcess& process) {
 }
 
 TracedProcess* FrozenTree::add_process(pid_t host_pid) {
-  std::optional<ProcDir> proc = ProcDir::try_open(host_pid);
-  if (!proc) return nullptr;
-  const sys::Try<std::string> stat = proc->try_read("stat");
+  std::optional<ProcDir> proc;
+  sys::Try<std::string> stat{{}, ESRCH};
+  if (const auto known = known_.find(host_pid); known != known_.end()) {
+    proc = std::move(known->second);
+    known_.erase(known);
+    stat = proc->try_read("stat");  // of the process that was opened: it fails if this pid is another's now
+  }
+  if (!stat.ok()) {
+    proc = ProcDir::try_open(host_pid);
+    if (!proc) return nullptr;
+    stat = proc->try_read("stat");
+  }
   sys::Try<UniqueFd> pidfd = sys::try_pidfd_open(host_pid);
   if (!stat.ok() || !pidfd.ok()) return nullptr;
   auto process = std::make_unique<TracedProcess>();

@@ -43,7 +43,8 @@ struct TracedProcess {
 
 struct FreezeRequest {
   pid_t root_host_pid = 0;
-  uint64_t root_start_ticks = 0;  // 0: not checked
+  std::vector<ProcDir>* known = nullptr;  // of the tree before the freeze; taken from here where still true
+  uint64_t root_start_ticks = 0;          // 0: not checked
   Deadline deadline = Deadline::never();
   std::function<void()> after_interrupting;  // e.g. thaw a cgroup that was found frozen
   std::function<void()> before_detaching;    // and freeze it again; must not throw
@@ -86,7 +87,6 @@ class FrozenTree {
  private:
   FrozenTree() = default;
   TracedProcess& add_root(const FreezeRequest& request);
-  void scan_until_known(const FreezeRequest& request);
   bool scan_process(TracedProcess& process);
   TracedProcess* add_process(pid_t host_pid);
   bool seize_thread(TracedProcess& process, pid_t host_tid);
@@ -104,6 +104,7 @@ class FrozenTree {
   std::vector<std::unique_ptr<TracedProcess>> processes_;
   std::unordered_map<pid_t, TracedProcess*> process_of_pid_;
   std::unordered_map<pid_t, TracedProcess*> process_of_tid_;
+  std::unordered_map<pid_t, ProcDir> known_;  // processes that have not been found yet
   std::function<void()> before_detaching_;
   bool active_ = false;
 };

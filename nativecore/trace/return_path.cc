@@ -1,6 +1,9 @@
 #include "trace/return_path.h"
 
+#include <sys/uio.h>
+
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <string_view>
 
@@ -59,30 +62,33 @@ ReturnPathFinder::Offsets ReturnPathFinder::search(pid_t host_pid, const Vma& vm
 
 // A file may have been changed since it was searched.
 bool ReturnPathFinder::still_there(pid_t host_pid, const ReturnPath& path) {
-  char code[16];
-  const auto matches = [&](uint64_t address, std::string_view pattern) {
-    const sys::Try<size_t> read = sys::try_process_vm_read(host_pid, code, address, pattern.size());
-    return read.ok() && std::string_view(code, read.value) == pattern;
-  };
-  const bool returns =
-      std::any_of(std::begin(kSyscallThenReturn), std::end(kSyscallThenReturn), [&](const Pattern& pattern) {
-        return pattern.popped_words == path.popped_words && matches(path.syscall_instruction, pattern.code);
-      });
-  return returns && std::any_of(std::begin(kSigreturn), std::end(kSigreturn),
-                                [&](std::string_view pattern) { return matches(path.sigreturn_address, pattern); });
+  for (const Pattern& pattern : kSyscallThenReturn) {
+    if (pattern.popped_words != path.popped_words) continue;
+    for (const std::string_view sigreturn : kSigreturn) {
+      char code[32];
+      const size_t length = pattern.code.size() + sigreturn.size();
+      const iovec local{code, length};
+      const iovec remote[] = {{reinterpret_cast<void*>(path.syscall_instruction), pattern.code.size()},
+                              {reinterpret_cast<void*>(path.sigreturn_address), sigreturn.size()}};
+      const sys::Try<size_t> read = sys::try_process_vm_readv(host_pid, &local, 1, remote, std::size(remote));
+      const std::string_view found(code, read.ok() ? read.value : 0);
+      if (found.size() == length && found.starts_with(pattern.code) && found.ends_with(sigreturn)) return true;
+    }
+  }
+  return false;
 }
 
-std::optional<ReturnPath> ReturnPathFinder::find(const ProcDir& proc, const std::vector<Vma>& vmas) {
+std::optional<ReturnPath> ReturnPathFinder::find(pid_t host_pid, std::string_view status,
+                                                 const std::vector<Vma>& vmas) {
   // With a shadow stack, a return to an address that was not called faults.
-  if (status_field(proc.read_or_empty("status"), "x86_Thread_features").find("shstk") != std::string_view::npos)
-    return std::nullopt;
+  if (status_field(status, "x86_Thread_features").find("shstk") != std::string_view::npos) return std::nullopt;
   ReturnPath path;
   for (const Vma& vma : vmas) {
     if (!vma.executable || !vma.readable || vma.name == "[vsyscall]") continue;
     // Anonymous code (a just-in-time compiler's) changes and is not remembered.
     if (vma.inode == 0 && vma.name != "[vdso]") continue;
     const auto [entry, is_new] = known_.try_emplace({vma.device, vma.inode, vma.offset, vma.end - vma.start});
-    if (is_new) entry->second = search(proc.host_pid(), vma);
+    if (is_new) entry->second = search(host_pid, vma);
     const Offsets& offsets = entry->second;
     if (!path.syscall_instruction && offsets.syscall_offset) {
       path.syscall_instruction = vma.start + *offsets.syscall_offset;
@@ -91,7 +97,7 @@ std::optional<ReturnPath> ReturnPathFinder::find(const ProcDir& proc, const std:
     if (!path.sigreturn_address && offsets.sigreturn_offset)
       path.sigreturn_address = vma.start + *offsets.sigreturn_offset;
     if (path.syscall_instruction && path.sigreturn_address) {
-      if (still_there(proc.host_pid(), path)) return path;
+      if (still_there(host_pid, path)) return path;
       return std::nullopt;
     }
   }

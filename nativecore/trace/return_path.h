@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -26,8 +27,8 @@ struct ReturnPath {
 class ReturnPathFinder {
  public:
   // Nothing if the target has no such instructions, or would not let them
-  // return (a shadow stack).
-  std::optional<ReturnPath> find(const ProcDir& proc, const std::vector<Vma>& vmas);
+  // return (a shadow stack, of which its status tells).
+  std::optional<ReturnPath> find(pid_t host_pid, std::string_view status, const std::vector<Vma>& vmas);
 
  private:
   struct Offsets {

@@ -45,7 +45,7 @@ function unixDiag(
 }
 
 function withUnixSockets(...unixSockets: Buffer[]): FileFixture {
-  const network = { inode: 101n, inetSockets: [], packetSockets: [], links: [], addresses: [], routes: [] };
+  const network = { inode: 101n, links: [] };
   return new FileFixture({ netNamespaces: [{ ...network, unixSockets }] });
 }
 

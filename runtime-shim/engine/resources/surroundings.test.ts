@@ -302,7 +302,7 @@ function linkMessage(index: number, flags: number, name: string): Buffer {
   return bytes;
 }
 
-const network = { inode: 201n, unixSockets: [], inetSockets: [], packetSockets: [], addresses: [], routes: [] };
+const network = { inode: 201n, unixSockets: [] };
 
 describe('namespaces', () => {
   it('brings a new network namespace up with its loopback', () => {
