@@ -4,7 +4,7 @@
 
 #include "target.h"
 
-enum { kPages = 2048 };
+enum { kPages = 2048, kPatches = 64 };
 
 // Address range, protection, offset and name of each mapping, and the flags that madvise and mprotect set.
 static char* layout(void) {
@@ -47,6 +47,14 @@ int main(void) {
   MUST(madvise(advised, 4096, MADV_DONTFORK));
   MUST(madvise(advised + 4096, 4096, MADV_DONTDUMP));
   MUST(madvise(advised + 3 * 4096, 4096, MADV_WIPEONFORK));
+  // So many small neighbours that a restore may take them together.
+  unsigned char* patchwork = mmap(NULL, kPatches * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  for (int i = 0; i < kPatches; i++)
+    if (i % 5 != 3) memset(patchwork + i * 4096, i + 1, 4096);
+  uint64_t patches = fnv(patchwork, kPatches * 4096);
+  const int protections[] = {PROT_READ | PROT_WRITE, PROT_READ, PROT_NONE, PROT_READ | PROT_WRITE,
+                             PROT_READ | PROT_EXEC};
+  for (int i = 0; i < kPatches; i++) MUST(mprotect(patchwork + i * 4096, 4096, protections[i % 5]));
   char* heap = sbrk(0);
   MUST((intptr_t)sbrk(3 * 4096) == -1 ? -1 : 0);
   memset(heap, 'h', 3 * 4096);
@@ -71,6 +79,10 @@ int main(void) {
     FAIL("the layout changed: \"%.*s\" was \"%.*s\"", (int)strcspn(after + i, "\n"), after + i,
          (int)strcspn(before + i, "\n"), before + i);
   }
+  patchwork[0] = 0;
+  patchwork[0] = 1;
+  MUST(mprotect(patchwork, kPatches * 4096, PROT_READ));
+  CHECK(fnv(patchwork, kPatches * 4096) == patches, "the content of many small mappings changed");
   // Room for a deeper stack than ever before.
   volatile char deep[1 << 20];
   deep[0] = deep[sizeof deep - 1] = 1;

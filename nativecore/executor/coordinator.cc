@@ -175,6 +175,10 @@ void Coordinator::run(uint32_t phase) {
   const std::string name = lower_case(phase_name(phase));
   timings_.enter(name);
   fault_point(("run_" + name).c_str());
+  run_steps(phase);
+}
+
+void Coordinator::run_steps(uint32_t phase) {
   STASIS_CONTEXT("running a phase of the plan");
   if (!hole_->has_barrier(phase)) return;
   hole_->open_stage(phase);
@@ -221,6 +225,8 @@ void Coordinator::fill() {
            static_cast<unsigned long long>(summary.lazy_bytes));
   // Now: the kernel itself may touch missing memory when threads register what they have there.
   if (!later.spaces.empty()) lazy_.emplace(std::move(later), tree_->pidfd(0));
+  fault_point("run_fill");
+  run_steps(kPhaseFill);
 }
 
 void Coordinator::locate_threads() {

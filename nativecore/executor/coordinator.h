@@ -54,6 +54,7 @@ class Coordinator {
   std::vector<NativeError> take_back();
 
  private:
+  void run_steps(uint32_t phase);
   void await_barrier(uint32_t phase);
   void check_tasks();
   void check_interrupted();

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <exception>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -27,13 +28,20 @@ constexpr uint64_t kWorthAThreadBytes = 1u << 20;
 constexpr unsigned kFillThreads = 2;
 
 struct Chunk {
-  bool through_uffd;
-  int fd;  // the userfaultfd, or /proc/PID/mem
+  int uffd;  // -1: the memory is written instead
   uint32_t task;
   uint64_t address;
   const unsigned char* source;
   uint64_t length_bytes;
   uint32_t page_file;
+};
+
+// Neighbours in a page file: taken together, because what is done once per batch
+// costs as much as the copy of a page.
+struct Batch {
+  size_t first_chunk;
+  size_t chunk_count;
+  uint64_t length_bytes;
 };
 
 // Registers the ranges while this object lives; leaves the task's own
@@ -85,7 +93,7 @@ void copy_through_uffd(const Chunk& chunk) {
     copy.src = reinterpret_cast<uint64_t>(chunk.source) + done;
     copy.len = chunk.length_bytes - done;
     copy.mode = UFFDIO_COPY_MODE_DONTWAKE;  // everybody waits in the hole
-    if (::ioctl(chunk.fd, UFFDIO_COPY, &copy) == 0) return;
+    if (::ioctl(chunk.uffd, UFFDIO_COPY, &copy) == 0) return;
     // EAGAIN: interrupted after `copy` bytes (the mappings of the task changed).
     if (errno != EAGAIN && errno != EINTR)
       throw NativeError::from_errno("ioctl UFFDIO_COPY", errno).with_address(copy.dst);
@@ -96,9 +104,11 @@ void copy_through_uffd(const Chunk& chunk) {
 // Where the task may write itself process_vm_writev does it, three times as fast; /proc/PID/mem writes with force.
 void write_through_mem(const Chunk& chunk, pid_t host_pid) {
   uint64_t done = sys::try_process_vm_write(host_pid, chunk.source, chunk.address, chunk.length_bytes).value;
+  if (done == chunk.length_bytes) return;
+  const UniqueFd memory = sys::openat(AT_FDCWD, ("/proc/" + std::to_string(host_pid) + "/mem").c_str(), O_RDWR);
   while (done < chunk.length_bytes) {
     const auto written =
-        sys::try_pwrite(chunk.fd, chunk.source + done, chunk.length_bytes - done, chunk.address + done);
+        sys::try_pwrite(memory.borrow(), chunk.source + done, chunk.length_bytes - done, chunk.address + done);
     if (!written.ok())
       throw NativeError::from_errno("pwrite", written.error)
           .with_path("/proc/PID/mem")
@@ -109,10 +119,34 @@ void write_through_mem(const Chunk& chunk, pid_t host_pid) {
   }
 }
 
-// The chunks, taken by several threads until none is left or one failed.
+class ChunkList {
+ public:
+  void add(const Chunk& chunk) {
+    if (batches_.empty() || !continues(chunk) || batches_.back().length_bytes + chunk.length_bytes > kChunkBytes)
+      batches_.push_back({chunks_.size(), 0, 0});
+    chunks_.push_back(chunk);
+    ++batches_.back().chunk_count;
+    batches_.back().length_bytes += chunk.length_bytes;
+  }
+  const std::vector<Batch>& batches() const { return batches_; }
+  std::span<const Chunk> chunks_of(const Batch& batch) const {
+    return std::span(chunks_).subspan(batch.first_chunk, batch.chunk_count);
+  }
+
+ private:
+  bool continues(const Chunk& chunk) const {
+    const Chunk& last = chunks_.back();
+    return last.page_file == chunk.page_file && last.source + last.length_bytes == chunk.source;
+  }
+
+  std::vector<Chunk> chunks_;
+  std::vector<Batch> batches_;
+};
+
+// The batches, taken by several threads until none is left or one failed.
 class Copying {
  public:
-  Copying(const std::vector<Chunk>& chunks, PageStore& store, const RestoredTree& tree, const Deadline& deadline,
+  Copying(const ChunkList& chunks, PageStore& store, const RestoredTree& tree, const Deadline& deadline,
           Progress& progress)
       : chunks_(chunks), store_(store), tree_(tree), deadline_(deadline), progress_(progress) {}
 
@@ -129,9 +163,10 @@ class Copying {
     try {
       for (;;) {
         const size_t number = next_.fetch_add(1);
-        if (number >= chunks_.size() || failed_.load()) return;
-        copy(chunks_[number]);
-        progress_.add(chunks_[number].length_bytes);
+        if (number >= chunks_.batches().size() || failed_.load()) return;
+        const Batch& batch = chunks_.batches()[number];
+        copy(batch);
+        progress_.add(batch.length_bytes);
         if (in_caller) progress_.tell();
       }
     } catch (...) {
@@ -141,18 +176,21 @@ class Copying {
     }
   }
 
-  void copy(const Chunk& chunk) {
-    STASIS_CONTEXT("filling memory", tree_.host_pid(chunk.task));
+  void copy(const Batch& batch) {
     deadline_.check("filling memory");
-    const PageStore::Present present(store_, chunk.page_file, chunk.source, chunk.length_bytes);
-    if (chunk.through_uffd) {
-      copy_through_uffd(chunk);
-    } else {
-      write_through_mem(chunk, tree_.host_pid(chunk.task));
+    const std::span<const Chunk> chunks = chunks_.chunks_of(batch);
+    const PageStore::Present present(store_, chunks.front().page_file, chunks.front().source, batch.length_bytes);
+    for (const Chunk& chunk : chunks) {
+      STASIS_CONTEXT("filling memory", tree_.host_pid(chunk.task));
+      if (chunk.uffd >= 0) {
+        copy_through_uffd(chunk);
+      } else {
+        write_through_mem(chunk, tree_.host_pid(chunk.task));
+      }
     }
   }
 
-  const std::vector<Chunk>& chunks_;
+  const ChunkList& chunks_;
   PageStore& store_;
   const RestoredTree& tree_;
   const Deadline& deadline_;
@@ -191,14 +229,13 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
   FillSummary summary;
   PageStore store(plan.page_files, images_directory);
   std::vector<RegisteredRanges> registered;
-  std::vector<UniqueFd> memories;
-  std::vector<Chunk> chunks;
+  ChunkList chunks;
 
   for (uint32_t index = 0; index < plan.tasks.size(); ++index) {
     const PlanTask& task = plan.tasks[index];
     if (task.fills.empty() && task.uffd_ranges.empty()) continue;
     STASIS_CONTEXT("preparing to fill memory", tree.host_pid(index));
-    int uffd = -1, memory = -1;
+    int uffd = -1;
     if (!task.uffd_ranges.empty()) {
       auto fetched = sys::try_pidfd_getfd(tree.pidfd(index), TargetFd(static_cast<int32_t>(hole.slot(task.uffd_slot))));
       if (!fetched.ok()) throw NativeError::from_errno("pidfd_getfd", fetched.error).with_pid(tree.host_pid(index));
@@ -217,16 +254,11 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
         summary.lazy_bytes += fill.page_count * kPageBytes;
         continue;
       }
-      if (!through_uffd && memory < 0) {
-        memories.push_back(
-            sys::openat(AT_FDCWD, ("/proc/" + std::to_string(tree.host_pid(index)) + "/mem").c_str(), O_RDWR));
-        memory = memories.back().borrow();
-      }
       const uint64_t length = fill.page_count * kPageBytes;
       const unsigned char* const source = store.bytes(fill.page_file, fill.file_offset_bytes, length);
       for (uint64_t done = 0; done < length; done += kChunkBytes) {
-        chunks.push_back({through_uffd, through_uffd ? uffd : memory, index, fill.address + done, source + done,
-                          std::min(kChunkBytes, length - done), fill.page_file});
+        chunks.add({through_uffd ? uffd : -1, index, fill.address + done, source + done,
+                    std::min(kChunkBytes, length - done), fill.page_file});
       }
       (through_uffd ? summary.uffd_bytes : summary.mem_bytes) += length;
     }

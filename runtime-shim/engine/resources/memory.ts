@@ -19,6 +19,7 @@ import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
 import { SharedMemoryPlan, segmentMapping } from './shared-memory.js';
 import { sharedObjectOf } from './shared-objects.js';
+import { findStretches, type Stretch } from './stretches.js';
 import { finishSegments, ownsSegments } from './sysv-segments.js';
 
 export const memoryRoom: Room = { kind: 'memory', encode, compile };
@@ -351,9 +352,23 @@ function compileTask(ctx: CompileContext, planned: PlannedTask, mm: mm_entry, sh
 
   // before the other mappings: the kernel takes the address as a hint, so the range must be free
   compileVdso(ctx, image, builder, mm);
-  for (const vma of mm.vmas) if (isOurs(vma)) compileMapping(ctx, builder, vma, slots, shared, from);
+  const own = mm.vmas.filter(isOurs);
+  // Lazily filled memory is the program's own business from the release on: it has its protection before.
+  const stretches =
+    ctx.options.kernel.userfaultfd && ctx.options.lazyPages !== true ? findStretches(own) : new Map<never, never>();
+  let stretched = 0n;
+  for (const vma of own) {
+    if (vma.start < stretched) continue;
+    const stretch = stretches.get(vma);
+    if (stretch === undefined) compileMapping(ctx, builder, vma, slots, shared, from);
+    else {
+      compileMapping(ctx, builder, { ...vma, end: stretch.end, prot: stretch.prot }, slots, shared, from);
+      protectMembers(builder, stretch, from);
+      stretched = stretch.end;
+    }
+  }
   shared.leave(builder, from);
-  compileFills(ctx, planned, mm);
+  compileFills(ctx, planned, mm, stretches);
   compileFields(ctx, builder, mm, slots, from);
   for (const slot of slots.values()) builder.step(Phase.MEMORY, 'close', [slot], { from });
 
@@ -402,6 +417,13 @@ function compileMapping(
       tolerate: advice === 12 || advice === 14 || advice === 15 ? [kEinval] : [],
     });
   }
+}
+
+/** After the fill: the kernel fills one mapping at a time, and this makes many of it. */
+function protectMembers(builder: TaskBuilder, stretch: Stretch, from: string): void {
+  for (const vma of stretch.vmas)
+    if (vma.prot !== stretch.prot)
+      builder.step(Phase.FILL, 'mprotect', [vma.start, vma.end - vma.start, vma.prot], { from: vmaName(from, vma) });
 }
 
 const kEinval = 22;
@@ -510,48 +532,121 @@ function getsHugePages(ctx: CompileContext, mm: mm_entry, vma: vma_entry): boole
   return (hugePages === 'all' || advised(kMadviseHugePage)) && first + kHugePageBytes <= vma.end;
 }
 
-function compileFills(ctx: CompileContext, planned: PlannedTask, mm: mm_entry): void {
+/** What one fill may reach: a mapping as it is while memory is filled. */
+interface Target {
+  readonly start: bigint;
+  readonly end: bigint;
+  readonly vma: vma_entry;
+}
+
+function targetsOf(mm: mm_entry, stretches: ReadonlyMap<vma_entry, Stretch>): Target[] {
+  const targets: Target[] = [];
+  let stretched = 0n;
+  for (const vma of mm.vmas) {
+    if ((vma.status & (vmaStatus.VSYSCALL | vmaStatus.GUARD)) !== 0 || vma.start < stretched) continue;
+    const stretch = stretches.get(vma);
+    if (stretch !== undefined) stretched = stretch.end;
+    targets.push({ start: vma.start, end: stretch?.end ?? vma.end, vma });
+  }
+  return targets;
+}
+
+const isAnonymous = (vma: vma_entry): boolean =>
+  isOurs(vma) && (vma.status & vmaStatus.ANON_PRIVATE) !== 0 && (vma.flags & mapFlag.DROPPABLE) === 0;
+
+/**
+ * The ranges to register. One registration takes all mappings in it, whatever
+ * lies between them, and costs more than each of them: so one for neighbours,
+ * up to what must not be registered.
+ */
+class RangeList {
+  readonly #ctx: CompileContext;
+  readonly #targets: readonly Target[];
+  readonly #ranges: { address: bigint; lengthBytes: bigint }[];
+  readonly #takesUffd: (vma: vma_entry) => boolean;
+  /** Of the hole and what shared memory needs behind it: no mapping of the program lies there, but ours do. */
+  readonly #holeStart: bigint;
+  #last: number | undefined;
+
+  constructor(
+    ctx: CompileContext,
+    targets: readonly Target[],
+    ranges: { address: bigint; lengthBytes: bigint }[],
+    takesUffd: (vma: vma_entry) => boolean,
+  ) {
+    this.#ctx = ctx;
+    this.#takesUffd = takesUffd;
+    this.#targets = targets;
+    this.#ranges = ranges;
+    this.#holeStart = ctx.plan.hole.address;
+  }
+
+  /** In order. */
+  add(number: number): void {
+    if (this.#last === number) return;
+    const target = this.#targets[number];
+    const range = this.#ranges.at(-1);
+    if (target === undefined) return;
+    if (range !== undefined && this.#last !== undefined && this.#mayJoin(this.#last, number))
+      range.lengthBytes = target.end - range.address;
+    else this.#ranges.push({ address: target.start, lengthBytes: target.end - target.start });
+    this.#last = number;
+  }
+
+  #mayJoin(last: number, next: number): boolean {
+    if ((this.#targets[last]?.end ?? 0n) <= this.#holeStart && this.#holeStart < (this.#targets[next]?.start ?? 0n))
+      return false;
+    // What is registered but not filled would be missing to the program that a lazy restore has released.
+    if (this.#ctx.options.lazyPages === true) return next === last + 1;
+    for (let between = last + 1; between < next; between += 1)
+      if (!this.#takesUffd((this.#targets[between] as Target).vma)) return false;
+    return true;
+  }
+}
+
+function compileFills(
+  ctx: CompileContext,
+  planned: PlannedTask,
+  mm: mm_entry,
+  stretches: ReadonlyMap<vma_entry, Stretch>,
+): void {
   const { image, builder } = planned;
   const pages = pageRuns(ctx, image);
   if (pages === undefined || pages.runs.length === 0) return;
   const from = `pagemap[${image.pid}]`;
-  const targets = mm.vmas.filter((vma) => (vma.status & (vmaStatus.VSYSCALL | vmaStatus.GUARD)) === 0);
+  const targets = targetsOf(mm, stretches);
+  const registered = (vma: vma_entry): boolean =>
+    ctx.options.lazyPages === true ? isLazy(ctx, vma) : ctx.options.kernel.userfaultfd && !getsHugePages(ctx, mm, vma);
+  const takesUffd = (vma: vma_entry): boolean => isAnonymous(vma) && registered(vma);
+  const ranges = new RangeList(ctx, targets, builder.uffdRanges, takesUffd);
   let at = 0;
-  let last: vma_entry | undefined;
   for (const run of pages.runs) {
     let start = run.start;
     while (start < run.end) {
-      while (at < targets.length && (targets[at] as vma_entry).end <= start) at += 1;
-      const vma = targets[at];
-      if (vma === undefined || vma.start > start) {
+      while (at < targets.length && (targets[at] as Target).end <= start) at += 1;
+      const target = targets[at];
+      if (target === undefined || target.start > start) {
         ctx.object('IMAGE_CORRUPT', `there are pages at 0x${start.toString(16)} of pid ${image.pid}, but no mapping`, {
           image: `pagemap-${image.pid}.img`,
         });
         return;
       }
-      const end = vma.end < run.end ? vma.end : run.end;
-      if (isOurs(vma)) {
-        const anonymous = (vma.status & vmaStatus.ANON_PRIVATE) !== 0 && (vma.flags & mapFlag.DROPPABLE) === 0;
-        if (
-          (vma.status & (vmaStatus.FILE_SHARED | vmaStatus.ANON_SHARED)) === 0 &&
-          (vma.flags & mapFlag.DROPPABLE) === 0
-        ) {
-          const registered =
-            ctx.options.lazyPages === true
-              ? isLazy(ctx, vma)
-              : ctx.options.kernel.userfaultfd && !getsHugePages(ctx, mm, vma);
-          const method = anonymous && registered ? kMethodUffd : kMethodMem;
-          builder.fills.push({
-            method,
-            address: start,
-            pageCount: (end - start) / kPageBytes,
-            pageFile: ctx.plan.pageFile(run.file),
-            fileOffsetBytes: run.offset + (start - run.start),
-          });
-          if (method === kMethodUffd && vma !== last)
-            builder.uffdRanges.push({ address: vma.start, lengthBytes: vma.end - vma.start });
-          if (method === kMethodUffd) last = vma;
-        }
+      const { vma } = target;
+      const end = target.end < run.end ? target.end : run.end;
+      if (
+        isOurs(vma) &&
+        (vma.status & (vmaStatus.FILE_SHARED | vmaStatus.ANON_SHARED)) === 0 &&
+        (vma.flags & mapFlag.DROPPABLE) === 0
+      ) {
+        const method = takesUffd(vma) ? kMethodUffd : kMethodMem;
+        builder.fills.push({
+          method,
+          address: start,
+          pageCount: (end - start) / kPageBytes,
+          pageFile: ctx.plan.pageFile(run.file),
+          fileOffsetBytes: run.offset + (start - run.start),
+        });
+        if (method === kMethodUffd) ranges.add(at);
       }
       start = end;
     }
