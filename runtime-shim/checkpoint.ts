@@ -16,7 +16,7 @@ import { CoreSession, LogFile, timingLine } from './core-session.js';
 import { archiveContainer, type ContainerArchive } from './container-archive.js';
 import { awaitLazyPages } from './lazy-pages.js';
 import { ImageOutput } from './image-output.js';
-import { newTrackingToken, openParent, trackingFile } from './incremental.js';
+import { comparisonRemark, newTrackingToken, openParent, trackingFile } from './incremental.js';
 import { PhaseClock } from './phase-clock.js';
 import { timingsFile } from './timings-file.js';
 import type { StasisError } from './errors/index.js';
@@ -106,6 +106,7 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
     goal: tree.goal,
     log,
     imagesFd: output.fd,
+    ...(parent === undefined ? {} : { externals: [parent.images.fd] }),
     ...(request.signal ? { signal: request.signal } : {}),
     onProgress: request.onProgress,
   });
@@ -125,6 +126,8 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
       pageCompressionLevel: request.pageCompression?.level ?? 0,
       trackingToken,
       parentToken: parent?.token ?? '',
+      parentFiles: [...(parent?.pages.files ?? [])],
+      parentTasks: [...(parent?.pages.tasks ?? [])],
     },
   });
   const capture: Capture = await core.receive('captured');
@@ -138,6 +141,8 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
 
   clock.enter('wait for pages');
   const pageMap = await core.receive('pagesWritten');
+  const compared = parent === undefined ? undefined : comparisonRemark(pageMap, parent);
+  if (compared !== undefined) log.write([compared]);
   const thawed = request.leaveRunning ? await core.receive('thawed') : undefined;
   for (const file of encodePageMaps(capture, pageMap, parent?.images)) output.write(file);
   const stats = encodeStats({ dump: dumpTimings(pageMap, (thawed ?? pageMap).timings) });
@@ -160,7 +165,7 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
     degradations: preDump ? [] : [...encoded.degradations, ...(tree.output?.degradations ?? [])],
     remarks: [
       ...capture.remarks,
-      ...(parent?.token === '' ? [kNoNoteKept] : []),
+      ...(compared === undefined ? [] : [compared]),
       ...preDumpRemarks(preDump ? encoded.objections : []),
     ],
     pages: {
@@ -170,10 +175,6 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
     timings,
   };
 }
-
-/** As the core says it where there was a keeper once. */
-const kNoNoteKept =
-  'all memory was written: nobody has kept note of what changed since the parent checkpoint (it is no pre-dump)';
 
 /** A pre-dump carries memory only, whatever else there is; that the checkpoint would fail is better known now. */
 const preDumpRemarks = (objections: readonly StasisError[]): string[] =>

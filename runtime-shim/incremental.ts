@@ -1,8 +1,11 @@
 // Incremental checkpoints: which earlier one pages are left to, and under which
-// token the core's keeper notes what changes (capture/memory_tracking.h).
+// token the core's keeper notes what changes (capture/memory_tracking.h), or what
+// to compare memory with for want of a keeper (capture/parent_pages.h).
 import { randomBytes } from 'node:crypto';
 import { isAbsolute, join, relative } from 'node:path';
 import { FormatError, JsonReader, parseJson } from '../oci-spec/json.js';
+import type { PageMap } from '../nativecore/index.js';
+import { ImageSetReader, parentPages, type ParentPages } from './engine/index.js';
 import type { OutputFile, ParentLink } from './image-output.js';
 import { ImageInput } from './image-input.js';
 import { StasisError } from './errors/index.js';
@@ -14,6 +17,8 @@ export interface ParentCheckpoint extends ParentLink, Disposable {
   readonly images: ImageInput;
   /** "": nobody has kept note of changes since. */
   readonly token: string;
+  /** Everything that it holds: whether its keeper lives is known to the core alone. */
+  readonly pages: ParentPages;
 }
 
 /** `parentPath`: absolute, or relative to the new images as CRIU and runc have it. */
@@ -30,13 +35,19 @@ export function openParent(imagePath: string, parentPath: string): ParentCheckpo
     });
   }
   const images = new ImageInput(directory);
-  return {
-    link,
-    digest: images.digest,
-    images,
-    token: readToken(images),
-    [Symbol.dispose]: () => images[Symbol.dispose](),
-  };
+  try {
+    return {
+      link,
+      digest: images.digest,
+      images,
+      token: readToken(images),
+      pages: parentPages(new ImageSetReader(images)),
+      [Symbol.dispose]: () => images[Symbol.dispose](),
+    };
+  } catch (error) {
+    images[Symbol.dispose]();
+    throw error;
+  }
 }
 
 function readToken(images: ImageInput): string {
@@ -65,4 +76,17 @@ export function newTrackingToken(): string {
 
 export function trackingFile(token: string): OutputFile {
   return { name: kTrackingName, bytes: Buffer.from(`${JSON.stringify({ version: kVersion, token })}\n`) };
+}
+
+/** Undefined: note was kept of what has changed since the parent, or a process is new. */
+export function comparisonRemark(pageMap: PageMap, parent: Pick<ParentCheckpoint, 'pages'>): string | undefined {
+  const { tasks, comparedPages } = pageMap;
+  const unnoted = tasks.filter(({ noted }) => !noted);
+  const equal = unnoted.flatMap(({ unchangedRuns }) => unchangedRuns).reduce((sum, run) => sum + run.pageCount, 0n);
+  const some = unnoted.length < tasks.length;
+  if (unnoted.length === 0 || (some && comparedPages === 0n)) return undefined;
+  const why = `no note was kept of what changed since the parent checkpoint${some ? `, in ${unnoted.length} of ${tasks.length} processes` : ''}`;
+  return comparedPages === 0n
+    ? `all memory was written: ${why}, and ${parent.pages.obstacle ?? 'there was nothing to compare with'}`
+    : `${why}: ${equal} of ${comparedPages} pages that were compared with the parent's are equal, and were left to it`;
 }

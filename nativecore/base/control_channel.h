@@ -14,6 +14,7 @@ namespace stasis {
 
 constexpr int kControlDescriptor = 3;
 constexpr int kImagesDescriptor = 4;
+constexpr int kParentDescriptor = 10;  // of the images that a capture may leave pages to
 
 // What TypeScript says; numbers are the fields of ToCore.
 enum class ToCoreKind : uint32_t { capture = 1, execute = 2, kill = 3, abort = 4, release = 5, prepare = 6, keep = 7 };

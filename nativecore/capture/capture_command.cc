@@ -129,7 +129,6 @@ class CaptureCommand {
                             MemoryTracking& tracking) {
     CaptureData& data = preparation.data;
     data.was_paused = request.found_paused;
-    data.remarks = tracking.remarks();
     return {tree,     request, data, Deadline::in_ms(request.deadline_ms), [this] { check_abort(); },
             tracking, nullptr, {},   std::move(preparation.kcmp_orders),   std::move(preparation.many_mappings)};
   }

@@ -20,6 +20,19 @@
 
 namespace stasis {
 
+// What the parent checkpoint holds of a task.
+struct ParentRun {
+  uint64_t address = 0;
+  uint64_t page_count = 0;
+  uint32_t file = 0;  // index in CaptureRequest.parent_files
+  uint64_t offset_bytes = 0;
+};
+
+struct ParentTask {
+  int32_t ns_pid = 0;
+  std::vector<ParentRun> runs;  // ascending, without overlaps
+};
+
 struct CaptureRequest {
   uint32_t version = 0;
   int32_t root_host_pid = 0;
@@ -39,6 +52,8 @@ struct CaptureRequest {
   std::string parent_token;      // "": there is no earlier capture to leave pages to
   std::string page_compression;  // "lz4", "zstd", "": none
   int32_t page_compression_level = 0;
+  std::vector<std::string> parent_files;  // relative to kParentDescriptor
+  std::vector<ParentTask> parent_tasks;
 };
 
 struct CapturedNamespaceId {
@@ -289,6 +304,7 @@ struct TaskPages {
   uint32_t pages_id = 0;
   std::vector<PageRun> runs;
   std::vector<PageRun> unchanged_runs;  // not written: they are as they were in the parent
+  bool noted = false;                   // by the note that was kept
 };
 
 struct SharedPages {
@@ -301,6 +317,7 @@ struct PageMapData {
   std::vector<TaskPages> tasks;
   uint64_t scanned_pages = 0;
   uint64_t skipped_zero_pages = 0;
+  uint64_t compared_pages = 0;  // with the parent's
 };
 
 }  // namespace stasis

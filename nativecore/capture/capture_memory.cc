@@ -3,13 +3,16 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <deque>
 
+#include "base/control_channel.h"
 #include "base/fault_point.h"
 #include "base/log_ring.h"
 #include "base/native_error.h"
 #include "base/parallel.h"
 #include "base/sys.h"
 #include "capture/capture_tasks.h"
+#include "capture/parent_pages.h"
 
 namespace stasis {
 namespace {
@@ -47,7 +50,7 @@ MemoryCapture::MemoryCapture(CaptureContext& context, PageFiles& files) : contex
   for (size_t i = 0; i < context.data.tasks.size(); ++i) {
     if (context.data.tasks[i].zombie) continue;
     parts_.emplace_back().task_index = i;
-    pages_.tasks.push_back({context.data.tasks[i].host_pid, pages_id++, {}, {}});
+    pages_.tasks.push_back({context.data.tasks[i].host_pid, pages_id++, {}, {}, false});
   }
 }
 
@@ -62,6 +65,7 @@ void MemoryCapture::leave_to_parent(size_t index) {
   TaskPages& pages = pages_.tasks[index];
   const std::vector<PageRun>* const changes = context_.tracking.changes_of(pages.host_pid);
   if (!changes) return;
+  pages.noted = true;
   SplitRuns split = split_runs(pages.runs, *changes);
   pages.runs = std::move(split.inside);
   pages.unchanged_runs = std::move(split.outside);
@@ -166,17 +170,36 @@ void MemoryCapture::write() {
   write_parts(rest, PageFiles::Hurry::no);
 }
 
+// Of the same pid, which may be another process than then: its pages are compared, not believed in.
+const ParentTask* MemoryCapture::parent_of(const CapturedTask& task) const {
+  const std::vector<int32_t> pids = status_numbers(task.status, "NSpid");
+  const int32_t ns_pid = pids.empty() ? task.host_pid : pids.back();
+  for (const ParentTask& known : context_.request.parent_tasks) {
+    if (known.ns_pid == ns_pid) return &known;
+  }
+  return nullptr;
+}
+
 void MemoryCapture::write_parts(const std::vector<size_t>& indices, PageFiles::Hurry hurry) {
   std::vector<PageFiles::Content> contents;
+  std::deque<ParentPages> parents;
   for (const size_t index : indices) {
     Part& part = parts_[index];
     if (!part.source) part.source = std::make_unique<LiveMemory>(proc_of(part));
     const TaskPages& pages = pages_.tasks[index];
     contents.push_back({pages.host_pid, pages.pages_id, pages.runs, part.source.get(), backed(task_of(part).vmas)});
+    const bool compare = !pages.noted && hurry == PageFiles::Hurry::no;
+    if (const ParentTask* known = compare ? parent_of(task_of(part)) : nullptr)
+      contents.back().parent = &parents.emplace_back(kParentDescriptor, context_.request.parent_files, known->runs);
     part.written = true;
   }
   pages_.skipped_zero_pages += files_.write(contents, hurry, context_.check_abort);
-  for (size_t i = 0; i < indices.size(); ++i) pages_.tasks[indices[i]].runs = std::move(contents[i].runs);
+  for (size_t i = 0; i < indices.size(); ++i) {
+    TaskPages& pages = pages_.tasks[indices[i]];
+    pages.runs = std::move(contents[i].runs);
+    if (!pages.noted) pages.unchanged_runs = std::move(contents[i].equal);
+    pages_.compared_pages += contents[i].compared_pages;
+  }
 }
 
 }  // namespace stasis

@@ -55,6 +55,7 @@ class MemoryCapture {
   void scan_part(size_t index);
   void count_scanned(const CapturedTask& task);
   void leave_to_parent(size_t index);
+  const ParentTask* parent_of(const CapturedTask& task) const;
   void save_not_forked(size_t index);
   void write_parts(const std::vector<size_t>& indices, PageFiles::Hurry hurry);
 

@@ -1,9 +1,11 @@
 #include "capture/encode_capture.h"
 
+#include <algorithm>
 #include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
 
 #include "base/native_error.h"
+#include "base/page.h"
 
 namespace stasis {
 namespace {
@@ -284,6 +286,55 @@ void put_ipc_namespace(Writer& message, uint32_t field, const CapturedIpcNamespa
   }
 }
 
+// More are no honest chain's, and compared with none (runtime-shim sends none then).
+constexpr size_t kMaximalParentRuns = 1 << 20;
+constexpr size_t kMaximalParentFiles = 1 << 16;
+constexpr uint64_t kAddressEnd = uint64_t{1} << 56;  // with five levels of page tables
+
+ParentTask decode_parent_task(protozero::pbf_reader message) {
+  ParentTask task;
+  while (message.next()) {
+    if (message.tag() == 1) {
+      task.ns_pid = message.get_int32();
+    } else if (message.tag() == 2) {
+      protozero::pbf_reader entry = message.get_message();
+      ParentRun& run = task.runs.emplace_back();
+      while (entry.next()) {
+        switch (entry.tag()) {
+          case 1: run.address = entry.get_uint64(); break;
+          case 2: run.page_count = entry.get_uint64(); break;
+          case 3: run.file = entry.get_uint32(); break;
+          case 4: run.offset_bytes = entry.get_uint64(); break;
+          default: entry.skip();
+        }
+      }
+    } else {
+      message.skip();
+    }
+  }
+  return task;
+}
+
+bool is_page_file_name(const std::string& name) {
+  return !name.empty() && name[0] != '/' && ("/" + name + "/").find("/../") == std::string::npos;
+}
+
+void validate_parent(const CaptureRequest& request) {
+  size_t runs = 0;
+  bool good = request.parent_files.size() <= kMaximalParentFiles &&
+              std::all_of(request.parent_files.begin(), request.parent_files.end(), is_page_file_name);
+  for (const ParentTask& task : request.parent_tasks) {
+    uint64_t end = 0;
+    for (const ParentRun& run : task.runs) {
+      good = good && ++runs <= kMaximalParentRuns && run.file < request.parent_files.size() &&
+             run.address % kPageBytes == 0 && run.address >= end && run.address < kAddressEnd && run.page_count > 0 &&
+             run.page_count <= (kAddressEnd - run.address) / kPageBytes && run.offset_bytes < kAddressEnd;
+      end = run.address + run.page_count * kPageBytes;
+    }
+  }
+  if (!good) throw NativeError("bad_request", "CaptureRequest with a parent that is none");
+}
+
 }  // namespace
 
 CaptureRequest decode_capture_request(std::string_view encoded) {
@@ -317,6 +368,8 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
         case 16: request.parent_token = message.get_string(); break;
         case 17: request.page_compression = message.get_string(); break;
         case 18: request.page_compression_level = message.get_int32(); break;
+        case 19: request.parent_files.push_back(message.get_string()); break;
+        case 20: request.parent_tasks.push_back(decode_parent_task(message.get_message())); break;
         default: message.skip();
       }
     }
@@ -329,6 +382,7 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
   if (request.root_host_pid <= 0 || request.deadline_ms == 0) {
     throw NativeError("bad_request", "CaptureRequest without root_host_pid or deadline_ms");
   }
+  validate_parent(request);
   return request;
 }
 
@@ -404,6 +458,7 @@ std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPa
     put(entry, 2, task.pages_id);
     put_runs(entry, 3, task.runs);
     put_runs(entry, 4, task.unchanged_runs);
+    put(entry, 5, uint64_t{task.noted});
   }
   for (const SharedPages& object : shared) {
     Writer entry(message, 10);
@@ -414,6 +469,7 @@ std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPa
   put_timings(message, 2, timings);
   put(message, 3, pages.scanned_pages);
   put(message, 4, pages.skipped_zero_pages);
+  put(message, 5, pages.compared_pages);
   return encoded;
 }
 

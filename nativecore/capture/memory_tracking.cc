@@ -73,8 +73,6 @@ void remark_on(CaptureContext& context, pid_t host_pid, int error) {
 MemoryTracking::MemoryTracking(const CaptureRequest& request) : request_(request) {
   if (request.tracking_token.empty() && request.parent_token.empty()) return;
   find_keeper();
-  if (!request.parent_token.empty() && tasks_.empty())
-    remarks_.push_back("all memory was written: nobody has kept note of what changed since the parent checkpoint");
 }
 
 MemoryTracking::~MemoryTracking() = default;
@@ -268,8 +266,7 @@ bool MemoryTracking::start_keeper() {
   // Until it has its name, nobody could find it.
   char ready = 0;
   if (!wait_readable(keep_.borrow(), Deadline::in_ms(kEndPatienceMs)) || ::recv(keep_.borrow(), &ready, 1, 0) != 1) {
-    remarks_.push_back(
-        "changes of memory are not noted for the next checkpoint: the process that keeps note did not start");
+    log_line("changes of memory are not noted for the next checkpoint: the process that keeps note did not start");
     keep_.reset();
     return false;
   }

@@ -13,7 +13,7 @@
 //
 // Undo: without keep() the new keeper ends when we do, and the kernel forgets.
 // If we die here: the same. If the keeper dies: the next capture finds none, and
-// writes all memory.
+// compares memory with what the parent holds (parent_pages.h).
 #pragma once
 
 #include <map>
@@ -49,7 +49,6 @@ class MemoryTracking {
 
   // Null: nothing is known, everything counts as changed.
   const std::vector<PageRun>* changes_of(pid_t host_pid) const;
-  const std::vector<std::string>& remarks() const { return remarks_; }
 
   // --- when the tree runs again
 
@@ -76,7 +75,6 @@ class MemoryTracking {
   UniqueFd old_keeper_;  // pidfd
   UniqueFd keep_;        // our end of the new keeper's orders
   bool protected_ = false;
-  std::vector<std::string> remarks_;
 };
 
 // `stasis-core keep ROOT_HOST_PID ROOT_START_TICKS TOKEN COUNT`, with descriptors in place.

@@ -18,6 +18,8 @@
 #include "base/native_error.h"
 #include "base/parallel.h"
 #include "base/sys.h"
+#include "capture/left_out_pages.h"
+#include "capture/parent_pages.h"
 #include "capture/zero_pages.h"
 
 namespace stasis {
@@ -175,7 +177,8 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
   struct Job {
     size_t content;
     PagePiece piece;
-    std::vector<PageRun> written;
+    std::vector<PageRun> written, equal;
+    uint64_t compared_pages = 0;
     FrameSize frame;
   };
   struct File {
@@ -195,7 +198,8 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
     files.back()->descriptor = sys::openat(images_directory_, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
     names_.emplace_back(name);
     const uint64_t piece_bytes = codec == PageCodec::none ? kPieceBytes : kFrameBytes;
-    for (PagePiece& piece : cut_into_pieces(content.runs, piece_bytes)) jobs.push_back({i, std::move(piece), {}, {}});
+    for (PagePiece& piece : cut_into_pieces(content.runs, piece_bytes))
+      jobs.push_back({i, std::move(piece), {}, {}, 0, {}});
     total_bytes += run_pages(content.runs) * kPageBytes;
   }
   progress_.expect(total_bytes);
@@ -215,7 +219,16 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
         progress_.tell();
       }
       const unsigned char* bytes = content.source->read(job.piece, buffer.data());
-      uint64_t length = leave_out_zeroes(job.piece, content.backed, shortest_gap, bytes, buffer.data(), job.written);
+      PagePiece changed;
+      if (content.parent && hurry == Hurry::no) {
+        std::vector<PageRun> kept;
+        changed.length_bytes = leave_out_equal(job.piece, *content.parent, shortest_gap, bytes, buffer.data(), kept,
+                                               job.equal, job.compared_pages);
+        for (const PageRun& run : kept)
+          changed.windows.push_back({reinterpret_cast<void*>(run.address), run.page_count * kPageBytes});
+      }
+      uint64_t length = leave_out_zeroes(job.compared_pages > 0 ? changed : job.piece, content.backed, shortest_gap,
+                                         bytes, buffer.data(), job.written);
       if (codec != PageCodec::none && length > 0) {
         const std::string_view frame = compressor_of_thread(codec, level_).compress(bytes, length);
         job.frame = {static_cast<uint32_t>(frame.size()), static_cast<uint32_t>(length)};
@@ -237,8 +250,11 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
     content.runs.clear();
   }
   for (const Job& job : jobs) {
-    left_out -= run_pages(job.written);
-    for (const PageRun& run : job.written) append_run(contents[job.content].runs, run);
+    Content& content = contents[job.content];
+    left_out -= run_pages(job.written) + run_pages(job.equal);
+    for (const PageRun& run : job.written) append_run(content.runs, run);
+    for (const PageRun& run : job.equal) append_run(content.equal, run);
+    content.compared_pages += job.compared_pages;
     if (job.frame.content_bytes > 0) files[job.content]->frames.push_back(job.frame);
   }
   if (codec != PageCodec::none) {

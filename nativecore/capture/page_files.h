@@ -85,6 +85,8 @@ class TwinMemory : public PageSource {
   const CopiedMemory* not_forked_;
 };
 
+class ParentPages;
+
 // The page files of one capture: removed at the end of the scope unless kept.
 class PageFiles {
  public:
@@ -97,6 +99,10 @@ class PageFiles {
     // Ranges in which an absent page would not read as zeroes, but as what a file
     // holds: pages of zeroes are written there. Ascending.
     std::vector<PageRun> backed;
+    // Compared with, if there is no hurry; null: there is none, or note was kept of what changed.
+    const ParentPages* parent = nullptr;
+    std::vector<PageRun> equal = {};  // what was left to it
+    uint64_t compared_pages = 0;
   };
 
   PageFiles(int images_directory, Progress& progress, PageCodec codec = PageCodec::none, int level = 0)
@@ -111,7 +117,7 @@ class PageFiles {
   // `check_abort` is called by the calling thread now and then, and may throw.
   // Gives the number of pages that were left out because they are zeroes.
   // Preconditions: no file of these names exists that matters.
-  // Postconditions: `runs` of each is what lies in its file.
+  // Postconditions: `runs` of each is what lies in its file, `equal` what was left to the parent.
   uint64_t write(std::vector<Content>& contents, Hurry hurry, const std::function<void()>& check_abort);
   // The other side has been told of them and owns them now.
   void keep() { names_.clear(); }

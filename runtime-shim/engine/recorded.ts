@@ -69,8 +69,9 @@ export function somePages(capture: Capture): PageMap {
           return found === null ? [] : [{ address: BigInt(`0x${found[1]}`), pageCount: 1n }];
         }),
       unchangedRuns: [],
+      noted: false,
     }));
-  return { tasks, timings: [], scannedPages: 0n, skippedZeroPages: 0n, shared: [] };
+  return { tasks, timings: [], scannedPages: 0n, skippedZeroPages: 0n, comparedPages: 0n, shared: [] };
 }
 
 /** An image set in memory, page files included (all zeroes). */

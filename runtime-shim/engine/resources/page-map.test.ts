@@ -3,8 +3,8 @@ import { compileOptions, encodeOptions, MemoryImages, readCapture, somePages } f
 import { compilePlan } from '../compile.js';
 import { decodeImages } from '../decode.js';
 import { encodePageMaps } from '../encode.js';
-import type { ImageSource } from '../image-set.js';
-import { intersectRuns } from './page-map.js';
+import { ImageSetReader, type ImageSource } from '../image-set.js';
+import { intersectRuns, parentPages } from './page-map.js';
 
 const kPage = 4096n;
 const run = (page: number, pageCount: number): { address: bigint; pageCount: bigint } => ({
@@ -67,6 +67,44 @@ describe('page maps', () => {
         whole.slice(2).map((fill) => fill.replace(' ', ' parent/')),
       );
       assert.deepEqual(split.slice(0, 2), whole.slice(0, 2));
+    });
+
+    it('are found again for a comparison, in whichever of both they lie', () => {
+      const parent = new MemoryImages(capture, all, encodeOptions);
+      const { runs } = all.tasks[0]!;
+      const known = (source: ImageSource): string[] => {
+        const { files, tasks, obstacle } = parentPages(new ImageSetReader(source));
+        assert.equal(obstacle, undefined);
+        return tasks[0]!.runs.flatMap(({ address, pageCount, file, offsetBytes }) =>
+          Array.from({ length: Number(pageCount) }, (_, page) => {
+            const from = BigInt(page) * kPage;
+            return `0x${(address + from).toString(16)} ${files[file]}+${offsetBytes + from}`;
+          }),
+        );
+      };
+      const whole = runs.map(({ address }, index) => `0x${address.toString(16)} pages-1.img+${index * Number(kPage)}`);
+      assert.deepEqual(known(parent), whole);
+      const split: ImageSource = Object.assign(Object.create(child(parent)) as ImageSource, {
+        list: () => parent.list().filter((name) => name.startsWith('pagemap-')),
+        read: (name: string) => child(parent).read(name),
+        sizeBytes: (name: string) => child(parent).sizeBytes(name),
+        parent: () => parent,
+      });
+      assert.deepEqual(known(split), [
+        ...whole.slice(0, 2),
+        ...whole.slice(2).map((page) => page.replace(' ', ' parent/')),
+      ]);
+    });
+
+    it('are not compared with what the parent has not, and it is said why', () => {
+      const parent = new MemoryImages(capture, all, encodeOptions);
+      const without: ImageSource = Object.assign(Object.create(parent) as ImageSource, {
+        list: () => parent.list(),
+        read: (name: string) => parent.read(name),
+        sizeBytes: (name: string) => (name === 'pages-1.img' ? undefined : parent.sizeBytes(name)),
+      });
+      const { files, tasks, obstacle } = parentPages(new ImageSetReader(without));
+      assert.deepEqual([files, tasks, obstacle], [[], [], '"pages-1.img" is missing']);
     });
 
     it('are refused when the parent is not there or lacks a page', () => {

@@ -1,6 +1,6 @@
 // pagemap images, of private and of shared memory alike: which pages there are,
 // and where in their page file.
-import type { PageRun as CapturedRun } from '../../../nativecore/schema/messages.js';
+import type { PageRun as CapturedRun, ParentRun, ParentTask } from '../../../nativecore/schema/messages.js';
 import type { pagemap_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext } from '../compile-context.js';
 import type { ImageSetReader, ImageSetWriter } from '../image-set.js';
@@ -73,6 +73,48 @@ export function knownPages(set: ImageSetReader, pid: number): CapturedRun[] {
   return runs;
 }
 
+export interface ParentPages {
+  /** Page files, relative to the parent's directory. */
+  readonly files: readonly string[];
+  readonly tasks: readonly ParentTask[];
+  /** Why there is nothing to compare with, though there may be pages. */
+  readonly obstacle?: string;
+}
+
+/** As the core has it (encode_capture.cc); more would cost more than writing all. */
+const kMaximalParentRuns = 1 << 20;
+
+/** Where the pages of all tasks lie that a set of images knows, in its own page files or by its parents. */
+export function parentPages(set: ImageSetReader): ParentPages {
+  const files = new Map<string, number>();
+  const tasks: ParentTask[] = [];
+  const none = (obstacle: string): ParentPages => ({ files: [], tasks: [], obstacle });
+  let count = 0;
+  for (const name of set.list()) {
+    const pid = /^pagemap-([1-9][0-9]{0,8})\.img$/.exec(name)?.[1];
+    if (pid === undefined) continue;
+    const obstacles: string[] = [];
+    const ctx: PageMapContext = { images: { set }, object: (_code, message) => obstacles.push(message) };
+    const map = readPageMap(ctx, 'pagemap', Number(pid));
+    if (map === undefined || map === 'absent') return none(obstacles[0] ?? `"${name}" cannot be read`);
+    const runs: ParentRun[] = [];
+    for (const { start, end, file, offset } of map.runs) {
+      const pageCount = (end - start) / kPageBytes;
+      const number = files.get(file) ?? files.size;
+      files.set(file, number);
+      const last = runs.at(-1);
+      const length = last === undefined ? 0n : last.pageCount * kPageBytes;
+      if (last?.file === number && last.address + length === start && last.offsetBytes + length === offset)
+        last.pageCount += pageCount;
+      else runs.push({ address: start, pageCount, file: number, offsetBytes: offset });
+    }
+    count += runs.length;
+    if (count > kMaximalParentRuns) return none(`its memory lies in more than ${kMaximalParentRuns} pieces`);
+    if (runs.length > 0) tasks.push({ nsPid: Number(pid), runs });
+  }
+  return { files: [...files.keys()], tasks };
+}
+
 const pageCountOf = (entry: pagemap_entry): bigint => entry.nr_pages ?? BigInt(entry.compat_nr_pages);
 
 // ---- images to plan
@@ -93,9 +135,14 @@ export interface PageMap {
 /** A chain of incremental checkpoints; more are no honest one's. */
 const kMaximalParents = 256;
 
+/** Of a CompileContext, what is needed here. */
+interface PageMapContext extends Pick<CompileContext, 'object'> {
+  readonly images: { readonly set: ImageSetReader };
+}
+
 /** "absent": there is no such image. Undefined after objecting. */
 export function readPageMap(
-  ctx: CompileContext,
+  ctx: PageMapContext,
   kind: PageMapKind,
   id: number | bigint,
 ): PageMap | 'absent' | undefined {
@@ -103,12 +150,12 @@ export function readPageMap(
 }
 
 class PageMapReader {
-  readonly #ctx: CompileContext;
+  readonly #ctx: PageMapContext;
   readonly #kind: PageMapKind;
   readonly #id: number | bigint;
   readonly #image: string;
 
-  constructor(ctx: CompileContext, kind: PageMapKind, id: number | bigint) {
+  constructor(ctx: PageMapContext, kind: PageMapKind, id: number | bigint) {
     this.#ctx = ctx;
     this.#kind = kind;
     this.#id = id;
