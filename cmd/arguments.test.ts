@@ -64,6 +64,10 @@ describe('arguments of the runtime verbs', () => {
     for (const name of ['--lazy-pages', '--page-server a:1', '--auto-dedup']) {
       assert.throws(() => refuse(`checkpoint ${name} ID`), new RegExp(`cannot use ${name.split(' ')[0]}: `));
     }
+    assert.throws(
+      () => refuse('checkpoint --auto-dedup ID'),
+      /matches the digests .* begin anew without --parent-path/,
+    );
     assert.throws(() => refuse('checkpoint --empty-ns pid ID'), /namespace "pid" is not supported/);
     assert.throws(
       () => refuse('checkpoint --manage-cgroups-mode full ID'),

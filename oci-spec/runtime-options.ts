@@ -31,7 +31,8 @@ export const globalOptions: readonly RuntimeOption[] = [
   { name: 'cgroup-manager', type: 'string', describe: "accepted for crun's sake" },
 ];
 
-const dedup = 'removing pages from parent images is not built yet; they stay whole, and digests stay right';
+const dedup =
+  'a parent without its pages no longer matches the digests by which it is trusted, and a kill in between would leave nothing that can be restored; to save room use --compress, or begin anew without --parent-path and remove the older checkpoints';
 const remotePages = 'serving pages over a network is not built yet; write the images to a shared directory';
 const lazyCheckpoint =
   'serving pages from the checkpointed container is not built yet; checkpoint without it, and restore with --lazy-pages';

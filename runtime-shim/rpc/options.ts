@@ -50,7 +50,11 @@ function clientDirectory(clientHostPid: number, fd: number, what: string): strin
 /** What neither dump nor restore can do; false and empty values ask for nothing. */
 export function refuseUnbuiltOptions(options: RpcOptions): void {
   const asked: readonly (readonly [name: string, given: boolean, why: string])[] = [
-    ['auto_dedup', options.auto_dedup === true, 'removing pages from parent images is not built yet'],
+    [
+      'auto_dedup',
+      options.auto_dedup === true,
+      'a parent without its pages no longer matches the digests by which it is trusted; to save room make a checkpoint without a parent and remove the older ones',
+    ],
     ['lazy_pages', options.lazy_pages === true, 'lazy restore is not built yet'],
     ['ps', options.ps !== undefined, 'serving pages over a network is not built yet'],
     ['leave_stopped', options.leave_stopped === true, 'leaving a tree stopped is not built yet'],
