@@ -66,7 +66,8 @@ export class ImageInput {
     if (!target.startsWith(place === '/' ? '/' : `${place}/`)) throw refuse(`lies outside of ${place}`);
     if (this.#depth >= kMaximalParents) throw refuse(`is the ${kMaximalParents + 1}th in a row`);
     const parent = new ImageInput(target, this.#depth + 1);
-    if (this.#manifest !== undefined && this.#manifest.parentDigest !== parent.digest) {
+    // A parent of CRIU's has no manifest, and so no digest.
+    if (this.#manifest !== undefined && (this.#manifest.parentDigest ?? '') !== parent.digest) {
       parent[Symbol.dispose]();
       throw refuse('is not the one that it was made with');
     }

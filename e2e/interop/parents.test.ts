@@ -1,0 +1,46 @@
+// A checkpoint leaves pages to one that CRIU has made.
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { requires } from '../support/lanes.js';
+import { peers } from '../support/peers.js';
+import { useTestBed } from '../support/test-bed.js';
+
+describe('a parent that CRIU has made', () => {
+  const bed = useTestBed();
+
+  it('is compared with, and restored together with its child', async function () {
+    requires(this, 'peers');
+    const container = await bed.start({
+      args: ['/targets/mostly_still'],
+      targets: ['mostly_still'],
+      streams: 'pipe',
+      adjust: (spec) => {
+        delete spec.process.rlimits;
+      },
+    });
+    await container.waitForOutput(/READY|FAIL.*/);
+    const parent = container.imagesDirectory('one');
+    const child = container.imagesDirectory('two');
+    mkdirSync(`${parent}.work`, { recursive: true });
+    mkdirSync(`${child}.work`, { recursive: true });
+    const { exitCode, stderr } = await container.runc(container.checkpointArgs(parent, ['--leave-running']), {
+      env: { PATH: `${dirname(peers.criu)}:/usr/sbin:/usr/bin:/sbin:/bin` },
+    });
+    assert.equal(exitCode, 0, stderr);
+    assert.ok(!existsSync(join(parent, 'stasis-manifest.json')));
+    const { stdout } = await container.must(container.checkpointArgs(child, ['--parent-path', '../one', '--json']));
+    const { pages, remarks } = JSON.parse(stdout) as {
+      pages: { written: number; leftToParent: number };
+      remarks: string[];
+    };
+    const still = (2 * (48 << 20)) / 4096;
+    assert.ok(pages.written < 3000 && pages.leftToParent > still - 3000, JSON.stringify(pages));
+    assert.match(remarks.join('\n'), /pages that were compared with the parent's are equal/);
+    await container.restore('two');
+    writeFileSync(join(container.rootfs, 'check'), '');
+    const said = await container.waitForOutput(/^(OK|FAIL.*)$/ms, 30_000);
+    rmSync(join(container.rootfs, 'check'));
+    assert.equal(said[0], 'OK');
+  });
+});
