@@ -27,7 +27,7 @@ export const mayImport: LayerTable = {
     'runtime-shim/errors',
     'runtime-shim/engine',
   ],
-  'runtime-shim/archive': ['oci-spec', 'runtime-shim/errors'],
+  'runtime-shim/archive': ['oci-spec', 'nativecore', 'runtime-shim/errors'],
   // The two sequences, and what they share.
   'runtime-shim': ['oci-spec', 'oci-spec/protobuf-codec.ts', 'nativecore', 'nativecore/schema', ...shimParts],
   cmd: ['oci-spec', 'runtime-shim', ...shimParts],

@@ -49,6 +49,8 @@ export interface NativeBinding {
   connectUnix(path: string): number;
   /** Gives the disk back what has been read; false if the file system cannot. */
   punchHole(ownFd: number, offset: number, lengthBytes: number): boolean;
+  /** Adds the hashes of the blocks of a page digest, from block `number` on, to a sum of 16 bytes. */
+  addBlocks(sum: Buffer, number: number, bytes: Buffer): void;
   /** An extended attribute, links not followed; undefined if there is none. */
   getAttribute(path: string, name: string): Buffer | undefined;
   listAttributes(path: string): string[];
@@ -76,6 +78,7 @@ export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'peerPid',
   'connectUnix',
   'punchHole',
+  'addBlocks',
   'getAttribute',
   'listAttributes',
   'setAttribute',

@@ -7,11 +7,11 @@
 //                   the target runs on, because it is ended only after commit
 import { closeSync, existsSync, openSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { nativeBinding } from '../nativecore/index.js';
+import { nativeBinding, type PageFile } from '../nativecore/index.js';
 import { member } from '../oci-spec/checkpoint-archive.js';
 import { ArchiveFile, kStandardOutput } from './archive/archive-file.js';
 import { type Compression } from './archive/compression.js';
-import { formatManifest, kManifestName, manifestEntry, type ManifestEntry } from './archive/manifest.js';
+import { formatManifest, kManifestName, manifestEntry, pageFileEntry, type ManifestEntry } from './archive/manifest.js';
 import { PrivateDirectory } from './archive/private-directory.js';
 import { TarWriter, type AfterPiece } from './archive/tar-writer.js';
 import { fileError, StasisError } from './errors/index.js';
@@ -85,6 +85,10 @@ export class ArchiveOutput implements CheckpointOutput {
     this.#queue.catch((error: unknown) => (this.#failure ??= error));
   }
 
+  addPageFiles(files: readonly PageFile[]): void {
+    for (const file of files) this.#images.set(file.name, pageFileEntry(file));
+  }
+
   /** Postcondition: the archive is complete under its name and on the disk, or nothing of it is there. */
   async commit(inventory: OutputFile, besides: readonly OutputFile[]): Promise<void> {
     try {
@@ -92,9 +96,8 @@ export class ArchiveOutput implements CheckpointOutput {
       // The log grows on: what it has by now.
       const log = join(this.staging, 'dump.log');
       const logText = existsSync(log) ? readFileSync(log) : undefined;
-      const staged = readdirSync(this.staging).filter((name) => name !== 'dump.log' && !this.#images.has(name));
+      const staged = readdirSync(this.staging).filter((name) => name !== 'dump.log');
       for (const name of staged) await this.#addStaged(`${member.images}/${name}`, name, staged);
-      for (const name of staged) this.#images.set(name, this.#tar.entries.get(`${member.images}/${name}`)!);
       this.#images.set(inventory.name, manifestEntry(inventory.bytes));
       await this.#addBytes(`${member.images}/${kManifestName}`, formatManifest({ files: this.#images }));
       for (const file of [...this.#extras.files, ...besides]) await this.#addBytes(file.name, file.bytes);

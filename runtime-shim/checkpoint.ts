@@ -96,10 +96,7 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
     preDump || (request.leaveRunning && (parent !== undefined || request.trackMemory === true))
       ? newTrackingToken()
       : '';
-  using own =
-    tree.output === undefined
-      ? new ImageOutput(request.imagePath, request.sync, request.onProgress, parent)
-      : undefined;
+  using own = tree.output === undefined ? new ImageOutput(request.imagePath, request.sync, parent) : undefined;
   const output = own ?? tree.output!;
   await using core = new CoreSession({
     subcommand: 'capture',
@@ -144,6 +141,7 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   const compared = parent === undefined ? undefined : comparisonRemark(pageMap, parent);
   if (compared !== undefined) log.write([compared]);
   const thawed = request.leaveRunning ? await core.receive('thawed') : undefined;
+  output.addPageFiles(pageMap.files);
   for (const file of encodePageMaps(capture, pageMap, parent?.images)) output.write(file);
   const stats = encodeStats({ dump: dumpTimings(pageMap, (thawed ?? pageMap).timings) });
   clock.enter('commit images');

@@ -12,7 +12,7 @@ export interface PlanExecution {
   readonly images: ImageInput;
   readonly log: LogFile;
   readonly deadlineMs: number;
-  /** Private memory is filled by a page process, which compares the digests of its files. */
+  /** Private memory is filled by a page process. */
   readonly lazyPages?: boolean;
   /** What the core is told besides the plan: cgroups, id maps, what to undo. */
   readonly orders?: PartialMessage<ExecuteRequest>;
@@ -53,11 +53,12 @@ export async function executePlan(
 ): Promise<{ readonly parked: Parked; readonly timings: readonly Timing[] }> {
   const { plan, images, log, deadlineMs, orders, publish, keep = false, clock } = execution;
   clock?.enter('execute');
-  const lazyFiles = execution.lazyPages === true ? lazyPageFiles(plan) : new Set<string>();
-  const lazy = execution.lazyPages === true ? lazyRequest(plan, images) : {};
-  core.send({ execute: { version: 1, plan, deadlineMs, ...lazy, ...orders } });
+  const lazyPages = execution.lazyPages === true;
+  const digests = (plan.pageFiles ?? []).map((name) => images.entryOf(name));
+  const pageFileDigests = digests.map((entry) => entry?.pageDigest ?? (lazyPages ? entry?.sha256 : undefined) ?? '');
+  core.send({ execute: { version: 1, plan, deadlineMs, lazyPages, pageFileDigests, ...orders } });
   // Meanwhile: altered images must not be released, but need not hold up the filling.
-  const imagesVerified = images.verifyRest(lazyFiles);
+  const imagesVerified = images.verifyRest(comparedByCore(plan, images, lazyPages));
   // Awaited below; if the core fails before, its failure is the one to tell.
   imagesVerified.catch(() => undefined);
   const parked = await core.receive('parked');
@@ -82,15 +83,14 @@ export async function executePlan(
 
 const kMethodUffd = 0;
 
-function lazyPageFiles(plan: PartialMessage<Plan>): ReadonlySet<string> {
-  const fills = (plan.tasks ?? []).flatMap((task) => task.fills ?? []);
-  return new Set(
-    fills
+/** Page files that have a page digest, and all that a page process reads. */
+function comparedByCore(plan: PartialMessage<Plan>, images: ImageInput, lazyPages: boolean): ReadonlySet<string> {
+  const names = plan.pageFiles ?? [];
+  const lazyFills = lazyPages ? (plan.tasks ?? []).flatMap((task) => task.fills ?? []) : [];
+  return new Set([
+    ...names.filter((name) => images.entryOf(name)?.pageDigest !== undefined),
+    ...lazyFills
       .filter(({ method }) => (method ?? 0) === kMethodUffd)
-      .map(({ pageFile }) => plan.pageFiles?.[pageFile ?? 0] ?? ''),
-  );
-}
-
-function lazyRequest(plan: PartialMessage<Plan>, images: ImageInput): PartialMessage<ExecuteRequest> {
-  return { lazyPages: true, pageFileDigests: (plan.pageFiles ?? []).map((name) => images.digestOf(name)) };
+      .map(({ pageFile }) => names[pageFile ?? 0] ?? ''),
+  ]);
 }

@@ -2,10 +2,18 @@
 // checked against the manifest where there is one.
 import { closeSync, constants, fstatSync, openSync, readSync, readdirSync, readlinkSync, realpathSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { kManifestName, manifestDigest, manifestEntry, parseManifest, type Manifest } from './archive/manifest.js';
+import { hashFile } from './archive/file-digest.js';
+import {
+  isSame,
+  kManifestName,
+  manifestDigest,
+  manifestEntry,
+  parseManifest,
+  type Manifest,
+  type ManifestEntry,
+} from './archive/manifest.js';
 import { kParentName } from './engine/index.js';
 import { StasisError, errnoCode, fileError } from './errors/index.js';
-import { hashFile } from './image-output.js';
 
 /** Larger than any image but page data, which the engine never reads whole. */
 const kMaxImageBytes = 1 << 30;
@@ -84,8 +92,10 @@ export class ImageInput {
     const bytes = this.#readWhole(name);
     if (bytes === undefined) return undefined;
     const expected = this.#manifest?.files.get(name);
-    if (expected !== undefined && manifestEntry(bytes).sha256 !== expected.sha256) throw altered(name);
-    this.#verified.add(name);
+    if (expected?.sha256 !== undefined) {
+      if (!isSame(manifestEntry(bytes), expected)) throw altered(name);
+      this.#verified.add(name);
+    }
     return bytes;
   }
 
@@ -113,20 +123,23 @@ export class ImageInput {
   /**
    * Hashes what read() has not: page files, and images that a restore has no use for, because a checkpoint that
    * was altered anywhere is not trusted. Run while the executor fills memory, awaited before release.
-   * `leftOut`: what a page process will compare when it has read it.
+   * `leftOut`: page files that the core compares, those of the parent as "parent/pages-1.img".
    */
   async verifyRest(leftOut: ReadonlySet<string> = new Set()): Promise<void> {
     for (const [name, expected] of this.#manifest?.files ?? []) {
       if (this.#verified.has(name) || leftOut.has(name)) continue;
-      const found = await hashFile(join(this.directory, name));
-      if (found.sha256 !== expected.sha256) throw altered(name);
+      if (!isSame(await hashFile(join(this.directory, name), expected), expected)) throw altered(name);
     }
-    await this.#parent?.verifyRest();
+    const prefix = `${kParentName}/`;
+    const ofParent = [...leftOut].filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length));
+    await this.#parent?.verifyRest(new Set(ofParent));
   }
 
-  /** sha256 of the file as it was written; "" if the images do not say. */
-  digestOf(name: string): string {
-    return this.#manifest?.files.get(name)?.sha256 ?? '';
+  /** Digests of a file as it was written, or of a parent's: "parent/pages-1.img"; undefined if the images do not say. */
+  entryOf(name: string): ManifestEntry | undefined {
+    const prefix = `${kParentName}/`;
+    if (name.startsWith(prefix)) return this.#parent?.entryOf(name.slice(prefix.length));
+    return this.#manifest?.files.get(name);
   }
 
   [Symbol.dispose](): void {
@@ -223,7 +236,7 @@ function incomplete(directory: string, what: string): StasisError {
 function altered(name: string): StasisError {
   return new StasisError({
     code: 'IMAGE_MISMATCH',
-    message: `cannot read the images: "${name}" is not the file that was written: its sha256 differs from the manifest's`,
+    message: `cannot read the images: "${name}" is not the file that was written: its digest differs from the manifest's`,
     subject: { image: name },
     hint: 'use another copy of the checkpoint',
   });

@@ -2,10 +2,8 @@
 // inside it and move to their place at commit, the inventory last: until then
 // an older checkpoint in the same place stays whole, and after a failure or a
 // kill nothing there can be taken for a new one.
-import { createHash } from 'node:crypto';
 import {
   closeSync,
-  createReadStream,
   mkdirSync,
   openSync,
   readdirSync,
@@ -17,13 +15,13 @@ import {
 } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { formatManifest, kManifestName, manifestEntry, type ManifestEntry } from './archive/manifest.js';
+import { formatManifest, kManifestName, manifestEntry, pageFileEntry, type ManifestEntry } from './archive/manifest.js';
 import { syncDirectory } from './archive/archive-file.js';
 import { privateName, removeAbandoned } from './archive/private-directory.js';
 import { makeDirectory } from './directories.js';
 import { kParentName } from './engine/index.js';
 import { fileError } from './errors/index.js';
-import type { OnProgress } from './phase-clock.js';
+import type { PageFile } from '../nativecore/index.js';
 
 export interface OutputFile {
   readonly name: string;
@@ -37,6 +35,8 @@ export interface CheckpointOutput extends Disposable {
   /** Directory that the core writes page files into. */
   readonly fd: number;
   write(file: OutputFile): void;
+  /** What the core has written; told before commit. */
+  addPageFiles(files: readonly PageFile[]): void;
   /** Postcondition: the checkpoint is complete and on the disk, or nothing of it is there. */
   commit(inventory: OutputFile, besides: readonly OutputFile[]): Promise<void>;
   sizeBytes(): number;
@@ -59,7 +59,6 @@ export class ImageOutput implements CheckpointOutput {
   readonly fd: number;
   readonly #staging: string;
   readonly #sync: boolean;
-  readonly #onProgress: OnProgress | undefined;
   readonly #entries = new Map<string, ManifestEntry>();
   /** Names that stand in the directory itself by now. */
   readonly #moved: string[] = [];
@@ -67,10 +66,9 @@ export class ImageOutput implements CheckpointOutput {
   #done = false;
 
   /** `sync`: whether commit waits for the disk. */
-  constructor(directory: string, sync: boolean, onProgress?: OnProgress, parent?: ParentLink) {
+  constructor(directory: string, sync: boolean, parent?: ParentLink) {
     this.#parent = parent;
     this.directory = directory;
-    this.#onProgress = onProgress;
     this.#sync = sync;
     // Before the pool starts: a checkpoint has some 30 small files to sync, and a journal commits once for all that wait
     // at the same time. Not where there is nothing to wait for: starting 32 threads takes 8 ms of processor time.
@@ -96,13 +94,14 @@ export class ImageOutput implements CheckpointOutput {
     this.#entries.set(file.name, manifestEntry(file.bytes));
   }
 
+  addPageFiles(files: readonly PageFile[]): void {
+    for (const file of files) this.#entries.set(file.name, pageFileEntry(file));
+  }
+
   /** Postcondition: the checkpoint is complete and on the disk, or nothing of it is there. */
   async commit(inventory: OutputFile): Promise<void> {
     try {
-      const written = readdirSync(this.#staging);
-      const unhashed = written.filter((name) => !this.#entries.has(name));
-      // Page files are the core's; everything else has been hashed while it was written. The disk writes meanwhile.
-      await Promise.all([this.#syncFiles(written), this.#hashAll(unhashed)]);
+      await this.#syncFiles([...this.#entries.keys()]);
       this.#entries.set(inventory.name, manifestEntry(inventory.bytes));
       const others = [...this.#entries.keys()].filter((name) => name !== inventory.name);
       const parentDigest = this.#parent?.digest ?? '';
@@ -141,18 +140,6 @@ export class ImageOutput implements CheckpointOutput {
   [Symbol.dispose](): void {
     closeSync(this.fd);
     rmSync(this.#staging, { recursive: true, force: true });
-  }
-
-  async #hashAll(names: readonly string[]): Promise<void> {
-    const totalBytes = names.reduce((sum, name) => sum + statSync(join(this.#staging, name)).size, 0);
-    let doneBytes = 0;
-    for (const name of names) {
-      const entry = await hashFile(join(this.#staging, name), (pieceBytes) => {
-        doneBytes += pieceBytes;
-        this.#onProgress?.({ phase: 'hash images', doneBytes, totalBytes });
-      });
-      this.#entries.set(name, entry);
-    }
   }
 
   #writeUnlisted(file: OutputFile): void {
@@ -195,15 +182,4 @@ export class ImageOutput implements CheckpointOutput {
     if (!this.#sync) return;
     syncDirectory(this.directory);
   }
-}
-
-export async function hashFile(path: string, onPiece?: (pieceBytes: number) => void): Promise<ManifestEntry> {
-  const hash = createHash('sha256');
-  let sizeBytes = 0;
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
-    hash.update(chunk as Buffer);
-    sizeBytes += (chunk as Buffer).length;
-    onPiece?.((chunk as Buffer).length);
-  }
-  return { sizeBytes, sha256: hash.digest('hex') };
 }

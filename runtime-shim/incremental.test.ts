@@ -12,7 +12,7 @@ describe('the remark on a comparison with the parent checkpoint', () => {
   });
   const remark = (comparedPages: bigint, tasks: PageMap['tasks'], obstacle?: string): string | undefined =>
     comparisonRemark(
-      { tasks, comparedPages, timings: [], scannedPages: 0n, skippedZeroPages: 0n, shared: [] },
+      { tasks, comparedPages, timings: [], scannedPages: 0n, skippedZeroPages: 0n, shared: [], files: [] },
       { pages: { files: [], tasks: [], ...(obstacle === undefined ? {} : { obstacle }) } },
     );
 

@@ -99,7 +99,7 @@ describe('a lazy restore', () => {
     },
     {
       what: 'the images are altered',
-      says: /page file "pages-1\.img" is not the file that was written: its sha256 differs/,
+      says: /page file "pages-1\.img" is not the file that was written: its digest differs/,
       harm: (container, pages) => {
         alter(container);
         process.kill(pages, 'SIGCONT');

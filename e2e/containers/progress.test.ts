@@ -34,7 +34,7 @@ describe('progress and timings', () => {
       .trim()
       .split('\n')
       .map((line) => JSON.parse(line) as Told);
-    const last = told.filter(({ phase }) => phase === 'hash images').at(-1);
+    const last = told.filter(({ phase }) => phase === 'write pages').at(-1);
     assert.ok(last !== undefined && last.doneBytes === last.totalBytes && last.totalBytes > 0, stderr);
     for (const { doneBytes, totalBytes, bytesPerSecond, secondsLeft } of told) {
       assert.ok(doneBytes <= totalBytes && bytesPerSecond >= 0 && (secondsLeft ?? 0) >= 0, stderr);

@@ -1,5 +1,5 @@
 // Descriptors and paths: advisory locks, claiming a name, opening a path inside a
-// foreign root, holes, extended attributes, nodes, window sizes.
+// foreign root, holes, digests of pages, extended attributes, nodes, window sizes.
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/file.h>
@@ -9,9 +9,11 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cstdio>
 #include <vector>
 
+#include "base/block_hash.h"
 #include "base/unique_fd.h"
 #include "binding/module.h"
 
@@ -57,6 +59,21 @@ Napi::Value punch_hole(const Napi::CallbackInfo& info) {
                            info[1].As<Napi::Number>().Int64Value(), info[2].As<Napi::Number>().Int64Value());
   if (result < 0 && errno != EOPNOTSUPP && errno != ENOSYS) throw_errno(info.Env(), "fallocate", errno);
   return Napi::Boolean::New(info.Env(), result == 0);
+}
+
+// addBlocks(sum, number, bytes): adds the hashes of the blocks of a page digest, from block `number` on. `sum` is a
+// Buffer of two 64-bit numbers, the lower one first.
+Napi::Value add_blocks(const Napi::CallbackInfo& info) {
+  auto sum_buffer = info[0].As<Napi::Buffer<unsigned char>>();
+  auto number = static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value());
+  auto bytes = info[2].As<Napi::Buffer<unsigned char>>();
+  BlockSum sum;
+  if (sum_buffer.Length() != sizeof sum) throw_errno(info.Env(), "addBlocks", EINVAL);
+  std::memcpy(&sum, sum_buffer.Data(), sizeof sum);
+  for (uint64_t at = 0; at < bytes.Length(); at += kBlockBytes)
+    sum.add(hash_of_block(number++, bytes.Data() + at, std::min<uint64_t>(kBlockBytes, bytes.Length() - at)));
+  std::memcpy(sum_buffer.Data(), &sum, sizeof sum);
+  return info.Env().Undefined();
 }
 
 // getAttribute(path, name) -> Buffer | undefined: an extended attribute of a file, links not followed.

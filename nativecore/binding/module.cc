@@ -26,6 +26,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("peerPid", Napi::Function::New(env, peer_pid, "peerPid"));
   exports.Set("connectUnix", Napi::Function::New(env, connect_unix, "connectUnix"));
   exports.Set("punchHole", Napi::Function::New(env, punch_hole, "punchHole"));
+  exports.Set("addBlocks", Napi::Function::New(env, add_blocks, "addBlocks"));
   exports.Set("getAttribute", Napi::Function::New(env, get_attribute, "getAttribute"));
   exports.Set("listAttributes", Napi::Function::New(env, list_attributes, "listAttributes"));
   exports.Set("setAttribute", Napi::Function::New(env, set_attribute, "setAttribute"));

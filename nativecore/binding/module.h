@@ -23,6 +23,7 @@ Napi::Value socket_pair(const Napi::CallbackInfo& info);
 Napi::Value peer_pid(const Napi::CallbackInfo& info);
 Napi::Value connect_unix(const Napi::CallbackInfo& info);
 Napi::Value punch_hole(const Napi::CallbackInfo& info);
+Napi::Value add_blocks(const Napi::CallbackInfo& info);
 Napi::Value get_attribute(const Napi::CallbackInfo& info);
 Napi::Value list_attributes(const Napi::CallbackInfo& info);
 Napi::Value set_attribute(const Napi::CallbackInfo& info);

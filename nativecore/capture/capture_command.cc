@@ -160,7 +160,8 @@ class CaptureCommand {
     shared.write();
     phases_.finish();
     fault_point("capture_complete");
-    channel_.send(FromCoreKind::pages_written, encode_page_map(memory.pages(), shared.pages(), phases_.phases()));
+    channel_.send(FromCoreKind::pages_written,
+                  encode_page_map(memory.pages(), shared.pages(), phases_.phases(), files.written()));
     return hold(tree, paused, files, frozen_from_ns);
   }
 
@@ -220,7 +221,8 @@ class CaptureCommand {
     end_twins(data, reaper);
     phases_.finish();
     const bool tracked = tracking.start_keeper();
-    channel_.send(FromCoreKind::pages_written, encode_page_map(memory.pages(), shared.pages(), phases_.phases()));
+    channel_.send(FromCoreKind::pages_written,
+                  encode_page_map(memory.pages(), shared.pages(), phases_.phases(), files.written()));
     channel_.send(FromCoreKind::thawed, encode_thawed(phases_.phases(), tracked));
     files.keep();
     if (tracked) keep_when_committed(tracking);

@@ -449,7 +449,7 @@ std::string encode_thawed(const std::vector<TimedPhase>& timings, bool tracked) 
 }
 
 std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPages>& shared,
-                            const std::vector<TimedPhase>& timings) {
+                            const std::vector<TimedPhase>& timings, const std::vector<WrittenPageFile>& files) {
   std::string encoded;
   Writer message(encoded);
   for (const TaskPages& task : pages.tasks) {
@@ -465,6 +465,12 @@ std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPa
     put(entry, 1, object.object);
     put(entry, 2, object.pages_id);
     put_runs(entry, 3, object.runs);
+  }
+  for (const WrittenPageFile& file : files) {
+    Writer entry(message, 11);
+    put(entry, 1, file.name);
+    put(entry, 2, file.size_bytes);
+    put(entry, 3, file.digest);
   }
   put_timings(message, 2, timings);
   put(message, 3, pages.scanned_pages);

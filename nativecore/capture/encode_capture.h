@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "capture/capture_data.h"
+#include "capture/page_files.h"
 
 namespace stasis {
 
@@ -15,6 +16,6 @@ std::string encode_capture(const CaptureData& capture, const std::vector<TimedPh
                            const std::vector<std::string>& log);
 std::string encode_thawed(const std::vector<TimedPhase>& timings, bool tracked);
 std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPages>& shared,
-                            const std::vector<TimedPhase>& timings);
+                            const std::vector<TimedPhase>& timings, const std::vector<WrittenPageFile>& files);
 
 }  // namespace stasis

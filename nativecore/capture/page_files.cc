@@ -182,7 +182,9 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
     FrameSize frame;
   };
   struct File {
+    std::string name;
     UniqueFd descriptor;
+    PageDigest digest;
     FileOrder order;
     std::vector<FrameSize> frames;
   };
@@ -195,7 +197,8 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
     char name[48];
     std::snprintf(name, sizeof name, "pages-%u.img%s", content.pages_id, suffix_of(codec));
     files.push_back(std::make_unique<File>());
-    files.back()->descriptor = sys::openat(images_directory_, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
+    files.back()->name = name;
+    files.back()->descriptor = sys::openat(images_directory_, name, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
     names_.emplace_back(name);
     const uint64_t piece_bytes = codec == PageCodec::none ? kPieceBytes : kFrameBytes;
     for (PagePiece& piece : cut_into_pieces(content.runs, piece_bytes))
@@ -236,7 +239,10 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
         length = frame.size();
       }
       const std::optional<uint64_t> offset = file.order.take(job.piece.file_offset, job.piece.length_bytes, length);
-      if (offset) write_all(file.descriptor.borrow(), bytes, length, *offset, content.host_pid);
+      if (offset) {
+        file.digest.add(*offset, bytes, length);
+        write_all(file.descriptor.borrow(), bytes, length, *offset, content.host_pid);
+      }
       progress_.add(job.piece.length_bytes);
     } catch (...) {
       // The others may wait for this piece, and all of them for none that is never taken up.
@@ -257,12 +263,18 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
     content.compared_pages += job.compared_pages;
     if (job.frame.content_bytes > 0) files[job.content]->frames.push_back(job.frame);
   }
-  if (codec != PageCodec::none) {
-    for (size_t i = 0; i < contents.size(); ++i) {
-      const std::string index = encode_frame_index(files[i]->frames);
-      write_all(files[i]->descriptor.borrow(), reinterpret_cast<const unsigned char*>(index.data()), index.size(),
-                files[i]->order.end(), contents[i].host_pid);
+  for (size_t i = 0; i < contents.size(); ++i) {
+    File& file = *files[i];
+    uint64_t size_bytes = file.order.end();
+    if (codec != PageCodec::none) {
+      const std::string index = encode_frame_index(file.frames);
+      write_all(file.descriptor.borrow(), reinterpret_cast<const unsigned char*>(index.data()), index.size(),
+                size_bytes, contents[i].host_pid);
+      size_bytes += index.size();
     }
+    // Reads the blocks in which frames meet; pages fill theirs.
+    std::string digest = file.digest.finish(file.descriptor.borrow(), size_bytes, workers, check_abort);
+    written_.push_back({file.name, size_bytes, std::move(digest)});
   }
   fault_point("pages_file_written");
   return left_out;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/page_codec.h"
+#include "base/page_digest.h"
 #include "base/progress.h"
 #include "base/sys.h"
 #include "base/unique_fd.h"
@@ -20,6 +21,13 @@
 #include "proc/proc_dir.h"
 
 namespace stasis {
+
+// A page file that is complete.
+struct WrittenPageFile {
+  std::string name;
+  uint64_t size_bytes = 0;
+  std::string digest;
+};
 
 // A stretch of a page file and the ranges of the address space that fill it.
 struct PagePiece {
@@ -119,6 +127,7 @@ class PageFiles {
   // Preconditions: no file of these names exists that matters.
   // Postconditions: `runs` of each is what lies in its file, `equal` what was left to the parent.
   uint64_t write(std::vector<Content>& contents, Hurry hurry, const std::function<void()>& check_abort);
+  const std::vector<WrittenPageFile>& written() const { return written_; }
   // The other side has been told of them and owns them now.
   void keep() { names_.clear(); }
 
@@ -128,6 +137,7 @@ class PageFiles {
   PageCodec codec_;
   int level_;
   std::vector<std::string> names_;
+  std::vector<WrittenPageFile> written_;
 };
 
 }  // namespace stasis

@@ -23,10 +23,10 @@ FrameDecompressor& decompressor_of_thread(PageCodec codec) {
 
 }  // namespace
 
-CompressedPages::CompressedPages(UniqueFd file, std::string name)
-    : file_(std::move(file)), name_(std::move(name)), codec_(codec_of_file(name_)) {
+CompressedPages::CompressedPages(int file, std::string name, PageDigest* digest)
+    : file_(file), digest_(digest), name_(std::move(name)), codec_(codec_of_file(name_)) {
   try {
-    for (const FramePlace& place : read_frame_index(file_.borrow())) {
+    for (const FramePlace& place : read_frame_index(file_)) {
       frames_.push_back({place, 0, 0, State::absent});
       length_bytes_ = place.content_offset + place.size.content_bytes;
     }
@@ -89,10 +89,11 @@ void CompressedPages::release(uint64_t offset, uint64_t length_bytes) noexcept {
 void CompressedPages::decode(const Frame& frame) {
   const FramePlace& place = frame.place;
   std::string bytes(place.size.compressed_bytes, '\0');
-  const sys::Try<size_t> count = sys::try_pread_all(file_.borrow(), bytes.data(), bytes.size(), place.file_offset);
+  const sys::Try<size_t> count = sys::try_pread_all(file_, bytes.data(), bytes.size(), place.file_offset);
   if (!count.ok()) throw NativeError::from_errno("pread", count.error).with_path(name_);
   if (count.value < bytes.size())
     throw NativeError("corrupt", "a compressed page file has become shorter").with_path(name_);
+  if (digest_) digest_->add(place.file_offset, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
   if (decompressor_of_thread(codec_).decompress(bytes, memory_.data() + place.content_offset, place.size.content_bytes))
     return;
   char what[96];

@@ -9,15 +9,16 @@
 #include <vector>
 
 #include "base/page_codec.h"
+#include "base/page_digest.h"
 #include "base/sys.h"
-#include "base/unique_fd.h"
 
 namespace stasis {
 
 class CompressedPages {
  public:
-  // Reads the index. Throws "corrupt" for one that is not to be believed.
-  CompressedPages(UniqueFd file, std::string name);
+  // Reads the index. Throws "corrupt" for one that is not to be believed. `file` is
+  // borrowed; `digest`, if there is one, gets the frames that are decoded.
+  CompressedPages(int file, std::string name, PageDigest* digest = nullptr);
 
   uint64_t length_bytes() const { return length_bytes_; }
   // The place of all pages; what is there, after hold().
@@ -39,7 +40,8 @@ class CompressedPages {
   Frame* first_frame(uint64_t offset);
   void decode(const Frame& frame);
 
-  UniqueFd file_;
+  int file_;
+  PageDigest* digest_;
   std::string name_;
   PageCodec codec_;
   std::vector<Frame> frames_;

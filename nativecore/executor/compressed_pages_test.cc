@@ -59,7 +59,8 @@ void serves_several_threads() {
   for (const auto& [codec, name] :
        {std::pair{PageCodec::lz4, "pages-1.img.lz4"}, {PageCodec::zstd, "pages-1.img.zst"}}) {
     const File file(codec);
-    CompressedPages pages(file.open(), name);
+    const UniqueFd opened = file.open();
+    CompressedPages pages(opened.borrow(), name);
     EXPECT_EQ(pages.length_bytes(), file.content_bytes);
     std::atomic<int> wrong = 0;
     std::vector<std::jthread> threads;
@@ -83,7 +84,8 @@ void serves_several_threads() {
 // Memory is that of the frames in use, not of the file.
 void gives_memory_back() {
   const File file(PageCodec::lz4);
-  CompressedPages pages(file.open(), "pages-1.img.lz4");
+  const UniqueFd opened = file.open();
+  CompressedPages pages(opened.borrow(), "pages-1.img.lz4");
   const auto resident = [&] {
     std::vector<unsigned char> present(file.content_bytes / kPageBytes);
     ::mincore(const_cast<unsigned char*>(pages.data()), file.content_bytes, present.data());
@@ -104,7 +106,8 @@ void tells_of_damage_where_it_is() {
        {std::pair{PageCodec::lz4, "pages-1.img.lz4"}, {PageCodec::zstd, "pages-1.img.zst"}}) {
     File file(codec);
     file.bytes[read_frame_index(file.open().borrow())[5].file_offset + 40] ^= 1;
-    CompressedPages pages(file.open(), name);
+    const UniqueFd opened = file.open();
+    CompressedPages pages(opened.borrow(), name);
     const uint64_t damaged = read_frame_index(file.open().borrow())[5].content_offset;
     pages.hold(0, damaged);
     EXPECT(is_right(pages, 0, damaged));

@@ -216,10 +216,10 @@ void Coordinator::fill() {
   later.files.resize(plan_.page_files.size());
   for (size_t file = 0; file < later.files.size(); ++file) {
     later.files[file].name = plan_.page_files[file];
-    if (file < request_.page_file_digests.size()) later.files[file].sha256 = request_.page_file_digests[file];
+    if (file < request_.page_file_digests.size()) later.files[file].digest = request_.page_file_digests[file];
   }
-  const FillSummary summary = fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, deadline_, progress,
-                                          request_.lazy_pages ? &later : nullptr);
+  const FillSummary summary = fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, request_.page_file_digests,
+                                          deadline_, progress, request_.lazy_pages ? &later : nullptr);
   log_line("filled %llu bytes through userfaultfd, %llu through /proc/PID/mem, %llu are left to the page process",
            static_cast<unsigned long long>(summary.uffd_bytes), static_cast<unsigned long long>(summary.mem_bytes),
            static_cast<unsigned long long>(summary.lazy_bytes));

@@ -225,9 +225,10 @@ void note_lazy_fill(LazyMemory& lazy, const Plan& plan, const PlanFill& fill, in
 }  // namespace
 
 FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& tree, int images_directory,
-                        const Deadline& deadline, Progress& progress, LazyMemory* lazy) {
+                        const std::vector<std::string>& digests, const Deadline& deadline, Progress& progress,
+                        LazyMemory* lazy) {
   FillSummary summary;
-  PageStore store(plan.page_files, images_directory);
+  PageStore store(plan.page_files, images_directory, digests);
   std::vector<RegisteredRanges> registered;
   ChunkList chunks;
 
@@ -251,6 +252,7 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
       const bool through_uffd = fill.method == PlanFill::Method::uffd;
       if (through_uffd && lazy) {
         note_lazy_fill(*lazy, plan, fill, images_directory);
+        store.leave_digest(fill.page_file);
         summary.lazy_bytes += fill.page_count * kPageBytes;
         continue;
       }
@@ -267,6 +269,7 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
   const bool large = summary.uffd_bytes + summary.mem_bytes > kWorthAThreadBytes;
   progress.expect(summary.uffd_bytes + summary.mem_bytes);
   Copying(chunks, store, tree, deadline, progress).run(large ? kFillThreads : 1);
+  store.compare_digests([&] { deadline.check("comparing the digests of page files"); });
   for (const RegisteredRanges& ranges : registered) ranges.unregister();
   return summary;
 }

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "base/deadline.h"
 #include "base/progress.h"
@@ -19,9 +21,11 @@ struct FillSummary {
   uint64_t mem_bytes = 0;
 };
 
-// `images_directory` is borrowed; page files are opened in it. With `lazy` what
+// `images_directory` is borrowed; page files are opened in it. `digests`, by number of the page file: files of which
+// there is a page digest, used or not, are compared with it, but for those that are noted in `lazy`. With `lazy` what
 // would go through userfaultfds is noted there instead, with the descriptors.
 FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& tree, int images_directory,
-                        const Deadline& deadline, Progress& progress, LazyMemory* lazy = nullptr);
+                        const std::vector<std::string>& digests, const Deadline& deadline, Progress& progress,
+                        LazyMemory* lazy = nullptr);
 
 }  // namespace stasis

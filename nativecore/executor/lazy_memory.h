@@ -51,7 +51,7 @@ struct LazySpace {
 struct LazyFile {
   UniqueFd file;
   std::string name;
-  std::string sha256;  // "": there is nothing to compare with
+  std::string digest;  // page digest or sha256; "": there is nothing to compare with
 };
 
 struct LazyMemory {

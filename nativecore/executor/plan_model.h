@@ -125,7 +125,7 @@ struct ExecuteRequest {
   std::vector<int32_t> stop_before_step;
   std::string start_fifo;  // not empty: the tree may be kept until it is opened
   bool lazy_pages = false;
-  std::vector<std::string> page_file_digests;  // by number of the page file; "": unknown
+  std::vector<std::string> page_file_digests;  // by number of the page file: page digest or sha256; "": unknown
 };
 
 }  // namespace stasis

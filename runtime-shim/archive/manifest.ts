@@ -1,16 +1,30 @@
-// stasis-manifest.json: the size and sha256 of every file of a checkpoint,
+// stasis-manifest.json: the size and digest of every file of a checkpoint,
 // written before the inventory. It is what tells a whole checkpoint from a
 // truncated, altered or mixed-up one; images of other engines have none.
 import { createHash } from 'node:crypto';
 import { FormatError, JsonReader, parseJson } from '../../oci-spec/json.js';
 
 export const kManifestName = 'stasis-manifest.json';
-const kVersion = 1;
+/** Version 2 has page digests; without one, what is written is version 1. */
+const kVersion = 2;
 
+/** Digests in hexadecimal. A manifest has one of the two, the page digest for page files only. */
 export interface ManifestEntry {
   readonly sizeBytes: number;
-  /** Hexadecimal. */
-  readonly sha256: string;
+  readonly sha256?: string;
+  /** nativecore/base/page_digest.h */
+  readonly pageDigest?: string;
+}
+
+/** Those that page digests are for: plain and compressed. */
+export const isPageFile = (name: string): boolean => /^(parent\/)*pages-\d+\.img(\.lz4|\.zst)?$/.test(name);
+
+/** Whether a file with these digests is the one that the manifest means; `found` has the digest that it has. */
+export function isSame(found: ManifestEntry, expected: ManifestEntry): boolean {
+  if (found.sizeBytes !== expected.sizeBytes) return false;
+  return expected.pageDigest === undefined
+    ? found.sha256 === expected.sha256
+    : found.pageDigest === expected.pageDigest;
 }
 
 export interface Manifest {
@@ -25,9 +39,14 @@ export interface Manifest {
 export function formatManifest(manifest: Manifest): Uint8Array {
   const files = [...manifest.files].sort(([one], [other]) => (one < other ? -1 : 1));
   const document = {
-    version: kVersion,
+    version: files.some(([, entry]) => entry.pageDigest !== undefined) ? kVersion : 1,
     ...(manifest.parentDigest === undefined ? {} : { parent: manifest.parentDigest }),
-    files: Object.fromEntries(files.map(([name, entry]) => [name, { size: entry.sizeBytes, sha256: entry.sha256 }])),
+    files: Object.fromEntries(
+      files.map(([name, { sizeBytes, sha256, pageDigest }]) => [
+        name,
+        { size: sizeBytes, ...(pageDigest === undefined ? { sha256 } : { xxh3: pageDigest }) },
+      ]),
+    ),
   };
   return Buffer.from(`${JSON.stringify(document, undefined, 1)}\n`);
 }
@@ -50,16 +69,28 @@ export function parseArchiveManifest(text: string): Manifest {
 function parseEntries(text: string): Manifest {
   const document = new JsonReader(parseJson(text));
   const version = document.field('version').integer();
-  if (version !== kVersion) throw new FormatError('version', `is ${version}, this program reads ${kVersion}`);
-  const files = document.field('files').map((entry) => {
+  if (version !== 1 && version !== kVersion)
+    throw new FormatError('version', `is ${version}, this program reads 1 and ${kVersion}`);
+  const files = document.field('files').map((entry): ManifestEntry => {
+    const sizeBytes = entry.field('size').integer();
+    const pageDigest = entry.field('xxh3').stringOr(undefined);
+    if (pageDigest !== undefined) {
+      if (version === 1 || !/^[0-9a-f]{32}$/.test(pageDigest)) throw new FormatError(entry.path, 'has no page digest');
+      return { sizeBytes, pageDigest };
+    }
     const sha256 = entry.field('sha256').string();
     if (!/^[0-9a-f]{64}$/.test(sha256)) throw new FormatError(entry.path, 'has no sha256 digest');
-    return { sizeBytes: entry.field('size').integer(), sha256 };
+    return { sizeBytes, sha256 };
   });
   const parentDigest = document.field('parent').stringOr(undefined);
   if (parentDigest !== undefined && !/^sha256:[0-9a-f]{64}$/.test(parentDigest))
     throw new FormatError('parent', 'is no digest');
   return parentDigest === undefined ? { files } : { files, parentDigest };
+}
+
+/** As the core says it. */
+export function pageFileEntry(file: { readonly sizeBytes: bigint; readonly digest: string }): ManifestEntry {
+  return { sizeBytes: Number(file.sizeBytes), pageDigest: file.digest };
 }
 
 export function manifestEntry(bytes: Uint8Array): ManifestEntry {

@@ -6,10 +6,9 @@
 //           contents: against the digests that come last; for foreign archives against nothing
 //   Undo    the caller removes the private directory
 //   If we die here: the private directory stays, and is removed by whoever comes next (private-directory.ts)
-import { createHash } from 'node:crypto';
 import { mkdirSync, statfsSync, statSync } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import {
   isPodmanConfig,
@@ -24,7 +23,15 @@ import {
 } from '../../oci-spec/checkpoint-archive.js';
 import { FormatError } from '../../oci-spec/json.js';
 import { StasisError, fileError } from '../errors/index.js';
-import { kManifestName, parseArchiveManifest, parseManifest, type ManifestEntry } from './manifest.js';
+import { FileDigest } from './file-digest.js';
+import {
+  isPageFile,
+  isSame,
+  kManifestName,
+  parseArchiveManifest,
+  parseManifest,
+  type ManifestEntry,
+} from './manifest.js';
 import { corrupt, openArchive, quoted, readTar, type Member } from './tar-reader.js';
 
 /** Small members are read whole: texts, not page data. */
@@ -99,7 +106,8 @@ export async function readArchive(path: string, options: ReadArchiveOptions = {}
         const target =
           destination === undefined || options.wanted?.(name) === false ? undefined : join(destination, name);
         if (target !== undefined) makeDirectories(destination!, dirname(name));
-        const { entry, bytes } = await takeFile(content, target, text);
+        const pages = isPageFile(basename(name));
+        const { entry, bytes } = await takeFile(content, target, text, pages);
         files.set(name, entry);
         contentBytes += entry.sizeBytes;
         if (bytes !== undefined) found.set(name, bytes.toString('utf8'));
@@ -161,10 +169,10 @@ function compare(path: string, name: string, found: ManifestEntry | undefined, e
   if (found === undefined) throw corrupt(path, `member ${quoted(name)} is missing`);
   if (found.sizeBytes !== expected.sizeBytes)
     throw corrupt(path, `member ${quoted(name)} has ${found.sizeBytes} bytes, the manifest says ${expected.sizeBytes}`);
-  if (found.sha256 === expected.sha256) return;
+  if (isSame(found, expected)) return;
   throw new StasisError({
     code: 'IMAGE_MISMATCH',
-    message: `cannot read ${path}: member ${quoted(name)} is not the file that was written: its sha256 differs from the manifest's`,
+    message: `cannot read ${path}: member ${quoted(name)} is not the file that was written: its digest differs from the manifest's`,
     subject: { path, image: name },
     hint: 'use another copy of the archive',
   });
@@ -242,10 +250,10 @@ async function takeFile(
   content: AsyncIterable<Buffer>,
   target: string | undefined,
   keep: boolean,
+  isPages: boolean,
 ): Promise<{ readonly entry: ManifestEntry; readonly bytes: Buffer | undefined }> {
-  const hash = createHash('sha256');
+  const digest = new FileDigest({ sha256: true, pages: isPages });
   const pieces: Buffer[] = [];
-  let sizeBytes = 0;
   // "wx": never into something that exists.
   const file = target === undefined ? undefined : await open(target, 'wx', 0o600);
   try {
@@ -257,8 +265,7 @@ async function takeFile(
       bufferedBytes = 0;
     };
     for await (const piece of content) {
-      hash.update(piece);
-      sizeBytes += piece.length;
+      digest.update(piece);
       if (keep) pieces.push(piece);
       buffered.push(piece);
       bufferedBytes += piece.length;
@@ -270,7 +277,7 @@ async function takeFile(
   } finally {
     await file?.close();
   }
-  return { entry: { sizeBytes, sha256: hash.digest('hex') }, bytes: keep ? Buffer.concat(pieces) : undefined };
+  return { entry: digest.entry(), bytes: keep ? Buffer.concat(pieces) : undefined };
 }
 
 async function writeAll(file: Awaited<ReturnType<typeof open>>, pieces: Buffer[]): Promise<void> {

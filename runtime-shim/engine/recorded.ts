@@ -71,7 +71,7 @@ export function somePages(capture: Capture): PageMap {
       unchangedRuns: [],
       noted: false,
     }));
-  return { tasks, timings: [], scannedPages: 0n, skippedZeroPages: 0n, comparedPages: 0n, shared: [] };
+  return { tasks, timings: [], scannedPages: 0n, skippedZeroPages: 0n, comparedPages: 0n, shared: [], files: [] };
 }
 
 /** An image set in memory, page files included (all zeroes). */

@@ -87,6 +87,8 @@ function codeOf(failure: NativeFailure): ErrorCode {
     case 'corrupt':
     case 'truncated':
       return 'IMAGE_CORRUPT';
+    case 'mismatch':
+      return 'IMAGE_MISMATCH';
     case 'bad_request':
     case 'bad_plan':
     case 'protocol':
@@ -104,6 +106,7 @@ function hintOf(code: ErrorCode, failure: NativeFailure): string | undefined {
     case 'TASK_GONE':
       return 'a process of the container ended meanwhile; try again';
     case 'IMAGE_CORRUPT':
+    case 'IMAGE_MISMATCH':
       return 'use another copy of the checkpoint';
     case 'DEADLINE':
       return 'the machine may be overloaded; try again';
