@@ -20,11 +20,14 @@ interface Timing {
   readonly endNs: string;
 }
 
+const kBallastMib = 512;
+
 describe('progress and timings', () => {
   const bed = useTestBed();
 
   it('tells programs how far it is, and nobody who has not asked', async () => {
-    const { container, images } = await start();
+    // Of what is over in 0.1 s nothing may be told.
+    const { container, images } = await start(kBallastMib);
     const quiet = await container.must(container.checkpointArgs(images, ['--leave-running']));
     assert.equal(quiet.stderr, '');
     const { stderr } = await container.must(
@@ -35,7 +38,7 @@ describe('progress and timings', () => {
       .split('\n')
       .map((line) => JSON.parse(line) as Told);
     const last = told.filter(({ phase }) => phase === 'write pages').at(-1);
-    assert.ok(last !== undefined && last.doneBytes === last.totalBytes && last.totalBytes > 0, stderr);
+    assert.ok(last !== undefined && last.doneBytes > 0 && last.totalBytes >= kBallastMib << 20, stderr);
     for (const { doneBytes, totalBytes, bytesPerSecond, secondsLeft } of told) {
       assert.ok(doneBytes <= totalBytes && bytesPerSecond >= 0 && (secondsLeft ?? 0) >= 0, stderr);
     }
@@ -65,8 +68,14 @@ describe('progress and timings', () => {
     expectPhases(restored.timings, ['read', 'check', 'compile', 'clone', 'fill', 'release', 'publish']);
   });
 
-  async function start(): Promise<{ container: Container; images: string }> {
-    const container = await bed.start({ args: ['sh', '-c', 'while :; do sleep 1; done'] });
+  /** With a ballast: a program that has filled so much memory, and waits. */
+  async function start(ballastMib?: number): Promise<{ container: Container; images: string }> {
+    const container = await bed.start(
+      ballastMib === undefined
+        ? { args: ['sh', '-c', 'while :; do sleep 1; done'] }
+        : { args: ['/targets/memory_while_filled', String(ballastMib)], targets: ['memory_while_filled'] },
+    );
+    if (ballastMib !== undefined) await container.waitForOutput(/READY|FAIL.*/);
     const images = container.imagesDirectory('images');
     mkdirSync(`${images}.work`, { recursive: true });
     return { container, images };
