@@ -113,7 +113,7 @@ describe('incremental checkpoints', () => {
     const images = container.imagesDirectory('two');
     const { exitCode, stderr } = await container.stasis(container.restoreArgs(images));
     assert.notEqual(exitCode, 0);
-    assert.match(stderr, /"pages-1.img" is not the file that was written/);
+    assert.match(stderr, /"parent\/pages-1.img" is not the file that was written/);
     bytes[middle] = bytes[middle]! ^ 1;
     writeFileSync(pages, bytes);
     await container.restore('two');
