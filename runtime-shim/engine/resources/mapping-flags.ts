@@ -1,4 +1,5 @@
-// Numbers of the memory images and of mmap(2).
+// Numbers of the memory images and of mmap(2), and what they say of a mapping.
+import type { vma_entry } from '../../../oci-spec/images/messages.js';
 
 /** vma_entry.status */
 export const vmaStatus = {
@@ -56,3 +57,19 @@ export const pageFlag = { PARENT: 1, LAZY: 2, PRESENT: 4 } as const;
 export const kPageBytes = 4096n;
 /** End of user addresses with 47 bits, as x86-64 has them unless a program asks for more. */
 export const kTaskEnd = 0x7ffffffff000n;
+
+/** What cannot be restored, in words. */
+export function unsupportedMapping(vma: vma_entry): string | undefined {
+  const { status } = vma;
+  if ((status & vmaStatus.AIORING) !== 0) return 'an asynchronous I/O ring';
+  if ((status & vmaStatus.SOCKET) !== 0) return 'a packet socket ring';
+  if ((status & vmaStatus.SHSTK) !== 0) return 'a shadow stack';
+  if ((vma.flags & mapFlag.HUGETLB) !== 0) return 'huge pages (hugetlb)';
+  return undefined;
+}
+
+/** Mapped by us; the rest comes from the kernel or is a note about other entries. */
+export const isOurs = (vma: vma_entry): boolean =>
+  (vma.status & vmaStatus.REGULAR) !== 0 &&
+  (vma.status & (vmaStatus.VDSO | vmaStatus.VVAR | vmaStatus.GUARD | vmaStatus.UPROBES)) === 0 &&
+  unsupportedMapping(vma) === undefined;

@@ -12,9 +12,19 @@ import { readPages } from '../page-frames.js';
 import { parseSmaps, type SmapsEntry } from '../proc-text.js';
 import type { Room } from '../room.js';
 import { Struct } from '../struct.js';
-import { adviceOfFlag, kMadviseGuardInstall, kPageBytes, kTaskEnd, mapFlag, prot, vmaStatus } from './mapping-flags.js';
+import {
+  adviceOfFlag,
+  isOurs,
+  kMadviseGuardInstall,
+  kPageBytes,
+  kTaskEnd,
+  mapFlag,
+  prot,
+  unsupportedMapping,
+  vmaStatus,
+} from './mapping-flags.js';
 import { encodeMappedMemfd, finishMemfds, mappedMemfd } from './memfd.js';
-import { readPageMap, type PageMap } from './page-map.js';
+import { compileFills, pageRuns } from './memory-fills.js';
 import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
 import { SharedMemoryPlan, segmentMapping } from './shared-memory.js';
@@ -26,7 +36,6 @@ export const memoryRoom: Room = { kind: 'memory', encode, compile };
 
 const kReadOnly = 0;
 const kReadWrite = 2;
-const kCloseOnExec = 0o2000000;
 const kPathModeMask = 0o170000;
 const kModeRegular = 0o100000;
 const kModeCharacter = 0o020000;
@@ -333,15 +342,6 @@ function checkMappings(ctx: CompileContext, task: ImageTask, mm: mm_entry): bool
   return true;
 }
 
-function unsupportedMapping(vma: vma_entry): string | undefined {
-  const { status } = vma;
-  if ((status & vmaStatus.AIORING) !== 0) return 'an asynchronous I/O ring';
-  if ((status & vmaStatus.SOCKET) !== 0) return 'a packet socket ring';
-  if ((status & vmaStatus.SHSTK) !== 0) return 'a shadow stack';
-  if ((vma.flags & mapFlag.HUGETLB) !== 0) return 'huge pages (hugetlb)';
-  return undefined;
-}
-
 function compileTask(ctx: CompileContext, planned: PlannedTask, mm: mm_entry, shared: SharedMemoryPlan): void {
   const { image, builder } = planned;
   const from = `mm[${image.pid}]`;
@@ -376,12 +376,6 @@ function compileTask(ctx: CompileContext, planned: PlannedTask, mm: mm_entry, sh
   if (mm.thp_disabled === true)
     builder.step(Phase.THREADS, 'prctl', [prctl.SET_THP_DISABLE, 1, 0, 0, 0], { from: `${from}.thp_disabled` });
 }
-
-/** Mapped by us; the rest comes from the kernel or is a note about other entries. */
-const isOurs = (vma: vma_entry): boolean =>
-  (vma.status & vmaStatus.REGULAR) !== 0 &&
-  (vma.status & (vmaStatus.VDSO | vmaStatus.VVAR | vmaStatus.GUARD | vmaStatus.UPROBES)) === 0 &&
-  unsupportedMapping(vma) === undefined;
 
 const vmaName = (from: string, vma: vma_entry): string => `${from}.vma[${vma.start.toString(16)}]`;
 
@@ -427,7 +421,6 @@ function protectMembers(builder: TaskBuilder, stretch: Stretch, from: string): v
 }
 
 const kEinval = 22;
-const kEbadf = 9;
 
 function compileAfterFill(builder: TaskBuilder, vma: vma_entry, from: string): void {
   const length = vma.end - vma.start;
@@ -481,15 +474,6 @@ function compileVdso(ctx: CompileContext, task: ImageTask, builder: TaskBuilder,
   builder.step(Phase.MEMORY, 'mincore', [first.start, span, room], { from, note: 'is it there?' });
 }
 
-/** Where the data of each run is; undefined after objecting. */
-function pageRuns(ctx: CompileContext, task: ImageTask): PageMap | undefined {
-  const map = readPageMap(ctx, 'pagemap', task.pid);
-  if (map !== 'absent') return map;
-  const image = `pagemap-${task.pid}.img`;
-  ctx.object('IMAGE_MISSING', `"${image}" is missing`, { image }, 'use a complete copy of the checkpoint');
-  return undefined;
-}
-
 /** sha256 of [start, end) as the images have it; undefined if they do not have all of it at hand. */
 function digestOfPages(ctx: CompileContext, task: ImageTask, start: bigint, end: bigint): string | undefined {
   const head = ctx.images.set.entries('pagemap', task.pid)[0];
@@ -499,166 +483,6 @@ function digestOfPages(ctx: CompileContext, task: ImageTask, start: bigint, end:
   if (pages === undefined || run === undefined) return undefined;
   const bytes = readPages(ctx.images.set, run.file, Number(run.offset + start - run.start), Number(end - start));
   return bytes === undefined ? undefined : createHash('sha256').update(bytes).digest('hex');
-}
-
-const kMethodUffd = 0;
-const kMethodMem = 1;
-/** UFFD_USER_MODE_ONLY: the coordinator fills before anything touches; needs no privilege */
-const kUserModeOnly = 1;
-const kNonBlocking = 0o4000;
-const kMadviseHugePage = 14n;
-const kMadviseNoHugePage = 15n;
-const kMadviseWipeOnFork = 18n;
-const kHugePageBytes = 0x200000n;
-
-/**
- * Locked memory is there when mlock2(2) returns, and what a fork wipes is missing
- * in a child for good: a page process could not tell it from what it has not brought yet.
- */
-const isLazy = (ctx: CompileContext, vma: vma_entry): boolean =>
-  ctx.options.lazyPages === true &&
-  (vma.flags & mapFlag.LOCKED) === 0 &&
-  ((vma.madv ?? 0n) & (1n << kMadviseWipeOnFork)) === 0n;
-
-/**
- * A userfaultfd takes small pages only. Written to, such memory gets huge ones where the kernel gave it some before,
- * with one fault instead of 512.
- */
-function getsHugePages(ctx: CompileContext, mm: mm_entry, vma: vma_entry): boolean {
-  const { hugePages } = ctx.options.kernel;
-  const advised = (advice: bigint): boolean => ((vma.madv ?? 0n) & (1n << advice)) !== 0n;
-  if (hugePages === undefined || mm.thp_disabled === true || advised(kMadviseNoHugePage)) return false;
-  const first = ((vma.start + kHugePageBytes - 1n) / kHugePageBytes) * kHugePageBytes;
-  return (hugePages === 'all' || advised(kMadviseHugePage)) && first + kHugePageBytes <= vma.end;
-}
-
-/** What one fill may reach: a mapping as it is while memory is filled. */
-interface Target {
-  readonly start: bigint;
-  readonly end: bigint;
-  readonly vma: vma_entry;
-}
-
-function targetsOf(mm: mm_entry, stretches: ReadonlyMap<vma_entry, Stretch>): Target[] {
-  const targets: Target[] = [];
-  let stretched = 0n;
-  for (const vma of mm.vmas) {
-    if ((vma.status & (vmaStatus.VSYSCALL | vmaStatus.GUARD)) !== 0 || vma.start < stretched) continue;
-    const stretch = stretches.get(vma);
-    if (stretch !== undefined) stretched = stretch.end;
-    targets.push({ start: vma.start, end: stretch?.end ?? vma.end, vma });
-  }
-  return targets;
-}
-
-const isAnonymous = (vma: vma_entry): boolean =>
-  isOurs(vma) && (vma.status & vmaStatus.ANON_PRIVATE) !== 0 && (vma.flags & mapFlag.DROPPABLE) === 0;
-
-/**
- * The ranges to register. One registration takes all mappings in it, whatever
- * lies between them, and costs more than each of them: so one for neighbours,
- * up to what must not be registered.
- */
-class RangeList {
-  readonly #ctx: CompileContext;
-  readonly #targets: readonly Target[];
-  readonly #ranges: { address: bigint; lengthBytes: bigint }[];
-  readonly #takesUffd: (vma: vma_entry) => boolean;
-  /** Of the hole and what shared memory needs behind it: no mapping of the program lies there, but ours do. */
-  readonly #holeStart: bigint;
-  #last: number | undefined;
-
-  constructor(
-    ctx: CompileContext,
-    targets: readonly Target[],
-    ranges: { address: bigint; lengthBytes: bigint }[],
-    takesUffd: (vma: vma_entry) => boolean,
-  ) {
-    this.#ctx = ctx;
-    this.#takesUffd = takesUffd;
-    this.#targets = targets;
-    this.#ranges = ranges;
-    this.#holeStart = ctx.plan.hole.address;
-  }
-
-  /** In order. */
-  add(number: number): void {
-    if (this.#last === number) return;
-    const target = this.#targets[number];
-    const range = this.#ranges.at(-1);
-    if (target === undefined) return;
-    if (range !== undefined && this.#last !== undefined && this.#mayJoin(this.#last, number))
-      range.lengthBytes = target.end - range.address;
-    else this.#ranges.push({ address: target.start, lengthBytes: target.end - target.start });
-    this.#last = number;
-  }
-
-  #mayJoin(last: number, next: number): boolean {
-    if ((this.#targets[last]?.end ?? 0n) <= this.#holeStart && this.#holeStart < (this.#targets[next]?.start ?? 0n))
-      return false;
-    // What is registered but not filled would be missing to the program that a lazy restore has released.
-    if (this.#ctx.options.lazyPages === true) return next === last + 1;
-    for (let between = last + 1; between < next; between += 1)
-      if (!this.#takesUffd((this.#targets[between] as Target).vma)) return false;
-    return true;
-  }
-}
-
-function compileFills(
-  ctx: CompileContext,
-  planned: PlannedTask,
-  mm: mm_entry,
-  stretches: ReadonlyMap<vma_entry, Stretch>,
-): void {
-  const { image, builder } = planned;
-  const pages = pageRuns(ctx, image);
-  if (pages === undefined || pages.runs.length === 0) return;
-  const from = `pagemap[${image.pid}]`;
-  const targets = targetsOf(mm, stretches);
-  const registered = (vma: vma_entry): boolean =>
-    ctx.options.lazyPages === true ? isLazy(ctx, vma) : ctx.options.kernel.userfaultfd && !getsHugePages(ctx, mm, vma);
-  const takesUffd = (vma: vma_entry): boolean => isAnonymous(vma) && registered(vma);
-  const ranges = new RangeList(ctx, targets, builder.uffdRanges, takesUffd);
-  let at = 0;
-  for (const run of pages.runs) {
-    let start = run.start;
-    while (start < run.end) {
-      while (at < targets.length && (targets[at] as Target).end <= start) at += 1;
-      const target = targets[at];
-      if (target === undefined || target.start > start) {
-        ctx.object('IMAGE_CORRUPT', `there are pages at 0x${start.toString(16)} of pid ${image.pid}, but no mapping`, {
-          image: `pagemap-${image.pid}.img`,
-        });
-        return;
-      }
-      const { vma } = target;
-      const end = target.end < run.end ? target.end : run.end;
-      if (
-        isOurs(vma) &&
-        (vma.status & (vmaStatus.FILE_SHARED | vmaStatus.ANON_SHARED)) === 0 &&
-        (vma.flags & mapFlag.DROPPABLE) === 0
-      ) {
-        const method = takesUffd(vma) ? kMethodUffd : kMethodMem;
-        builder.fills.push({
-          method,
-          address: start,
-          pageCount: (end - start) / kPageBytes,
-          pageFile: ctx.plan.pageFile(run.file),
-          fileOffsetBytes: run.offset + (start - run.start),
-        });
-        if (method === kMethodUffd) ranges.add(at);
-      }
-      start = end;
-    }
-  }
-  if (builder.uffdRanges.length === 0) return;
-  const slot = ctx.plan.slot(`uffd ${image.pid}`);
-  builder.uffdSlot = slot;
-  // Lazy: a system call of the running program may be what meets a missing page, and the page process polls.
-  const mode = ctx.options.lazyPages === true ? kNonBlocking : kUserModeOnly;
-  builder.step(Phase.MEMORY, 'userfaultfd', [kCloseOnExec | mode], { from, out: slot });
-  // A task whose own descriptors fill all lower numbers got it above them: there the held ones have been closed together.
-  builder.step(Phase.THREADS, 'close', [slot], { from, tolerate: [kEbadf] });
 }
 
 /** struct prctl_mm_map: eleven addresses, auxv pointer, auxv size, exe descriptor. */
