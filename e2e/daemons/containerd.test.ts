@@ -4,9 +4,9 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readdirSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { boxImage, Containerd, countingInside } from '../support/containerd.js';
-import { requires } from '../support/lanes.js';
 import { stasisProgram } from '../support/paths.js';
 import { mustRun } from '../support/run.js';
+import { openFor } from '../support/daemon.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -15,11 +15,7 @@ describe('containerd', () => {
   let containerd: Containerd;
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'daemons');
-    containerd = await Containerd.open();
-    const opened = containerd;
-    bed.onClose(() => opened.close());
+    containerd = await openFor(this, bed, () => Containerd.open());
   });
 
   const ended = async (id: string): Promise<true | undefined> =>

@@ -1,9 +1,9 @@
 // docker, unmodified and experimental, with stasis as its runtime: what its
 // users type.
 import assert from 'node:assert/strict';
-import { requires } from '../support/lanes.js';
 import { Docker } from '../support/docker.js';
 import { counter } from '../support/podman.js';
+import { openFor } from '../support/daemon.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -12,11 +12,7 @@ describe('docker', () => {
   let docker: Docker;
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'daemons');
-    docker = await Docker.open();
-    const opened = docker;
-    bed.onClose(() => opened.close());
+    docker = await openFor(this, bed, () => Docker.open());
   });
 
   async function start(name: string, script = counter, ...options: readonly string[]): Promise<void> {

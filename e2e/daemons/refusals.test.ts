@@ -7,60 +7,22 @@ import { join } from 'node:path';
 import { boxImage, Containerd, countingInside } from '../support/containerd.js';
 import { Docker } from '../support/docker.js';
 import { requires } from '../support/lanes.js';
-import { peers } from '../support/peers.js';
 import { counter } from '../support/podman.js';
 import { mustRun, run } from '../support/run.js';
 import { mountSmall } from '../support/small-disk.js';
+import { openFor } from '../support/daemon.js';
+import { alterCore, otherMachines } from '../support/other-machines.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
 const kAltered = /cannot read the images: "core-\d+\.img" [^\n]*; use another copy of the checkpoint/;
-
-const otherMachines = [
-  [
-    'of another architecture',
-    (core: string) => core.replace('"mtype": "X86_64"', '"mtype": "AARCH64"'),
-    /cannot restore: the checkpoint was made on another kind of machine .*; restore on a machine of the same arch/,
-  ],
-  [
-    'of a processor with more registers',
-    // Bit 62 is a component that no processor has.
-    (core: string) =>
-      core.replace(/"xstate_bv": "?(0x)?[0-9a-f]+"?/, (found) =>
-        found.includes('0x') ? '"xstate_bv": "0x4000000000000003"' : '"xstate_bv": 4611686018427387907',
-      ),
-    /uses processor state that this machine does not have \(component 62\); restore on a machine with the same/,
-  ],
-] as const;
-
-/** As another machine would have written it: changed by crit. */
-async function alterCore(directory: string, change: (core: string) => string): Promise<void> {
-  const image = join(
-    directory,
-    readdirSync(directory).find((name) => /^core-\d+\.img$/.test(name))!,
-  );
-  const crit = async (...words: string[]): Promise<string> => {
-    const { program, args, env } = peers.crit(words);
-    return (await mustRun(program, args, { env })).stdout;
-  };
-  const before = await crit('show', image);
-  const text = `${directory}.json`;
-  writeFileSync(text, change(before));
-  assert.notEqual(readFileSync(text, 'utf8'), before, 'nothing was changed');
-  await crit('encode', '-i', text, '-o', image);
-  rmSync(text);
-}
 
 describe('containerd says in one sentence', () => {
   const bed = useTestBed();
   let containerd: Containerd;
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'daemons');
-    containerd = await Containerd.open();
-    const opened = containerd;
-    bed.onClose(() => opened.close());
+    containerd = await openFor(this, bed, () => Containerd.open());
   });
 
   async function refused(...words: readonly string[]): Promise<string> {
@@ -180,11 +142,7 @@ describe('docker says in one sentence', () => {
   let docker: Docker;
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'daemons');
-    docker = await Docker.open();
-    const opened = docker;
-    bed.onClose(() => opened.close());
+    docker = await openFor(this, bed, () => Docker.open());
   });
 
   const status = async (): Promise<string> => await docker.inspect('web', '{{.State.Status}}');

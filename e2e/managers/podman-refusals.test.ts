@@ -1,13 +1,13 @@
 // What a person reads on podman's terminal when it cannot be done: one
 // sentence that says why, whoever says it; and what is left then.
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { requires } from '../support/lanes.js';
-import { peers } from '../support/peers.js';
 import { Podman } from '../support/podman.js';
 import { mustRun, type CommandResult } from '../support/run.js';
 import { mountSmall } from '../support/small-disk.js';
+import { alterCore, otherMachines } from '../support/other-machines.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -110,45 +110,20 @@ describe('podman says in one sentence', () => {
     assert.equal(await podman.must('ps', '-a', '--format', '{{.Names}}'), '');
   });
 
-  describe('and with the images of', () => {
+  describe('and with images', () => {
     /** As another machine would have written them: changed by crit, and without the digests of this one. */
     async function altered(change: (core: string) => string): Promise<string> {
       const archive = await archiveOf('c');
       const unpacked = join(bed.directory, 'unpacked');
       mkdirSync(unpacked);
       await mustRun('tar', ['-xf', archive, '-C', unpacked]);
-      const image = join(unpacked, 'checkpoint/core-1.img');
-      const crit = async (...words: string[]): Promise<string> => {
-        const { program, args, env } = peers.crit(words);
-        return (await mustRun(program, args, { env })).stdout;
-      };
-      const before = await crit('show', image);
-      const text = join(bed.directory, 'core.json');
-      writeFileSync(text, change(before));
-      assert.notEqual(readFileSync(text, 'utf8'), before, 'nothing was changed');
-      await crit('encode', '-i', text, '-o', image);
+      await alterCore(join(unpacked, 'checkpoint'), change);
       rmSync(join(unpacked, 'checkpoint/stasis-manifest.json'));
       await mustRun('tar', ['-cf', archive, '-C', unpacked, '.']);
       return archive;
     }
 
-    const cases = [
-      [
-        'another architecture',
-        (core: string) => core.replace('"mtype": "X86_64"', '"mtype": "AARCH64"'),
-        /cannot restore: the checkpoint was made on another kind of machine .*; restore on a machine of the same arch/,
-      ],
-      [
-        'a processor with more registers',
-        // Bit 18 is AMX, which few processors have; bit 62 is none at all.
-        (core: string) =>
-          core.replace(/"xstate_bv": "?(0x)?[0-9a-f]+"?/, (found) =>
-            found.includes('0x') ? '"xstate_bv": "0x4000000000000003"' : '"xstate_bv": 4611686018427387907',
-          ),
-        /uses processor state that this machine does not have \(component 62\); restore on a machine with the same/,
-      ],
-    ] as const;
-    for (const [what, change, sentence] of cases) {
+    for (const [what, change, sentence] of otherMachines) {
       it(what, async function () {
         requires(this, 'peers');
         const archive = await altered(change);

@@ -10,13 +10,12 @@ import type { Container } from '../support/container.js';
 import { requires } from '../support/lanes.js';
 import { coreProgram, stasisProgram } from '../support/paths.js';
 import { childrenOf, isAlive, processesOfProgram, programOf, readOrEmpty } from '../support/processes.js';
-import { lastLine, mustRun, run } from '../support/run.js';
+import { lastLine, mustRun } from '../support/run.js';
+import { assertCounting, property, scope, slice } from '../support/systemd.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
 const counter = ['sh', '-c', 'n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done'];
-const scope = 'stasis-c1.scope';
-const slice = 'stasistest-e2e.slice';
 
 describe('a restore into a scope', function () {
   this.timeout(300_000);
@@ -189,15 +188,4 @@ async function nothingLeft(container: Container): Promise<true | undefined> {
   if (cgroupDirectories(container.cgroupPath).length > 0 || container.hasStateDirectory()) return undefined;
   if (processesOfProgram(coreProgram).some(isAlive)) return undefined;
   return (await property('LoadState')) === 'not-found' ? true : undefined;
-}
-
-async function property(name: string): Promise<string> {
-  const result = await run('systemctl', ['show', '--value', '--property', name, scope]);
-  assert.equal(result.exitCode, 0, result.stderr);
-  return result.stdout.trim();
-}
-
-async function assertCounting(container: Container): Promise<void> {
-  const before = container.output().length;
-  await waitFor('the container to count', () => (container.output().length > before ? true : undefined));
 }

@@ -8,14 +8,12 @@ import type { Container } from '../support/container.js';
 import { requires } from '../support/lanes.js';
 import { peers } from '../support/peers.js';
 import { readOrEmpty } from '../support/processes.js';
-import { mustRun, run } from '../support/run.js';
+import { mustRun } from '../support/run.js';
 import type { Spec } from '../support/spec.js';
+import { assertCounting, property, scope, slice } from '../support/systemd.js';
 import { useTestBed } from '../support/test-bed.js';
-import { waitFor } from '../support/wait.js';
 
 const counter = ['sh', '-c', 'trap "exit 7" TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done'];
-const scope = 'stasis-c1.scope';
-const slice = 'stasistest-e2e.slice';
 
 describe('systemd scopes', () => {
   const bed = useTestBed();
@@ -195,14 +193,3 @@ describe('systemd scopes', () => {
     assert.equal(await property('LoadState'), 'not-found');
   });
 });
-
-async function property(name: string): Promise<string> {
-  const result = await run('systemctl', ['show', '--value', '--property', name, scope]);
-  assert.equal(result.exitCode, 0, result.stderr);
-  return result.stdout.trim();
-}
-
-async function assertCounting(container: Container): Promise<void> {
-  const before = container.output().length;
-  await waitFor('the container to count', () => (container.output().length > before ? true : undefined));
-}
