@@ -37,11 +37,20 @@ export function isFrozen(path: string): boolean {
   return readFileSync(join(mountPoint, 'freezer', path, 'freezer.state'), 'utf8').trim() !== 'THAWED';
 }
 
+/** Empty if the cgroup is gone, or goes while its file is being read (ENODEV). */
+function readUnlessRemoved(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    if (['ENOENT', 'ENODEV'].includes((error as NodeJS.ErrnoException).code ?? '')) return '';
+    throw error;
+  }
+}
+
 /** Pids in a cgroup (the freezer's on v1: every container has that one). */
 export function processesIn(path: string): number[] {
   const directory = cgroupVersion() === 2 ? join(mountPoint, path) : join(mountPoint, 'freezer', path);
-  const file = join(directory, 'cgroup.procs');
-  return existsSync(file) ? readFileSync(file, 'utf8').split('\n').filter(Boolean).map(Number) : [];
+  return readUnlessRemoved(join(directory, 'cgroup.procs')).split('\n').filter(Boolean).map(Number);
 }
 
 /** Removes what is empty below and including the path; for the end of a run. */

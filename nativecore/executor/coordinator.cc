@@ -316,12 +316,6 @@ void Coordinator::leave_dead() {
   janitor_->dismiss();
 }
 
-// After the commit: who starts a container is told so only when it runs for good.
-void Coordinator::answer_start() {
-  fault_point("answer_start");
-  door_->answer();
-}
-
 void Coordinator::release() {
   timings_.enter("release");
   fault_point("stop_threads");
@@ -336,10 +330,14 @@ void Coordinator::release() {
 void Coordinator::commit() {
   fault_point("commit");
   if (lazy_) lazy_->commit();
+  // Who starts a container is told so only when it runs for good, and then even if we die in between.
+  if (door_) janitor_->answer_when_dismissed(door_->borrow_pipe());
   tree_->let_go();
   janitor_->dismiss();
   finished_ = true;
   timings_.finish();
+  if (door_) fault_point("committed");
+  door_.reset();
 }
 
 std::vector<NativeError> Coordinator::take_back() {

@@ -48,7 +48,6 @@ class Coordinator {
   bool await_start();
   void release();
   void commit();
-  void answer_start();
 
   // What could not be taken back. Idempotent.
   std::vector<NativeError> take_back();

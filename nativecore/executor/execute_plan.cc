@@ -37,7 +37,6 @@ bool execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseR
     if (restore.await_start()) {
       restore.release();
       restore.commit();
-      restore.answer_start();
     }
     return false;
   } catch (NativeError& error) {

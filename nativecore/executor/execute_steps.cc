@@ -34,7 +34,7 @@ const std::vector<const char*> kExecuteSteps = {
     "detach_first",    "detach_last",     "commit",
 };
 
-const std::vector<const char*> kKeepingSteps = {"make_door", "hand_over", "await_start", "answer_start"};
+const std::vector<const char*> kKeepingSteps = {"make_door", "hand_over", "await_start", "committed"};
 
 void arm_execute_faults(const std::vector<int32_t>& stop_before_step) {
   for (const int32_t number : stop_before_step) arm(number, FaultKind::stop);

@@ -19,6 +19,7 @@ namespace {
 
 constexpr uint64_t kKillTimeoutMs = 30'000;
 constexpr char kWatch = 'w';
+constexpr char kAnswer = 'a';
 constexpr char kDismiss = 'd';
 constexpr char kTakeBack = 't';
 // A killed requester goes within the system call that it is in; one that has not been killed does not wait for us.
@@ -35,7 +36,7 @@ UniqueFd open_requester() {
 struct Received {
   bool end_of_file = false;
   char word = 0;
-  UniqueFd pidfd;
+  UniqueFd descriptor;
 };
 
 Received receive(int socket) {
@@ -56,7 +57,7 @@ Received receive(int socket) {
   if (!received.end_of_file && header && header->cmsg_type == SCM_RIGHTS) {
     int fd;
     std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-    received.pidfd = UniqueFd(fd);
+    received.descriptor = UniqueFd(fd);
   }
   return received;
 }
@@ -75,13 +76,18 @@ void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
   sys::close_all_but({socket, requester.borrow()});
   sys::raise_descriptor_limit();  // one pidfd per process of the tree
   std::vector<UniqueFd> pidfds;
+  UniqueFd answer;
   bool core_lives = false;
   while (!core_lives) {
     Received received = receive(socket);
     if (received.end_of_file) break;
-    if (received.word == kDismiss) ::_exit(0);
+    if (received.word == kDismiss) {
+      if (answer.valid()) (void)!::write(answer.borrow(), "0", 1);
+      ::_exit(0);
+    }
     core_lives = received.word == kTakeBack;
-    if (received.pidfd.valid()) pidfds.push_back(std::move(received.pidfd));
+    if (received.word == kAnswer) answer = std::move(received.descriptor);
+    if (received.word == kWatch && received.descriptor.valid()) pidfds.push_back(std::move(received.descriptor));
   }
   if (hole) hole->fail_all();  // before anything else: tasks that nobody knows of leave by themselves
   kill_and_wait(pidfds);
@@ -126,8 +132,11 @@ Janitor::~Janitor() {
   }
 }
 
-void Janitor::watch(int pidfd) {
-  char word = kWatch;
+void Janitor::watch(int pidfd) { hand_over(kWatch, pidfd, "telling the janitor of a process"); }
+
+void Janitor::answer_when_dismissed(int pipe) { hand_over(kAnswer, pipe, "telling the janitor whom to answer"); }
+
+void Janitor::hand_over(char word, int fd, const char* what) {
   iovec data{&word, 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr message{};
@@ -139,9 +148,9 @@ void Janitor::watch(int pidfd) {
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &pidfd, sizeof pidfd);
+  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
   if (::sendmsg(socket_.borrow(), &message, MSG_NOSIGNAL) < 0) {
-    throw NativeError::from_errno("sendmsg", errno).with_what("telling the janitor of a process").with_pid(host_pid_);
+    throw NativeError::from_errno("sendmsg", errno).with_what(what).with_pid(host_pid_);
   }
 }
 

@@ -39,13 +39,18 @@ class Janitor {
 
   // Hands over a pidfd of a process to be killed.
   void watch(int pidfd);
+  // Hands over a pipe into which the janitor writes when it is dismissed: who
+  // reads there is answered even if we die right after the dismissal.
+  void answer_when_dismissed(int pipe);
   // The tree belongs to itself now, or nothing of it is left: the janitor
-  // exits. `watch` must not be called afterwards.
+  // exits. Nothing may be handed over afterwards.
   void dismiss();
   pid_t host_pid() const { return host_pid_; }
 
  private:
   Janitor(const std::vector<UndoAction>& undo, const Hole* hole);
+  void hand_over(char word, int fd, const char* what);
+
   UniqueFd socket_;
   pid_t host_pid_ = -1;
 };

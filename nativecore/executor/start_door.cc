@@ -33,10 +33,4 @@ bool StartDoor::has_been_opened() const {
   return false;
 }
 
-void StartDoor::answer() {
-  if (!pipe_.valid()) return;
-  (void)!::write(pipe_.borrow(), "0", 1);
-  pipe_.reset();
-}
-
 }  // namespace stasis

@@ -19,8 +19,8 @@ class StartDoor {
   // For poll(2): readable when there may be something new.
   int borrow() const { return opened_.borrow(); }
   bool has_been_opened() const;
-  // Ends the wait of who has opened it. Idempotent.
-  void answer();
+  // What is written to it ends the wait of who has opened it.
+  int borrow_pipe() const { return pipe_.borrow(); }
 
  private:
   UniqueFd pipe_;
