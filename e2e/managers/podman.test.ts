@@ -35,6 +35,9 @@ describe('podman', () => {
       assert.match(await podman.must('exec', 'c', 'ps'), /sh -c trap/);
       assert.match(await podman.must('top', 'c'), /sh -c trap/);
       assert.match(await podman.must('stats', '--no-stream', 'c'), /\bc\b/);
+      if (hasController('pids')) {
+        assert.match(await podman.must('stats', '--no-stream', '--format', '{{.PIDs}}', 'c'), /^[1-9]\d*$/);
+      }
       assert.match(await podman.must('ps', '--format', '{{.Names}} {{.Status}}'), /^c Up/m);
       await podman.must('healthcheck', 'run', 'c');
       await podman.must('pause', 'c');
@@ -175,6 +178,42 @@ describe('podman', () => {
     assert.equal(await restored('--ignore-rootfs'), '');
   });
 
+  it('leaves volumes and changes out of an archive when told to at the checkpoint', async () => {
+    const archive = join(bed.directory, 'c.tar');
+    await podman.start('c', '-v', 'data:/data');
+    await podman.must('exec', 'c', 'sh', '-c', 'echo kept >/data/file; echo changed >/root/file');
+    await podman.must('container', 'checkpoint', '--export', archive, '--ignore-rootfs', '--ignore-volumes', 'c');
+    const members = (await mustRun('tar', ['-tf', archive])).stdout;
+    assert.doesNotMatch(members, /rootfs-diff\.tar|volumes/);
+    await podman.must('rm', 'c');
+    // The volume has stayed; without --ignore-volumes podman would want to make it.
+    await podman.must('container', 'restore', '--import', archive, '--ignore-volumes');
+    await podman.count('c');
+    assert.equal(await podman.must('exec', 'c', 'sh', '-c', 'cat /data/file; ls /root'), 'kept');
+  });
+
+  it('gives a clone other addresses than the fixed ones of the original', async () => {
+    const archive = join(bed.directory, 'c.tar');
+    const addresses = async (name: string): Promise<readonly string[]> => {
+      const shown = await podman.must('exec', name, 'ip', 'addr', 'show', 'eth0');
+      return [/inet ([\d.]+)/.exec(shown)?.[1] ?? '', /ether (\S+)/.exec(shown)?.[1] ?? ''];
+    };
+    const fixed = ['10.88.77.66', '92:d0:c6:0a:29:33'] as const;
+    await podman.start('c', '--network', 'podman', '--ip', fixed[0], '--mac-address', fixed[1]);
+    assert.deepEqual(await addresses('c'), fixed);
+    await podman.must('container', 'checkpoint', '--leave-running', '--export', archive, 'c');
+    await podman.must(
+      ...(['container', 'restore', '--import', archive, '--name', 'clone'] as const),
+      ...['--ignore-static-ip', '--ignore-static-mac'],
+    );
+    for (const name of ['c', 'clone']) await podman.count(name);
+    const ofClone = await addresses('clone');
+    for (const index of [0, 1]) assert.notEqual(ofClone[index], fixed[index]);
+    await podman.must('rm', '-f', '-t', '0', 'c', 'clone');
+    await podman.must('container', 'restore', '--import', archive);
+    assert.deepEqual(await addresses('c'), fixed);
+  });
+
   it('keeps the address on a bridge network, and gives a clone another', async () => {
     const archive = join(bed.directory, 'c.tar');
     const address = async (name: string): Promise<string> =>
@@ -232,6 +271,12 @@ describe('podman', () => {
     }
     await podman.type('c', 'echo "[$kept]" >/root/answer\n');
     assert.equal(await podman.must('exec', 'c', 'cat', '/root/answer'), '[yes]');
+    const archive = join(bed.directory, 'c.tar');
+    await podman.must('container', 'checkpoint', '--export', archive, 'c');
+    await podman.must('rm', 'c');
+    await podman.must('container', 'restore', '--import', archive, '--name', 'imported');
+    await podman.type('imported', 'echo "[$kept again]" >/root/answer\n');
+    assert.equal(await podman.must('exec', 'imported', 'cat', '/root/answer'), '[yes again]');
   });
 
   it('does all containers at once', async () => {

@@ -78,6 +78,7 @@ describe('podman, warm', function () {
     console.log(
       `      first start ${cold.toFixed(0)} ms, second start ${warm.toFixed(0)} ms: ${(cold / warm).toFixed(1)} times faster`,
     );
+    assert.ok(cold / warm >= 5, 'the second start is not five times faster');
     assert.equal(readFileSync(join(shared, 'builds'), 'utf8'), 'built\n', 'the second start has built the table again');
     assert.doesNotMatch(await podman.must('logs', 'warm'), /ready/);
     // Two containers from then on.
