@@ -9,6 +9,8 @@ import { buildDirectory, peerDirectory, repository } from '../e2e/support/paths.
 import { isInstalled, podmanSets, type PodmanSetName } from '../e2e/support/podman-sets.js';
 import type { Summary } from './mocha-reporter.js';
 
+type CgroupManager = 'cgroupfs' | 'systemd';
+
 interface Group {
   readonly name: string;
   readonly what: string;
@@ -134,29 +136,36 @@ function runInterop(options: readonly string[]): Summary {
   return runMocha('interop', [`${compiled}/e2e/interop/**/*.test.js`], options, [], environment);
 }
 
-/** Every podman on every hierarchy that it is used with; crun never on v1. */
-const podmanLanes: readonly (readonly [set: PodmanSetName, version: 1 | 2])[] = [
-  ['debian', 1],
-  ['debian', 2],
-  ['sid', 1],
-  ['sid', 2],
-  ['sid-crun', 2],
+/** Every podman on every hierarchy that it is used with; crun never on v1. The last ones ask a systemd for scopes. */
+const podmanLanes: readonly (readonly [set: PodmanSetName, version: 1 | 2, cgroups: CgroupManager])[] = [
+  ['debian', 1, 'cgroupfs'],
+  ['debian', 2, 'cgroupfs'],
+  ['sid', 1, 'cgroupfs'],
+  ['sid', 2, 'cgroupfs'],
+  ['sid-crun', 2, 'cgroupfs'],
+  ['debian', 1, 'systemd'],
+  ['debian', 2, 'systemd'],
+  ['sid', 2, 'systemd'],
+  ['sid-crun', 2, 'systemd'],
 ];
 
 function runManagers(options: readonly string[]): Summary {
   spawnSync(process.execPath, [`${compiled}/hack/managers.js`], { cwd: repository, stdio: 'inherit' });
   const total: Summary = { passed: 0, failed: 0, skipped: 0 };
   const only = process.env['STASIS_PODMAN_LANES']?.split(',');
-  for (const [set, version] of podmanLanes) {
-    const lane = `managers-${set}-v${version}`;
-    if (only !== undefined && !only.includes(`${set}-v${version}`)) continue;
+  for (const [set, version, cgroups] of podmanLanes) {
+    const name = `${set}-v${version}${cgroups === 'systemd' ? '-systemd' : ''}`;
+    const lane = `managers-${name}`;
+    if (only !== undefined && !only.includes(name)) continue;
     console.log(`\n── ${lane}: ${podmanSets[set].what}`);
     const summary =
       version === 1 && cgroupVersion() === 2
         ? skipped(lane, 'this host has no cgroup v1')
-        : isInstalled(podmanSets[set])
-          ? runPodmanLane(lane, set, version, options)
-          : skipped(lane, `${podmanSets[set].podman} is not installed`);
+        : !isInstalled(podmanSets[set])
+          ? skipped(lane, `${podmanSets[set].podman} is not installed`)
+          : cgroups === 'systemd' && missingForSystemd() !== undefined
+            ? skipped(lane, `there is no ${missingForSystemd()}`)
+            : runPodmanLane(lane, set, version, cgroups, options);
     console.log(`   ${line(summary)}`);
     total.passed += summary.passed;
     total.failed += summary.failed;
@@ -165,47 +174,78 @@ function runManagers(options: readonly string[]): Summary {
   return total;
 }
 
-function runPodmanLane(lane: string, set: PodmanSetName, version: 1 | 2, options: readonly string[]): Summary {
-  const provides = ['root', 'built', 'podman', `cgroup-v${version}`, ...(hasPeers() ? ['peers'] : [])].join(',');
-  const environment = { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides, STASIS_PODMAN: set };
-  const mounts = version === 2 && cgroupVersion() === 1 ? inPureVersion2() : ownMounts;
+function runPodmanLane(
+  lane: string,
+  set: PodmanSetName,
+  version: 1 | 2,
+  cgroups: CgroupManager,
+  options: readonly string[],
+): Summary {
+  const provides = ['root', 'built', 'podman', `cgroup-v${version}`, ...(hasPeers() ? ['peers'] : [])];
+  if (cgroups === 'systemd') provides.push('systemd');
+  const environment = {
+    STASIS_LANE: lane,
+    STASIS_LANE_PROVIDES: provides.join(','),
+    STASIS_PODMAN: set,
+    STASIS_CGROUP_MANAGER: cgroups,
+  };
+  const mounts = cgroups === 'systemd' ? underSystemd(version) : mountsFor(version);
   const { base } = podmanSets[set];
   const wrapper = base === undefined ? mounts : [...mounts, 'sh', '-c', withConfiguration, 'sh', base];
-  return runMocha(lane, [`${compiled}/e2e/managers/**/*.test.js`], options, wrapper, environment);
+  const files = cgroups === 'systemd' ? 'systemd/*.test.js' : '*.test.js';
+  return runMocha(lane, [`${compiled}/e2e/managers/${files}`], options, wrapper, environment);
 }
 
 /** On every hierarchy that the host has; with a /run of their own, where shims and daemons keep what is not configured. */
 function runDaemons(options: readonly string[]): Summary {
   const installed = spawnSync(process.execPath, [`${compiled}/hack/daemons.js`], { cwd: repository, stdio: 'inherit' });
   const total: Summary = { passed: 0, failed: 0, skipped: 0 };
-  for (const version of cgroupVersion() === 1 ? ([1, 2] as const) : ([2] as const)) {
-    const lane = `daemons-v${version}`;
+  const run = (lane: string, files: string, wrapper: readonly string[], environment: Record<string, string>): void => {
     console.log(`\n── ${lane}`);
-    const provides = ['root', 'built', `cgroup-v${version}`, ...(installed.status === 0 ? ['daemons'] : [])];
-    if (hasPeers()) provides.push('peers');
-    const environment = { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides.join(',') };
-    const mounts = version === 2 && cgroupVersion() === 1 ? inPureVersion2() : ownMounts;
-    const wrapper = [...mounts, 'sh', '-c', 'mount -t tmpfs none /run && exec "$@"', 'sh'];
-    const summary = runMocha(lane, [`${compiled}/e2e/daemons/**/*.test.js`], options, wrapper, environment);
+    const summary = runMocha(lane, [`${compiled}/e2e/daemons/${files}`], options, wrapper, environment);
     console.log(`   ${line(summary)}`);
     total.passed += summary.passed;
     total.failed += summary.failed;
     total.skipped += summary.skipped;
+  };
+  for (const version of cgroupVersion() === 1 ? ([1, 2] as const) : ([2] as const)) {
+    const lane = `daemons-v${version}`;
+    const provides = ['root', 'built', `cgroup-v${version}`, ...(installed.status === 0 ? ['daemons'] : [])];
+    if (hasPeers()) provides.push('peers');
+    const environment = { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides.join(',') };
+    const ownRun = ['sh', '-c', 'mount -t tmpfs none /run && exec "$@"', 'sh'];
+    run(lane, '*.test.js', [...mountsFor(version), ...ownRun], environment);
+    const missing = missingForSystemd();
+    if (missing !== undefined) {
+      console.log(`skipped ${lane}-systemd: there is no ${missing}`);
+      total.skipped += 1;
+      continue;
+    }
+    run(`${lane}-systemd`, 'systemd/*.test.js', underSystemd(version), {
+      STASIS_LANE: `${lane}-systemd`,
+      STASIS_LANE_PROVIDES: [...provides, 'systemd'].join(','),
+      STASIS_CGROUP_MANAGER: 'systemd',
+    });
   }
   return total;
 }
 
 function runSystemd(options: readonly string[]): Summary {
-  const missing = ['/lib/systemd/systemd', '/usr/bin/dbus-daemon'].find((program) => !existsSync(program));
-  if (missing !== undefined) return skipped('systemd', `there is no ${missing} (apt-get install systemd dbus)`);
+  const missing = missingForSystemd();
+  if (missing !== undefined) return skipped('systemd', `there is no ${missing}`);
   const total: Summary = { passed: 0, failed: 0, skipped: 0 };
   for (const version of cgroupVersion() === 1 ? ([1, 2] as const) : ([2] as const)) {
     const lane = `systemd-v${version}`;
     console.log(`\n── ${lane}`);
     const provides = ['root', 'built', `cgroup-v${version}`, 'systemd', ...(hasPeers() ? ['peers'] : [])].join(',');
     const environment = { STASIS_LANE: lane, STASIS_LANE_PROVIDES: provides };
-    const wrapper = [process.execPath, `${compiled}/hack/systemd-host.js`, String(version)];
-    const summary = runMocha(lane, [`${compiled}/e2e/systemd/**/*.test.js`], options, wrapper, environment);
+    const summary = runMocha(
+      lane,
+      [`${compiled}/e2e/systemd/**/*.test.js`],
+      options,
+      underSystemd(version),
+      environment,
+    );
     total.passed += summary.passed;
     total.failed += summary.failed;
     total.skipped += summary.skipped;
@@ -262,8 +302,21 @@ function skipped(name: string, why: string): Summary {
   return { passed: 0, failed: 0, skipped: 1 };
 }
 
+function mountsFor(version: 1 | 2): readonly string[] {
+  return version === 2 && cgroupVersion() === 1 ? inPureVersion2() : ownMounts;
+}
+
 function inPureVersion2(): string[] {
   return ['unshare', '-m', 'sh', '-c', pureVersion2, 'sh'];
+}
+
+function underSystemd(version: 1 | 2): string[] {
+  return [process.execPath, `${compiled}/hack/systemd-host.js`, String(version)];
+}
+
+function missingForSystemd(): string | undefined {
+  const missing = ['/lib/systemd/systemd', '/usr/bin/dbus-daemon'].find((program) => !existsSync(program));
+  return missing === undefined ? undefined : `${missing} (apt-get install systemd dbus)`;
 }
 
 function line(summary: Summary): string {

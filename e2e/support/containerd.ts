@@ -8,12 +8,16 @@ import { makeImage } from './oci-layout.js';
 import { makeRootfs } from './rootfs.js';
 import { cgroupParent } from './run-identity.js';
 import { describeFailure, run, type CommandResult } from './run.js';
+import { managersUseSystemd } from './systemd.js';
 import { waitFor } from './wait.js';
 
 /** Counts into its root file system and on its output. */
 export const countingInside = 'n=0; while :; do n=$((n + 1)); echo $n >>/count; echo $n; sleep 0.02; done';
 
 export const boxImage = 'docker.io/library/box:latest';
+
+/** Of its scopes, ctr-ID.scope, where systemd makes them. */
+export const containerdSlice = 'stasistest-containerd.slice';
 
 const withoutCri = ['grpc.v1.cri', 'cri.v1.images', 'cri.v1.runtime'];
 const unused = ['nri.v1.nri', 'snapshotter.v1.btrfs', 'snapshotter.v1.devmapper', 'snapshotter.v1.erofs'];
@@ -87,7 +91,10 @@ export class Containerd {
     await this.must(
       ...(['run', '--detach', '--snapshotter', 'native', '--log-uri', `file://${this.logFile(id)}`] as const),
       ...['--runc-binary', installedStasis, '--runc-root', join(this.directory, 'runc')],
-      ...['--cgroup', `${cgroupParent}/${id}`, '--cpu-shares', '0', ...options, boxImage, id, 'sh', '-c', script],
+      ...(managersUseSystemd()
+        ? ['--runc-systemd-cgroup', '--cgroup', `${containerdSlice}:ctr:${id}`]
+        : ['--cgroup', `${cgroupParent}/${id}`]),
+      ...['--cpu-shares', '0', ...options, boxImage, id, 'sh', '-c', script],
     );
   }
 

@@ -1,15 +1,16 @@
 // podman with everything of its own below one folder: storage, state, volumes,
 // configuration; the runtime is an installed stasis, and so is the criu that
 // podman looks for.
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { hasController } from './cgroups.js';
+import { cgroupDirectories, hasController } from './cgroups.js';
 import { managersDirectory } from './paths.js';
 import { chosenPodman, type PodmanSet } from './podman-sets.js';
 import { processesWhere, readOrEmpty } from './processes.js';
 import { makeRootfs } from './rootfs.js';
 import { describeFailure, mustRun, run, type CommandResult } from './run.js';
+import { managersUseSystemd } from './systemd.js';
 import { countOn, waitFor } from './wait.js';
 
 /** Where hack/managers installs stasis. */
@@ -24,7 +25,7 @@ function configuration(set: PodmanSet): string {
     // A default limit needs the controller for it.
     ...(hasController('pids') ? [] : ['pids_limit = 0']),
     '[engine]',
-    'cgroup_manager = "cgroupfs"',
+    `cgroup_manager = "${managersUseSystemd() ? 'systemd' : 'cgroupfs'}"`,
     'events_logger = "file"',
     `conmon_path = ["${set.conmon}"]`,
   ];
@@ -196,9 +197,6 @@ function isMountPoint(path: string): boolean {
 
 /** Directories of any hierarchy that carry the container's id. */
 function cgroupsOf(id: string): string[] {
-  return readdirSync('/sys/fs/cgroup', { withFileTypes: true })
-    .filter((entry) => entry.isDirectory())
-    .flatMap((entry) => ['', entry.name])
-    .map((hierarchy) => join('/sys/fs/cgroup', hierarchy, 'libpod_parent', `libpod-${id}`))
-    .filter((path) => existsSync(path));
+  const inScopes = [`libpod-${id}.scope`, `libpod-conmon-${id}.scope`].map((name) => `/machine.slice/${name}`);
+  return [`/libpod_parent/libpod-${id}`, ...inScopes].flatMap(cgroupDirectories);
 }

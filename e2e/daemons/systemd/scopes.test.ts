@@ -1,0 +1,71 @@
+// containerd with SystemdCgroup in the options of its runtime: the scope of a
+// task, as systemd and the kernel have it, from run to rm.
+import assert from 'node:assert/strict';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { cgroupDirectories, hasController, processesIn } from '../../support/cgroups.js';
+import { Containerd, containerdSlice, countingInside } from '../../support/containerd.js';
+import { openFor } from '../../support/daemon.js';
+import { requires } from '../../support/lanes.js';
+import { readOrEmpty } from '../../support/processes.js';
+import { mustRun } from '../../support/run.js';
+import { property } from '../../support/systemd.js';
+import { useTestBed } from '../../support/test-bed.js';
+import { waitFor } from '../../support/wait.js';
+
+const scopeOf = (id: string): string => `ctr-${id}.scope`;
+
+describe("containerd's tasks in systemd's scopes", function () {
+  this.timeout(300_000);
+  const bed = useTestBed();
+  let containerd: Containerd;
+
+  beforeEach(async function () {
+    requires(this, 'systemd');
+    containerd = await openFor(this, bed, () => Containerd.open());
+  });
+
+  /** The task counts, and is all that the scope holds. */
+  async function assertHeld(id: string, scope = scopeOf(id)): Promise<void> {
+    await containerd.count(id);
+    assert.equal(await property('ActiveState', scope), 'active');
+    assert.equal(await property('Slice', scope), containerdSlice);
+    assert.equal(await property('Delegate', scope), 'yes');
+    if (hasController('memory')) assert.equal(await property('MemoryLimit', scope), String(64 << 20));
+    const { pid } = (await containerd.task(id))!;
+    const held = processesIn(await property('ControlGroup', scope));
+    assert.ok(held.includes(pid), `${pid} is not among ${held.join(' ')}`);
+    for (const one of held) assert.match(readOrEmpty(`/proc/${one}/comm`), /^(sh|sleep|)$/m, `process ${one}`);
+  }
+
+  async function assertGone(scope: string, cgroup: string): Promise<void> {
+    await waitFor(`${scope} to go`, async () =>
+      (await property('LoadState', scope)) === 'not-found' ? true : undefined,
+    );
+    assert.deepEqual(cgroupDirectories(cgroup), []);
+  }
+
+  const limits = (): string[] => (hasController('memory') ? ['--memory-limit', String(64 << 20)] : []);
+
+  it('are held after each of three restores, and by none after rm', async () => {
+    await containerd.start('one', countingInside, ...limits());
+    await assertHeld('one');
+    const cgroup = await property('ControlGroup', scopeOf('one'));
+    const images = join(bed.directory, 'images');
+    mkdirSync(images);
+    await containerd.must('task', 'checkpoint', '--image-path', images, 'one');
+    await assertHeld('one');
+    for (let round = 1; round <= 3; round += 1) {
+      await containerd.must('container', 'checkpoint', '--rw', '--image', '--task', 'one', `saved/one:${round}`);
+      await assertHeld('one');
+      await containerd.remove('one');
+      await assertGone(scopeOf('one'), cgroup);
+      await containerd.must('container', 'restore', '--live', '--rw', 'one', `saved/one:${round}`);
+      await assertHeld('one');
+    }
+    await mustRun('systemctl', ['daemon-reload']);
+    await assertHeld('one');
+    await containerd.remove('one');
+    await assertGone(scopeOf('one'), cgroup);
+  });
+});
