@@ -97,7 +97,7 @@ export function parseConfigDump(text: string): ConfigDump {
   return {
     id: read('id'),
     name: read('name'),
-    rootfsImage: read('rootfsImage') || read('rawImageName'),
+    rootfsImage: read('rootfsImage') || read('RawImageName'),
     rootfsImageRef: read('rootfsImageRef') || read('rootfsImageID'),
     rootfsImageName: read('rootfsImageName'),
     runtime: read('runtime'),

@@ -11,6 +11,7 @@ import {
   type BindMount,
   type ConfigDump,
 } from '../oci-spec/checkpoint-archive.js';
+import { parseJson, stringifyJson } from '../oci-spec/json.js';
 import { parseRuntimeConfig } from '../oci-spec/runtime-config.js';
 import type { DeviceNumber } from './archive/tar-reader.js';
 import { allowsDevice, type Container } from './container/index.js';
@@ -110,14 +111,14 @@ function specDump(bundle: string, name: string): string {
   const path = join(bundle, 'config.json');
   let spec: { annotations?: Record<string, string> };
   try {
-    spec = JSON.parse(readFileSync(path, 'utf8')) as typeof spec;
+    spec = parseJson(readFileSync(path, 'utf8')) as typeof spec;
   } catch (error) {
     throw fileError(`cannot read the spec of the container`, path, error);
   }
   const annotations = spec.annotations ?? {};
   if (annotations[kManagerAnnotation] === undefined && annotations[kNameAnnotation] === undefined)
     spec.annotations = { ...annotations, [kNameAnnotation]: name };
-  return JSON.stringify(spec, undefined, 2);
+  return stringifyJson(spec);
 }
 
 const notBindMounts: ReadonlySet<string> = new Set([

@@ -39,13 +39,14 @@ import {
   type ConfigDump,
   type Dialect,
 } from '../oci-spec/checkpoint-archive.js';
-import { FormatError } from '../oci-spec/json.js';
+import { FormatError, parseJson, stringifyJson } from '../oci-spec/json.js';
 import { isBindMount } from '../oci-spec/mount-options.js';
 import { parseRuntimeConfig } from '../oci-spec/runtime-config.js';
 import { ArchiveFile, syncDirectory, syncFile } from './archive/archive-file.js';
 import type { Compression } from './archive/compression.js';
 import { formatManifest, kManifestName } from './archive/manifest.js';
 import { readOciLayout, writeOciLayout } from './archive/oci-image.js';
+import { alterPodmanConfig, podmanContainer, type PodmanWishes } from './archive/podman-container.js';
 import { PrivateDirectory } from './archive/private-directory.js';
 import { dialectOf, readArchive, type ArchiveContents } from './archive/read-archive.js';
 import { convertRootfsTar } from './archive/rootfs-tar.js';
@@ -132,6 +133,8 @@ export interface PackRequest {
   /** What the source has to be; told by itself if undefined. */
   readonly from: SourceForm | undefined;
   readonly to: TargetForm;
+  /** Whose members an OCI image has; undefined: the source's. */
+  readonly imageFor: Dialect | undefined;
   /** Absolute. */
   readonly output: string;
   readonly compression: Compression;
@@ -141,6 +144,10 @@ export interface PackRequest {
   readonly spec: string | undefined;
   readonly name: string;
   readonly image: string;
+  /** The rest for podman only. */
+  readonly imageId: string;
+  readonly runtime: string;
+  readonly network: string;
   readonly stasisVersion: string;
   /** How much of how much is written; before that, how much has been read, of 0. */
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
@@ -185,7 +192,8 @@ export async function packCheckpoint(request: PackRequest): Promise<PackResult> 
     );
     return { from: loaded.form, output: request.output, files: images.length, notes };
   }
-  const dialect = request.to === 'oci' || request.to === 'oci-archive' ? loaded.dialect : request.to;
+  const dialect =
+    request.to === 'oci' || request.to === 'oci-archive' ? (request.imageFor ?? loaded.dialect) : request.to;
   const members = await translate(loaded, dialect, request, target, notes);
   const files = [...members].sort(([one], [other]) => order(one) - order(other) || (one < other ? -1 : 1));
   const fill = async (tar: TarWriter): Promise<void> => {
@@ -402,14 +410,14 @@ async function translate(
   const configText = textOf(loaded, member.config);
   const config = configOf(configText, request);
   const same = loaded.dialect === to && configText !== undefined && request.spec === undefined;
-  put(member.spec, same ? specText : specFor(to, specText, config));
-  // podman's struct has what the others look for, and podman needs all of it.
-  const asIs = configText !== undefined && (same || (to === 'podman' && isPodmanConfig(configText)));
-  put(member.config, asIs ? configText : formatConfigDump(config));
-  if (to === 'podman' && !asIs) {
-    notes.push(
-      'podman restores from archives that hold its own container settings only, and they are not in the source: this one can be looked at (checkpointctl, podman container inspect), not imported',
-    );
+  if (to === 'podman') {
+    const { config: podmanConfig, spec, notes: more } = forPodman(loaded, configText, specText, config, request);
+    put(member.config, podmanConfig);
+    put(member.spec, spec);
+    notes.push(...more);
+  } else {
+    put(member.spec, same ? specText : specFor(to, specText, config));
+    put(member.config, same ? configText : formatConfigDump(config));
   }
   await translateRootfs(loaded, to, target, members, notes);
   translateLog(loaded, to, members);
@@ -426,6 +434,30 @@ async function translate(
     if (!members.has(member.containerdStatusDump)) put(member.containerdStatusDump, containerdStatusDump(config));
   }
   return members;
+}
+
+/** podman's own container stays what it is; any other is made into one. */
+function forPodman(
+  loaded: Loaded,
+  configText: string | undefined,
+  specText: string,
+  config: ConfigDump,
+  request: PackRequest,
+): ReturnType<typeof podmanContainer> {
+  const given = (value: string): string | undefined => (value === '' ? undefined : value);
+  const wishes: PodmanWishes = {
+    name: given(request.name),
+    image: given(request.image),
+    imageId: given(request.imageId),
+    runtime: given(request.runtime),
+    network: given(request.network),
+  };
+  if (configText === undefined || !isPodmanConfig(configText)) {
+    const source = { path: request.source, hasDevShm: loaded.files.has(member.devShm) };
+    return podmanContainer(config, specText, source, wishes);
+  }
+  const spec = loaded.dialect === 'podman' ? specText : specFor('podman', specText, config);
+  return { ...alterPodmanConfig(configText, wishes), spec };
 }
 
 /** Members that are translated or made anew, and not carried as they are. */
@@ -514,7 +546,7 @@ function readSpec(path: string): string {
 
 /** The annotations by which a manager knows a container as its own. */
 function specFor(to: Dialect, text: string, config: ConfigDump): string {
-  const spec = JSON.parse(text) as { annotations?: Record<string, string> };
+  const spec = parseJson(text) as { annotations?: Record<string, string> };
   const annotations = { ...spec.annotations };
   const pod = annotations['io.kubernetes.pod.name'] ?? annotations['io.kubernetes.cri.sandbox-name'];
   const namespace = annotations['io.kubernetes.pod.namespace'] ?? annotations['io.kubernetes.cri.sandbox-namespace'];
@@ -537,7 +569,7 @@ function specFor(to: Dialect, text: string, config: ConfigDump): string {
     if (pod !== undefined) annotations['io.kubernetes.cri.sandbox-name'] = pod;
     if (namespace !== undefined) annotations['io.kubernetes.cri.sandbox-namespace'] = namespace;
   }
-  return JSON.stringify({ ...spec, annotations }, undefined, 2);
+  return stringifyJson({ ...spec, annotations });
 }
 
 function bindMountsOf(specText: string): string {
@@ -593,10 +625,7 @@ function stringify(document: object): string {
 }
 
 function imageNotes(config: ConfigDump, dialect: Dialect, notes: string[]): void {
-  if (dialect !== 'podman')
-    notes.push(
-      'podman container restore wants its own container settings in an image, which only a checkpoint of podman has',
-    );
+  if (dialect !== 'podman') notes.push('podman container restore takes an image that was packed with --for podman');
   if (!/^[0-9a-f]{64}$/.test(config.rootfsImageRef))
     notes.push('CRI-O looks for the base image by 64 digits (rootfsImageRef), which the source does not have');
 }

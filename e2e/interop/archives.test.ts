@@ -17,7 +17,15 @@ describe('archives', () => {
     const container = await bed.start({ args: ['sh', '-c', program] });
     await container.waitForOutput(/3/);
     const file = join(bed.directory, 'archive.tar.zst');
-    await container.must(['checkpoint', '--archive', file, '--ignore-rootfs', '--image', 'busybox:test', 'c1']);
+    await container.must([
+      'checkpoint',
+      '--archive',
+      file,
+      '--ignore-rootfs',
+      '--image',
+      'localhost/busybox:test',
+      'c1',
+    ]);
     return file;
   };
 
@@ -28,7 +36,7 @@ describe('archives', () => {
       const packed = join(bed.directory, 'packed.tar');
       await mustRun(stasisProgram, ['pack', file, '--to', form, '--output', packed]);
       const shown = (await mustRun(peers.checkpointctl, ['show', packed])).stdout;
-      assert.match(shown, /^c1\s+busybox:test\s/m);
+      assert.match(shown, /^c1\s+localhost\/busybox:test\s/m);
       const engine = { stasis: 'containerd', podman: 'Podman', 'cri-o': 'CRI-O', containerd: 'containerd' }[form]!;
       assert.match(shown, new RegExp(engine));
       const all = (await mustRun(peers.checkpointctl, ['inspect', '--all', packed])).stdout;

@@ -1,6 +1,7 @@
 // pack: a checkpoint in another form: an archive for a manager, an OCI image, a
 // directory of images.
 import { resolve } from 'node:path';
+import { dialects, type Dialect } from '../../../oci-spec/checkpoint-archive.js';
 import type { RuntimeOption } from '../../../oci-spec/runtime-options.js';
 import { compressionOfName, type Compression } from '../../../runtime-shim/archive/compression.js';
 import {
@@ -31,6 +32,15 @@ const options: readonly RuntimeOption[] = [
   { name: 'spec', type: 'string', describe: "the container's config.json, for a directory of images" },
   { name: 'name', type: 'string', describe: 'name of the container' },
   { name: 'image', type: 'string', describe: 'name of the image that the container was made from' },
+  {
+    name: 'for',
+    type: 'string',
+    describe: "whose members an OCI image has (default: the source's)",
+    values: dialects,
+  },
+  { name: 'image-id', type: 'string', describe: 'for podman: the 64 digits of its id (podman image inspect)' },
+  { name: 'runtime', type: 'string', describe: "for podman: the runtime, as podman's --runtime (default: stasis)" },
+  { name: 'network', type: 'string', describe: 'for podman: the network to join (default: podman)' },
   { name: 'json', type: 'boolean', describe: 'print the result as JSON' },
 ];
 
@@ -44,6 +54,13 @@ export const packCommand: Command = {
     const output = text(given, 'output');
     if (output === undefined) throw usage('cannot pack: --output is missing', 'name the file or directory to write');
     const spec = text(given, 'spec');
+    const imageId = (text(given, 'image-id') ?? '').replace(/^sha256:/, '');
+    if (!/^([0-9a-f]{64})?$/.test(imageId)) {
+      throw usage(
+        `cannot pack: --image-id ${imageId} is not the id of an image`,
+        "give the 64 digits that podman image inspect --format '{{.Id}}' prints",
+      );
+    }
     const request = {
       source: resolve(context.cwd, source),
       from: text(given, 'from') as SourceForm | undefined,
@@ -54,6 +71,10 @@ export const packCommand: Command = {
       spec: spec === undefined ? undefined : resolve(context.cwd, spec),
       name: text(given, 'name') ?? '',
       image: text(given, 'image') ?? '',
+      imageFor: text(given, 'for') as Dialect | undefined,
+      imageId,
+      runtime: text(given, 'runtime') ?? '',
+      network: text(given, 'network') ?? '',
       stasisVersion,
     };
     const result = await withProgress('packing', ({ at }) => packCheckpoint({ ...request, onProgress: at }));
