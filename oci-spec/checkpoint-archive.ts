@@ -1,6 +1,7 @@
 // Checkpoints on their way between machines: the members of the tar files that
 // podman, CRI-O, containerd and checkpointctl read, and the annotations by which
 // each of them recognises an image as a checkpoint. Names and forms, no I/O.
+import { kAccessList, kDefaultList } from './access-control-list.js';
 import { FormatError, JsonReader, parseJson } from './json.js';
 
 /** Who writes or reads an archive; `stasis` has the members of all of them. */
@@ -149,13 +150,14 @@ export function formatBindMounts(mounts: readonly BindMount[]): string {
 }
 
 /**
- * Of the extended attributes of a file, those that travel in rootfs-diff.tar: what programs noted themselves, and file
- * capabilities, which never give a task more than the bounding set of its container (capabilities(7)). Those of overlayfs
- * say how layers lie upon each other on one machine, and labels are the security module's business.
+ * Of the extended attributes of a file, those that travel in rootfs-diff.tar: what programs noted themselves, access
+ * control lists, which give no more than a mode can, and file capabilities, which never give a task more than the
+ * bounding set of its container (capabilities(7)). Those of overlayfs say how layers lie upon each other on one machine,
+ * and labels are the security module's business.
  */
 export function isCarriedAttribute(name: string): boolean {
   if (name.startsWith('user.')) return !name.startsWith('user.overlay.');
-  return name === 'security.capability';
+  return name === 'security.capability' || name === kAccessList || name === kDefaultList;
 }
 
 /** Whose loss is told: not what the machine or its overlayfs gave to the file. */

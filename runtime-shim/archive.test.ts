@@ -19,6 +19,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { nativeBinding } from '../nativecore/index.js';
+import { accessListProblem, kAccessList, listOfMode } from '../oci-spec/access-control-list.js';
 import { StasisError, type Degradation } from './errors/index.js';
 import { applyRootfs, type RootfsCalls, type RootfsUpdate } from './archive/apply-rootfs.js';
 import { ArchiveFile } from './archive/archive-file.js';
@@ -310,6 +311,48 @@ describe('archives', () => {
     const listed = execFileSync('tar', ['-tvf', third, '--xattrs'], { encoding: 'utf8' });
     assert.match(listed, /1000000\/4000000.* long\/.*name\n/);
     assert.match(listed, /^prw--w--w-.*d\/pipe$/m);
+  });
+
+  it('judge access control lists as the kernel does', () => {
+    const file = join(directory, 'file');
+    writeFileSync(file, '');
+    const kinds = [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40];
+    const entry = (kind: number, permissions: number): Buffer => {
+      const bytes = Buffer.alloc(8);
+      bytes.writeUInt16LE(kind, 0);
+      bytes.writeUInt16LE(permissions, 2);
+      bytes.writeUInt32LE(kind === 0x02 || kind === 0x08 ? 1000 : 0xffff_ffff, 4);
+      return bytes;
+    };
+    // Every subset of the kinds, in order; then each with its first two changed over, and with one of them twice.
+    const lists = Array.from({ length: 1 << kinds.length }, (_, set) => kinds.filter((_kind, bit) => (set >> bit) & 1));
+    const orders = lists.flatMap((list) => [
+      list,
+      [...list.slice(0, 2).reverse(), ...list.slice(2)],
+      [...list, ...list.slice(-1)],
+      [...list.slice(0, 2), ...list.slice(1)],
+    ]);
+    const values = orders.map((list) => Buffer.concat([Buffer.of(2, 0, 0, 0), ...list.map((kind) => entry(kind, 4))]));
+    const sound = Buffer.concat([Buffer.of(2, 0, 0, 0), entry(1, 6), entry(4, 4), entry(0x20, 0)]);
+    values.push(sound, sound.subarray(0, -1), sound.subarray(0, 3), Buffer.alloc(0), Buffer.of(1, 0, 0, 0));
+    values.push(Buffer.concat([sound.subarray(0, 4), entry(1, 8), entry(4, 4), entry(0x20, 0)]));
+    let taken = 0;
+    for (const value of values) {
+      let takes: boolean;
+      try {
+        takes = nativeBinding().setAttribute(file, kAccessList, value);
+        taken += 1;
+      } catch {
+        takes = false;
+      }
+      const ours = accessListProblem(value);
+      // An empty value says nothing: the kernel lets it pass, and no file has one.
+      if (value.length > 0) assert.equal(ours === undefined, takes, `${value.toString('hex')}: ${ours}`);
+    }
+    assert.ok(taken > 10 && taken < values.length / 2, `${taken} of ${values.length} were taken`);
+    assert.equal(nativeBinding().setAttribute(file, kAccessList, listOfMode(0o640)), true);
+    assert.equal(nativeBinding().getAttribute(file, kAccessList), undefined);
+    assert.equal(lstatSync(file).mode & 0o777, 0o640);
   });
 
   it('make of devices what the spec allows, and of attributes what grants nothing', async () => {

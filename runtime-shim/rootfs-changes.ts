@@ -3,8 +3,9 @@
 // the two members that podman and CRI-O read: a tar file of what is new or
 // changed, and a list of what is gone.
 import { createWriteStream, lstatSync, readFileSync, readdirSync, readlinkSync, type Stats } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { nativeBinding } from '../nativecore/index.js';
+import { kAccessList, kDefaultList, listOfMode, noList } from '../oci-spec/access-control-list.js';
 import { isCarriedAttribute, isForeignAttribute } from '../oci-spec/checkpoint-archive.js';
 import type { DeviceNumber } from './archive/tar-reader.js';
 import { hasPlaceForNode, TarWriter } from './archive/tar-writer.js';
@@ -190,7 +191,6 @@ function differs(path: string, stat: Stats, oldPath: string, old: Stats): boolea
   return stat.size !== old.size || stat.mtimeMs !== old.mtimeMs;
 }
 
-/** Only files and directories have any that travel (xattr(7)). */
 function carriedAttributes(path: string): Map<string, Buffer> {
   const native = nativeBinding();
   const found = new Map<string, Buffer>();
@@ -199,6 +199,16 @@ function carriedAttributes(path: string): Map<string, Buffer> {
     if (value !== undefined) found.set(name, value);
   }
   return found;
+}
+
+/**
+ * What is made in a directory with a default access control list inherits it: whoever unpacks takes it away again where a
+ * file has none.
+ */
+function withoutInheritedLists(attributes: Map<string, Buffer>, stat: Stats): Map<string, Buffer> {
+  if (!attributes.has(kAccessList)) attributes.set(kAccessList, listOfMode(stat.mode));
+  if (stat.isDirectory() && !attributes.has(kDefaultList)) attributes.set(kDefaultList, noList);
+  return attributes;
 }
 
 function attributesText(path: string): string {
@@ -235,9 +245,13 @@ export async function writeRootfsDiff(
         degrade(name, 'is not carried: readers of the archive take the name for a mark that a file was deleted');
         continue;
       }
-      const hasAttributes = stat.isFile() || stat.isDirectory();
-      const facts = hasAttributes ? { ...plain, attributes: carriedAttributes(attributesOf ?? path) } : plain;
-      for (const attribute of hasAttributes ? nativeBinding().listAttributes(attributesOf ?? path) : []) {
+      const holder = attributesOf ?? path;
+      // A link has none that travel (xattr(7)).
+      const hasAttributes = !stat.isSymbolicLink() && !stat.isSocket();
+      const found = hasAttributes ? carriedAttributes(holder) : new Map<string, Buffer>();
+      const inherits = hasAttributes && nativeBinding().getAttribute(dirname(holder), kDefaultList) !== undefined;
+      const facts = { ...plain, attributes: inherits ? withoutInheritedLists(found, stat) : found };
+      for (const attribute of hasAttributes ? nativeBinding().listAttributes(holder) : []) {
         if (!isCarriedAttribute(attribute) && !isForeignAttribute(attribute))
           degrade(name, `is carried without its extended attribute ${JSON.stringify(attribute)}`);
       }
@@ -255,13 +269,13 @@ export async function writeRootfsDiff(
         await tar.addFile(facts, path);
         if (lstatSync(path).ctimeMs > since) degrade(name, 'was changed after the moment of the checkpoint');
       } else if (stat.isFIFO()) {
-        await tar.addNode({ ...plain, type: 'fifo', major: 0, minor: 0 });
+        await tar.addNode({ ...facts, type: 'fifo', major: 0, minor: 0 });
       } else if (stat.isSocket()) {
         // It is nobody's without the process that bound it; the restore binds those that are open again.
         degrade(name, 'is a socket and is not carried; whoever binds it makes it');
       } else {
         const device = deviceOf(stat);
-        if (allowsDevice(device) && hasPlaceForNode(device)) await tar.addNode({ ...plain, ...device });
+        if (allowsDevice(device) && hasPlaceForNode(device)) await tar.addNode({ ...facts, ...device });
         else {
           const kind = device.type === 'c' ? 'character' : 'block';
           degrade(

@@ -33,14 +33,22 @@ const counter = [
 /** struct vfs_cap_data, revision 2: CAP_NET_RAW permitted, effective. */
 const kNetRaw = '0100000200200000000000000000000000000000';
 
-async function setAttribute(path: string, name: string, hex: string): Promise<void> {
-  const program = 'import os, sys; os.setxattr(sys.argv[1], sys.argv[2], bytes.fromhex(sys.argv[3]))';
-  await mustRun('python3', ['-c', program, path, name, hex]);
+/** rw-, user 1000 r--, group r--, mask r--, others ---: mode 0640. */
+const kReadableBy1000 = '0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000000ffffffff';
+
+/** Each as path, name and value. */
+async function setAttributes(...attributes: readonly (readonly [string, string, string])[]): Promise<void> {
+  const program =
+    'import os, sys\nfor w in zip(*[iter(sys.argv[1:])] * 3): os.setxattr(w[0], w[1], bytes.fromhex(w[2]))';
+  await mustRun('python3', ['-c', program, ...attributes.flat()]);
 }
 
-async function attribute(path: string, name: string): Promise<string> {
-  const program = 'import os, sys; print(os.getxattr(sys.argv[1], sys.argv[2]).hex())';
-  return (await mustRun('python3', ['-c', program, path, name])).stdout.trim();
+/** Their values, each named as path and name; "none" where there is none. */
+async function attributes(...names: readonly (readonly [string, string])[]): Promise<string[]> {
+  const program = `import os, sys
+for path, name in zip(*[iter(sys.argv[1:])] * 2):
+  print(os.getxattr(path, name).hex() if name in os.listxattr(path) else "none")`;
+  return (await mustRun('python3', ['-c', program, ...names.flat()])).stdout.trim().split('\n');
 }
 
 describe('archives', () => {
@@ -288,9 +296,17 @@ describe('archives', () => {
           echo ping >ping; chown 300000:300000 ping`;
         await mustRun('sh', ['-ec', `cd "$1"; ${changes}`, 'sh', join(container.rootfs, 'data')]);
         const below = join(container.rootfs, 'data');
-        await setAttribute(join(below, 'ping'), 'user.note', '00ff0a80');
-        await setAttribute(join(below, 'after'), 'user.note', '68657265');
-        await setAttribute(join(below, 'ping'), 'security.capability', kNetRaw);
+        mkdirSync(join(below, 'shared'));
+        writeFileSync(join(below, 'shared/private'), '', { mode: 0o600 });
+        const [access, byDefault] = ['system.posix_acl_access', 'system.posix_acl_default'];
+        await setAttributes(
+          [join(below, 'ping'), 'user.note', '00ff0a80'],
+          [join(below, 'ping'), 'security.capability', kNetRaw],
+          [join(below, 'ping'), access, kReadableBy1000],
+          [join(below, 'pipe'), access, kReadableBy1000],
+          [join(below, 'after'), 'user.note', '68657265'],
+          [join(below, 'shared'), byDefault, kReadableBy1000],
+        );
         const file = join(directory, 'a.tar');
         const result = await container.must(['checkpoint', '--archive', file, 'c1']);
         assert.match(
@@ -302,21 +318,40 @@ describe('archives', () => {
         await other.mustRunDetached(['restore', '--detach', '--bundle', other.bundle, '--archive', file, 'c2']);
         await assertGoesOn(container, other);
         const data = join(other.rootfs, 'data');
-        assert.deepEqual(readdirSync(data).sort(), ['after', 'metadata', 'new', 'null', 'ping', 'pipe', 'pipe2']);
+        assert.deepEqual(readdirSync(data).sort(), [
+          'after',
+          'metadata',
+          'new',
+          'null',
+          'ping',
+          'pipe',
+          'pipe2',
+          'shared',
+        ]);
         assert.equal(readFileSync(join(data, 'after/deep/file'), 'utf8'), 'below\n');
         assert.equal(readFileSync(join(data, 'metadata'), 'utf8'), 'content\n');
         const stat = (name: string): string[] => {
           const { mode, uid, ino, rdev } = statSync(join(data, name));
           return [mode.toString(8), String(uid), String(rdev), name.startsWith('pipe') ? String(ino) : ''];
         };
-        assert.deepEqual(stat('pipe').slice(0, 1), ['10622']);
+        assert.deepEqual(stat('pipe').slice(0, 1), ['10640']);
         assert.deepEqual(stat('pipe'), stat('pipe2'));
         assert.deepEqual(stat('metadata').slice(0, 1), ['100600']);
         assert.deepEqual(stat('ping').slice(1, 2), ['300000']);
         assert.deepEqual(stat('null').slice(2, 3), [String(statSync('/dev/null').rdev)]);
-        assert.equal(await attribute(join(data, 'ping'), 'security.capability'), kNetRaw);
-        assert.equal(await attribute(join(data, 'ping'), 'user.note'), '00ff0a80');
-        assert.equal(await attribute(join(data, 'after'), 'user.note'), '68657265');
+        const found = await attributes(
+          [join(data, 'ping'), 'security.capability'],
+          [join(data, 'ping'), 'user.note'],
+          [join(data, 'after'), 'user.note'],
+          [join(data, 'ping'), access],
+          [join(data, 'pipe'), access],
+          [join(data, 'shared'), byDefault],
+          // What it would have inherited where it is made anew.
+          [join(data, 'shared/private'), access],
+        );
+        const lists = [kReadableBy1000, kReadableBy1000, kReadableBy1000, 'none'];
+        assert.deepEqual(found, [kNetRaw, '00ff0a80', '68657265', ...lists]);
+        assert.equal(statSync(join(data, 'shared/private')).mode & 0o777, 0o600);
       } finally {
         await container.destroy();
         await mustRun('umount', [container.rootfs]);

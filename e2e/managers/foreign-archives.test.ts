@@ -36,6 +36,7 @@ describe('archives of others for podman', () => {
   /** A counter that runc runs, with a changed file; checkpointed into an archive. */
   const archived = async (
     adjust: (spec: Spec) => void = () => undefined,
+    change: (rootfs: string) => Promise<void> = async () => undefined,
   ): Promise<{ readonly container: Container; readonly archive: string }> => {
     const args = ['sh', '-c', `echo changed >/data/new; rm /data/old; ${counter}`];
     const container = await bed.prepare({ args, adjust, streams: 'pipe', files: { 'data/old': 'old\n' } });
@@ -43,6 +44,7 @@ describe('archives of others for podman', () => {
     await mustRun('cp', ['-a', container.rootfs, before]);
     await container.mustRunDetached(['run', '--detach', '--bundle', container.bundle, container.id]);
     await container.waitForOutput(/^3$/m);
+    await change(container.rootfs);
     const archive = file('runc.tar.zst');
     await container.must(['checkpoint', '--archive', archive, '--lower', before, 'c1']);
     return { container, archive };
@@ -73,6 +75,32 @@ describe('archives of others for podman', () => {
     await assertGoesOn(container, 'web');
     await podman.must('stop', 'web');
     assert.equal(await podman.inspect('web', '{{.State.ExitCode}}'), '7');
+  });
+
+  it('bring access control lists along', async () => {
+    // rw-, user 1000 r--, group r--, mask r--, others ---.
+    const list = '0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000000ffffffff';
+    const python = async (program: string, directory: string): Promise<string> =>
+      (await mustRun('python3', ['-c', `import os, sys; os.chdir(sys.argv[1])\n${program}`, directory])).stdout;
+    const { archive } = await archived(undefined, async (rootfs) => {
+      const set = (name: string, kind: string): string =>
+        `os.setxattr("${name}", "system.posix_acl_${kind}", bytes.fromhex("${list}"))`;
+      await mustRun('install', ['-m', '0700', '-d', join(rootfs, 'data/shared')]);
+      await mustRun('install', ['-m', '0600', '/dev/null', join(rootfs, 'data/shared/private')]);
+      await python(`${set('data/shared', 'default')}\n${set('data/new', 'access')}`, rootfs);
+    });
+    const packed = file('podman.tar');
+    await pack(archive, '--to', 'podman', ...forPodman, '--name', 'web', '--output', packed);
+    await podman.must('container', 'restore', '--import', packed);
+    await podman.count('web');
+    const names = '["data/new", "data/shared", "data/shared/private"]';
+    const show = `for f in ${names}: print(*sorted((n, os.getxattr(f, n).hex()) for n in os.listxattr(f) if "_acl_" in n))`;
+    // The last one has not inherited any where it was made anew.
+    assert.deepEqual((await python(show, await podman.inspect('web', '{{.GraphDriver.Data.MergedDir}}'))).split('\n'), [
+      `('system.posix_acl_access', '${list}')`,
+      `('system.posix_acl_default', '${list}')`,
+      '',
+    ]);
   });
 
   for (const dialect of ['cri-o', 'containerd'] as const) {

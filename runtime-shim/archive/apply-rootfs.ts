@@ -27,6 +27,7 @@ import {
   type Stats,
 } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
+import { accessListProblem, kAccessList, kDefaultList } from '../../oci-spec/access-control-list.js';
 import { isCarriedAttribute, isForeignAttribute } from '../../oci-spec/checkpoint-archive.js';
 import { errnoCode, fileError, type Degradation } from '../errors/index.js';
 import { privateName } from './private-directory.js';
@@ -112,6 +113,11 @@ class Check {
       const linked = this.#seen.get(target.join('/'));
       if (linked !== 'file' && linked !== 'fifo')
         refuse(`is a hard link to ${quoted(one.linkTarget)}, which is no earlier file`);
+    }
+    for (const list of [kAccessList, kDefaultList]) {
+      const value = one.attributes.get(list);
+      const wrong = value === undefined ? undefined : accessListProblem(value);
+      if (wrong !== undefined) refuse(`has an access control list that ${wrong}`);
     }
     const parent = this.#wrongParent(parts);
     if (parent !== undefined) refuse(`lies below ${quoted(parent)}, which is not a directory`);
@@ -287,6 +293,7 @@ class Tree {
     lchownSync(temporary, one.uid, one.gid);
     chmodSync(temporary, one.mode);
     lutimesSync(temporary, one.mtime, one.mtime);
+    this.#setAttributes(temporary, one);
     return true;
   }
 

@@ -371,6 +371,10 @@ export function hostileRootfs(): HostileArchive[] {
       { name: 'l', type: '2', link: '/tmp' },
       file('l/evil'),
     ),
+    one('an access control list that is none', /access control list that has a size of no list/, {
+      ...file('f'),
+      pax: { 'SCHILY.xattr.system.posix_acl_access': 'junk!' },
+    }),
     one('a file below a file', /lies below "f"/, file('f/evil')),
     one('a hard link out', /hard link to "\/etc\/shadow"|hard link out/, { name: 'h', type: '1', link: '/etc/shadow' }),
     one('a hard link that leads out', /hard link out/, { name: 'h', type: '1', link: '../outside/secret' }),
