@@ -11,8 +11,10 @@
 #include "executor/placeholder.h"
 
 int main(int argc, char** argv) {
-  if (argc == 2 && std::strcmp(argv[1], "capture") == 0) return stasis::run_capture_command();
-  if (argc == 2 && std::strcmp(argv[1], "execute") == 0) return stasis::run_execute_command();
+  // Early: before node is there that has its descriptors.
+  const bool early = argc == 3 && std::strcmp(argv[2], "early") == 0;
+  if ((argc == 2 || early) && std::strcmp(argv[1], "capture") == 0) return stasis::run_capture_command(early);
+  if ((argc == 2 || early) && std::strcmp(argv[1], "execute") == 0) return stasis::run_execute_command(early);
   if (argc > 2 && std::strcmp(argv[1], "keep") == 0) return stasis::run_keep_command(argc, argv);
   if (argc == 2 && std::strcmp(argv[1], "hold") == 0) return stasis::run_placeholder_command();
   if (argc == 3 && std::strcmp(argv[1], "steps") == 0 && std::strcmp(argv[2], "execute") == 0) {

@@ -1,12 +1,16 @@
 #include "base/control_channel.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 #include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
 #include <protozero/varint.hpp>
+#include <vector>
 
 #include "base/deadline.h"
 #include "base/native_error.h"
@@ -39,6 +43,45 @@ std::string header_of(FromCoreKind kind, std::string_view body) {
 }
 
 }  // namespace
+
+bool ControlChannel::receive_descriptors() {
+  char byte;
+  iovec part{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaximalPassedDescriptors * sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t count;
+  do count = ::recvmsg(socket_.borrow(), &message, MSG_CMSG_CLOEXEC);
+  while (count < 0 && errno == EINTR);
+  if (count == 0 || (count < 0 && errno == ECONNRESET)) return false;
+  if (count < 0) throw NativeError::from_errno("recvmsg", errno);
+  const cmsghdr* const header = CMSG_FIRSTHDR(&message);
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS || (message.msg_flags & MSG_CTRUNC) != 0)
+    throw NativeError("bad_request", "receiving descriptors");
+  const size_t passed = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+  if (passed < 2) throw NativeError("bad_request", "receiving descriptors");
+  // First out of the way of the numbers that they are to have.
+  const int above = kFirstExternalDescriptor + static_cast<int>(passed);
+  std::vector<UniqueFd> descriptors;
+  for (size_t at = 0; at < passed; ++at) {
+    int received;
+    std::memcpy(&received, CMSG_DATA(header) + at * sizeof received, sizeof received);
+    const UniqueFd arrived(received);
+    descriptors.emplace_back(::fcntl(arrived.borrow(), F_DUPFD_CLOEXEC, above));
+    if (!descriptors.back().valid()) throw NativeError::from_errno("fcntl", errno);
+  }
+  const auto place = [&descriptors](size_t at, int number) {
+    if (::dup2(descriptors[at].borrow(), number) < 0) throw NativeError::from_errno("dup2", errno);
+  };
+  place(0, STDOUT_FILENO);
+  place(0, STDERR_FILENO);
+  place(1, kImagesDescriptor);
+  for (size_t at = 2; at < passed; ++at) place(at, kFirstExternalDescriptor + static_cast<int>(at) - 2);
+  return true;
+}
 
 void ControlChannel::send(FromCoreKind kind, std::string_view body) {
   const std::string header = header_of(kind, body);

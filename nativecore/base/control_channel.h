@@ -14,7 +14,9 @@ namespace stasis {
 
 constexpr int kControlDescriptor = 3;
 constexpr int kImagesDescriptor = 4;
-constexpr int kParentDescriptor = 10;  // of the images that a capture may leave pages to
+constexpr int kFirstExternalDescriptor = 10;
+constexpr int kParentDescriptor = kFirstExternalDescriptor;  // of the images that a capture may leave pages to
+constexpr int kMaximalPassedDescriptors = 250;               // unix(7): SCM_MAX_FD is 253
 
 // What TypeScript says; numbers are the fields of ToCore.
 enum class ToCoreKind : uint32_t { capture = 1, execute = 2, kill = 3, abort = 4, release = 5, prepare = 6, keep = 7 };
@@ -42,6 +44,10 @@ enum class FromCoreKind : uint32_t {
 class ControlChannel {
  public:
   explicit ControlChannel(UniqueFd socket) : socket_(std::move(socket)) {}
+
+  // For a core that was started early, before the first message: one byte, and with it descriptors that become 1 and 2
+  // (the log), 4 (the images), and 10, 11, ... False: the other side had no use for us.
+  bool receive_descriptors();
 
   // Blocks until everything is in the socket. Throws "control_closed" if the
   // other side has gone. Does not raise SIGPIPE.

@@ -13,7 +13,7 @@ namespace {
 
 // A request of CRIU's protocol carries options; a longer one is none.
 constexpr ssize_t kMaximalPacketBytes = 1 << 20;
-constexpr size_t kMaximalRights = 4;
+constexpr size_t kMaximalRights = 250;  // unix(7): SCM_MAX_FD is 253
 
 }  // namespace
 

@@ -339,13 +339,14 @@ int report_failure(ControlChannel& channel, CaptureCommand& command, NativeError
 
 }  // namespace
 
-int run_capture_command() {
+int run_capture_command(bool early) {
   prepare_signal_waiting();
   warm_up_heap();
   ControlChannel channel{UniqueFd(kControlDescriptor)};
   CaptureCommand command(channel);
   int status = 1;
   try {
+    if (early && !channel.receive_descriptors()) return 0;
     const std::optional<ToCoreMessage> message = channel.receive();
     if (!message) return 1;
     if (message->kind != ToCoreKind::capture) throw NativeError("bad_request", "waiting for a CaptureRequest");

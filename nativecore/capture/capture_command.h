@@ -4,7 +4,8 @@
 
 namespace stasis {
 
+// `early`: both come later, over the control socket.
 // Returns the exit status: 0 when the conversation ended as asked, 1 otherwise.
-int run_capture_command();
+int run_capture_command(bool early);
 
 }  // namespace stasis

@@ -210,6 +210,49 @@ void loses_no_signal() {
   EXPECT_EQ(out_of_order, 0);
 }
 
+// Started by the launcher, before node knows whether it needs one.
+void ends_early_where_nobody_has_use_for_it() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) throw Failed("socketpair");
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::dup2(ends[1], kControlDescriptor);
+    ::syscall(SYS_close_range, unsigned{kImagesDescriptor}, ~0u, 0u);
+    ::_exit(run_capture_command(true));
+  }
+  ::close(ends[1]);
+  ::close(ends[0]);
+  int status = -1;
+  ::waitpid(pid, &status, 0);
+  EXPECT_EQ(status, 0);
+}
+
+// As capture with descriptors of its own, but these come over the socket, under whatever numbers.
+void captures_with_descriptors_that_come_later() {
+  const ImagesDirectory images;
+  Target target;
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) throw Failed("socketpair");
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::dup2(ends[1], kControlDescriptor);
+    ::syscall(SYS_close_range, unsigned{kImagesDescriptor}, ~0u, 0u);
+    ::_exit(run_capture_command(true));
+  }
+  ::close(ends[1]);
+  const UniqueFd log(::open((images.path() + "/log").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  const UniqueFd directory(::open(images.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  pass_descriptors(ends[0], {log.borrow(), directory.borrow()});
+  Core core(pid, UniqueFd(ends[0]));
+  core.request_capture(target.pid(), true);
+  core.expect(FromCoreKind::captured);
+  core.expect(FromCoreKind::pages_written);
+  core.expect(FromCoreKind::thawed);
+  EXPECT_EQ(core.wait(), 0);
+  EXPECT(std::filesystem::exists(images.path() + "/pages-1.img"));
+  target.expect_alive();
+}
+
 void leaves_a_stopped_process_stopped() {
   const ImagesDirectory images;
   Target target;
@@ -240,6 +283,8 @@ int main(int argc, char** argv) {
           {"rolls back when the other side hangs up", rolls_back_when_the_other_side_hangs_up},
           {"loses no signal", loses_no_signal},
           {"leaves a stopped process stopped", leaves_a_stopped_process_stopped},
+          {"ends early where nobody has use for it", ends_early_where_nobody_has_use_for_it},
+          {"captures with descriptors that come later", captures_with_descriptors_that_come_later},
           {"the target survives the death of the core at every step",
            target_survives_the_death_of_the_core_at_every_step},
           {"the target is untouched after a failure at every step", target_is_untouched_after_a_failure_at_every_step},

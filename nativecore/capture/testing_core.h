@@ -9,12 +9,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
 #include <protozero/varint.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/control_channel.h"
 #include "base/testing.h"
@@ -41,6 +44,25 @@ class ImagesDirectory {
   char path_[32] = "/tmp/stasis-test-XXXXXX";
 };
 
+// As the addon's sendPacket does it.
+inline void pass_descriptors(int socket, const std::vector<int>& descriptors) {
+  char byte = 0;
+  iovec part{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(8 * sizeof(int))] = {};
+  const size_t length = descriptors.size() * sizeof(int);
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = CMSG_SPACE(length);
+  cmsghdr* const header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(length);
+  std::memcpy(CMSG_DATA(header), descriptors.data(), length);
+  if (::sendmsg(socket, &message, MSG_NOSIGNAL) != 1) throw Failed("sendmsg");
+}
+
 struct FromCoreMessage {
   FromCoreKind kind;
   std::string body;
@@ -64,9 +86,11 @@ class Core {
       ::syscall(SYS_close_range, 5u, ~0u, 0u);
       if (fault_step) ::setenv("STASIS_FAULT_STEP", fault_step, 1);
       if (fault_fail) ::setenv("STASIS_FAULT_FAIL", fault_fail, 1);
-      ::_exit(run_capture_command());
+      ::_exit(run_capture_command(false));
     }
   }
+  // One that runs already.
+  Core(pid_t pid, UniqueFd socket) : pid_(pid), socket_(std::move(socket)) {}
   ~Core() {
     if (pid_ > 0) {
       socket_.reset();
@@ -130,7 +154,8 @@ class Core {
   }
   // The next message must be of this kind; a failure says why.
   std::string expect(FromCoreKind kind) {
-    const std::optional<FromCoreMessage> message = receive();
+    std::optional<FromCoreMessage> message = receive();
+    while (message && message->kind == FromCoreKind::progress) message = receive();  // told where work takes 100 ms
     if (!message) throw Failed("the core hung up");
     if (message->kind == FromCoreKind::failed && kind != FromCoreKind::failed)
       throw Failed("the core failed: " + failure_text(message->body));

@@ -64,12 +64,13 @@ void send_outcome(ControlChannel& channel, const NativeError& error, const Phase
 
 }  // namespace
 
-int run_execute_command() {
+int run_execute_command(bool early) {
   ControlChannel channel{UniqueFd(kControlDescriptor)};
   PhaseRecorder timings;
   int exit_status = 0;
   try {
     try {
+      if (early && !channel.receive_descriptors()) return 0;
       std::unique_ptr<Janitor> keeper;
       const auto message = receive_request(channel, keeper);
       if (!message) {

@@ -279,7 +279,7 @@ class CoreUnderTest {
       ::close_range(5, 9, 0);
       // The real program, if one is named; else the same code in this one.
       if (const char* core = ::getenv("STASIS_CORE")) ::execl(core, core, "execute", nullptr);
-      ::_exit(run_execute_command());
+      ::_exit(run_execute_command(false));
     }
     ::close(ends[1]);
     socket_ = UniqueFd(ends[0]);

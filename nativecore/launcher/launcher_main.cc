@@ -18,14 +18,15 @@
 #include <string_view>
 #include <vector>
 
+#include "launcher/early_core.h"
 #include "launcher/warm_start.h"
 
 extern char** environ;
 
 namespace {
 
-constexpr std::string_view kOurVerbs[] = {"checkpoint", "restore", "check",  "plan",    "inspect",
-                                          "pack",       "unpack",  "verify", "version", "features"};
+constexpr std::string_view kOurVerbs[] = {"check",  "plan",   "inspect", "pack",
+                                          "unpack", "verify", "version", "features"};
 
 // Global flags of runc and crun that take a value as the next word.
 constexpr std::string_view kFlagsWithValue[] = {"root", "log",      "log-format",    "log-level",
@@ -33,8 +34,8 @@ constexpr std::string_view kFlagsWithValue[] = {"root", "log",      "log-format"
 
 constexpr std::string_view kBaseNames[] = {"runc", "crun"};
 constexpr std::string_view kSystemPath = "/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin";
-// glibc 2.35: malloc says madvise(MADV_HUGEPAGE) of what it gets. Older ones overlook it. In one piece of 16 MiB, and the
-// snapshot inside it: pieces begin at no boundary of huge pages, and each has small ones before the first and after
+// glibc 2.35: malloc says madvise(MADV_HUGEPAGE) of what it gets. Older ones overlook it. In one piece of 16 MiB, and
+// the snapshot inside it: pieces begin at no boundary of huge pages, and each has small ones before the first and after
 // the last. What has been freed stays for what comes next.
 constexpr const char* kHugePages =
     "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.top_pad=16777216:glibc.malloc.mmap_threshold=33554432:"
@@ -198,7 +199,9 @@ std::string base_runtime(const struct stat& self) {
 // Our verbs: the node that launcher.conf names, with a snapshot of the program.
 // Both are fixed at install time: PATH may be missing or somebody else's, and a
 // snapshot fits the node that has made it and no other.
-[[noreturn]] void run_program(const std::string& own, std::string_view entry, int argc, char** argv) {
+// `core`: the subcommand of the core that the program is going to ask for.
+[[noreturn]] void run_program(const std::string& own, std::string_view entry, int argc, char** argv,
+                              const char* core = nullptr) {
   std::string library = directory_of(directory_of(own)) + "/lib/stasis";
   std::string conf = read_small_file(library + "/launcher.conf");
   std::string node = resolved(library, conf_value(conf, "node"));
@@ -225,11 +228,18 @@ std::string base_runtime(const struct stat& self) {
   for (int i = 1; i < argc; ++i) arguments.push_back(argv[i]);
   arguments.push_back(nullptr);
 
+  // STASIS_LIB_DIR names another core than the one beside us.
+  std::string early;
+  if (core != nullptr && std::getenv("STASIS_LIB_DIR") == nullptr)
+    early = stasis::start_core_early(directory_of(own) + "/stasis-core", core);
+
   // NODE_OPTIONS of the caller's shell could load foreign code into a root process or print on the container's streams.
   std::vector<char*> environment;
   for (char** variable = environ; *variable != nullptr; ++variable) {
-    if (std::strncmp(*variable, "NODE_", 5) != 0) environment.push_back(*variable);
+    if (std::strncmp(*variable, "NODE_", 5) == 0 || std::strncmp(*variable, "STASIS_CORE=", 12) == 0) continue;
+    environment.push_back(*variable);
   }
+  if (!early.empty()) environment.push_back(early.data());
   // Two copies of the snapshot, 7 MB each, in pages of 2 MiB: 4500 page faults fewer. A caller's own tunables stay;
   // ours end with this process (start-program.ts).
   if (std::getenv("GLIBC_TUNABLES") == nullptr) environment.push_back(const_cast<char*>(kHugePages));
@@ -263,8 +273,10 @@ int main(int argc, char** argv) {
                  {const_cast<char*>("--root"), root.data()});  // the caller's own comes later, and wins
     run_program(own, "stasis", argc + 2, words.data());
   }
+  if (verb == "checkpoint") run_program(own, "stasis", argc, argv, "capture");
+  if (verb == "restore" || (verb == "create" && stasis::starts_warm(argc, argv)))
+    run_program(own, "stasis", argc, argv, "execute");
   if (contains(kOurVerbs, verb) || (verb == "hook" && asks_help) ||
-      (verb == "create" && stasis::starts_warm(argc, argv)) ||
       (verb.empty() && (asks_version || asks_help || argc < 2))) {
     run_program(own, "stasis", argc, argv);
   }
