@@ -117,7 +117,8 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
       deadlineMs: request.deadlineMs,
       tmpfsLimitBytes: request.tmpfsLimitBytes,
       writePages: true,
-      copyOnWriteBytes: copyOnWriteBytes(tree.encode.cgroupPaths),
+      // A tree that is to end changes nothing meanwhile.
+      copyOnWriteBytes: request.leaveRunning ? copyOnWriteBytes(tree.encode.cgroupPaths) : 0n,
       firstPagesId: 1,
       pageCompression: request.pageCompression?.codec ?? '',
       pageCompressionLevel: request.pageCompression?.level ?? 0,
