@@ -1,12 +1,21 @@
 // A restored container is a first-class one: every verb works on it, through
 // stasis and through the base runtime itself.
 import assert from 'node:assert/strict';
-import { readFileSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { isFrozen, processesIn } from '../support/cgroups.js';
 import type { Container } from '../support/container.js';
 import { isAlive, startTicks } from '../support/processes.js';
-import { lastLine } from '../support/run.js';
+import { lastLine, mustRun } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -185,6 +194,46 @@ describe('the life of a container', () => {
     assert.match(await refusal('/pods/one'), /linux.cgroupsPath must be "slice:prefix:name" for systemd cgroups/);
     writeFileSync(path, text);
     await container.restore();
+    await assertCounting(container);
+  });
+
+  it('asks a base runtime for its version once, and again when it has been replaced', async () => {
+    const runc = (await mustRun('sh', ['-c', 'command -v runc'])).stdout.trim();
+    const base = join(bed.directory, 'runc');
+    const replace = (): void => {
+      copyFileSync(runc, `${base}.new`);
+      renameSync(`${base}.new`, base);
+    };
+    replace();
+    const noteOfBase = (): string => {
+      const { dev, ino } = statSync(base);
+      return `/run/stasis/base-runtime-${dev}-${ino}.json`;
+    };
+    const note = noteOfBase();
+    rmSync(note, { force: true });
+    const container = await bed.start({ args: counter, base });
+    await container.waitForOutput(/^3$/m);
+    const versionAfterRestore = async (): Promise<unknown> => {
+      await container.cycle();
+      const state = readFileSync(join(container.stateRoot, container.id, 'state.json'), 'utf8');
+      return (JSON.parse(state) as { config: { version: unknown } }).config.version;
+    };
+
+    const version = await versionAfterRestore();
+    // No runc has ever said this: it can only come from the note.
+    const altered = readFileSync(note, 'utf8').replace(/spec: [^\\]*/, 'spec: 1.0.77');
+    writeFileSync(note, altered);
+    assert.equal(await versionAfterRestore(), '1.0.77');
+    // The old file is still somewhere: the new one does not get its number.
+    renameSync(base, `${base}.old`);
+    replace();
+    assert.equal(await versionAfterRestore(), version);
+    rmSync(noteOfBase());
+    // An old note, and a file that has been written to since.
+    copyFileSync(runc, `${base}.old`);
+    renameSync(`${base}.old`, base);
+    assert.equal(await versionAfterRestore(), version);
+    rmSync(note);
     await assertCounting(container);
   });
 

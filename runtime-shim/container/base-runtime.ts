@@ -1,7 +1,21 @@
 // The runtime that makes and manages containers: found as the launcher finds
 // it (nativecore/launcher), asked for its version, told to delete.
 import { execFile } from 'node:child_process';
-import { accessSync, constants, existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, isAbsolute, join } from 'node:path';
 import { promisify } from 'node:util';
 import { findLocations } from '../../nativecore/index.js';
@@ -14,6 +28,8 @@ const runFile = promisify(execFile);
 const baseNames = ['runc', 'crun'];
 const systemDirectories = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/usr/local/sbin'];
 const configFile = '/etc/stasis/config.json';
+/** Of this boot, and root's: a note in it is worth as much as the runtime's own answer. */
+const noteDirectory = '/run/stasis';
 
 export interface BaseRuntime {
   readonly path: string;
@@ -56,8 +72,19 @@ export function findBaseRuntime(environment: NodeJS.ProcessEnv = process.env): B
   });
 }
 
+/** What it has said before, if it is still the same file: to start it takes 30 ms of processor time (docs/design/0057). */
 export async function baseRuntimeVersion(runtime: BaseRuntime): Promise<BaseRuntimeVersion> {
+  const file = identify(runtime.path);
+  const remembered = recall(file);
+  if (remembered !== undefined) return parseVersion(remembered);
   const { stdout } = await runFile(runtime.path, ['--version'], { timeout: 10_000 });
+  // It may have been replaced while it ran.
+  if (file !== undefined && file.content === identify(runtime.path)?.content && isElf(runtime.path))
+    remember(file, stdout);
+  return parseVersion(stdout);
+}
+
+function parseVersion(stdout: string): BaseRuntimeVersion {
   const name = /^(\S+) version (\S+)/m.exec(stdout);
   const [major = 1, minor = 1] = (name?.[2] ?? '').split('.').map(Number);
   return {
@@ -65,6 +92,58 @@ export async function baseRuntimeVersion(runtime: BaseRuntime): Promise<BaseRunt
     dialect: major > 1 || minor >= 2 ? '1.2' : '1.1',
     specVersion: /^spec: (\S+)/m.exec(stdout)?.[1] ?? '1.0.2',
   };
+}
+
+interface FileIdentity {
+  /** Where what it said is kept. */
+  readonly note: string;
+  /** Changes whenever the file does. */
+  readonly content: string;
+}
+
+/** undefined: it is not there, and whoever starts it says so. */
+function identify(path: string): FileIdentity | undefined {
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+  if (found === undefined) return undefined;
+  const { dev, ino, size, mtimeNs, ctimeNs } = found;
+  return {
+    note: join(noteDirectory, `base-runtime-${dev}-${ino}.json`),
+    content: [dev, ino, size, mtimeNs, ctimeNs].join(' '),
+  };
+}
+
+/** Not a script, which may start another program tomorrow. */
+function isElf(path: string): boolean {
+  const fd = openSync(path, 'r');
+  try {
+    const magic = Buffer.alloc(4);
+    readSync(fd, magic, 0, 4, 0);
+    return magic.equals(Buffer.from('\x7fELF', 'latin1'));
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function recall(file: FileIdentity | undefined): string | undefined {
+  if (file === undefined) return undefined;
+  try {
+    const note = JSON.parse(readFileSync(file.note, 'utf8')) as { content?: unknown; version?: unknown };
+    return note.content === file.content && typeof note.version === 'string' ? note.version : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Where it cannot be kept, the runtime is asked each time. */
+function remember({ note, content }: FileIdentity, version: string): void {
+  const hidden = `${note}.${process.pid}`;
+  try {
+    mkdirSync(noteDirectory, { recursive: true, mode: 0o700 });
+    writeFileSync(hidden, JSON.stringify({ content, version }), { mode: 0o600 });
+    renameSync(hidden, note);
+  } catch {
+    rmSync(hidden, { force: true });
+  }
 }
 
 /** What the base runtime prints as its version; undefined if there is none that does. */
