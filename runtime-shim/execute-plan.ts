@@ -16,6 +16,8 @@ export interface PlanExecution {
   readonly lazyPages?: boolean;
   /** What the core is told besides the plan: cgroups, id maps, what to undo. */
   readonly orders?: PartialMessage<ExecuteRequest>;
+  /** Called while the core works; a failure rolls the restore back. */
+  readonly meanwhile?: () => void;
   /** Tells the world of the tree while it waits; a failure rolls the restore back. */
   readonly publish?: (parked: Parked) => Promise<void>;
   /** Not released, but left waiting, without us, for whoever opens orders.startFifo. */
@@ -57,15 +59,19 @@ export async function executePlan(
   const digests = (plan.pageFiles ?? []).map((name) => images.entryOf(name));
   const pageFileDigests = digests.map((entry) => entry?.pageDigest ?? (lazyPages ? entry?.sha256 : undefined) ?? '');
   core.send({ execute: { version: 1, plan, deadlineMs, lazyPages, pageFileDigests, ...orders } });
-  // Meanwhile: altered images must not be released, but need not hold up the filling.
-  const imagesVerified = images.verifyRest(comparedByCore(plan, images, lazyPages));
+  const workMeanwhile = async (): Promise<void> => {
+    execution.meanwhile?.();
+    // Altered images must not be released, but need not hold up the filling.
+    await images.verifyRest(comparedByCore(plan, images, lazyPages));
+  };
+  const meanwhile = workMeanwhile();
   // Awaited below; if the core fails before, its failure is the one to tell.
-  imagesVerified.catch(() => undefined);
+  meanwhile.catch(() => undefined);
   const parked = await core.receive('parked');
   log.write(parked.log);
   try {
     clock?.enter('wait for digests');
-    await imagesVerified;
+    await meanwhile;
     clock?.enter('publish');
     await publish?.(parked);
     // Last: from now on the tree runs, and everything that manages it finds it.

@@ -23,7 +23,7 @@ import type { CoreSession } from './core-session.js';
 import { noteLazyPages } from './lazy-pages.js';
 import type { Bundle } from './bundle.js';
 import type { ContainerRestore } from './restore-request.js';
-import { writeStateFiles } from './state-files.js';
+import { prepareStateFiles } from './state-files.js';
 
 export interface NewContainerRequest {
   readonly request: ContainerRestore;
@@ -44,6 +44,7 @@ export class NewContainer {
   readonly #request: ContainerRestore;
   readonly #made: Belongings;
   readonly #cgroup: ContainerCgroup;
+  #writeState: ((parked: Parked) => void) | undefined;
   #finished = false;
 
   private constructor(from: NewContainerRequest, made: Belongings, cgroup: ContainerCgroup) {
@@ -110,10 +111,25 @@ export class NewContainer {
     };
   }
 
+  /** What of publish() can be done while the core works. */
+  prepareToPublish(): void {
+    const { bundle, version, place, scope, seccompFilter } = this.#from;
+    this.#writeState ??= prepareStateFiles({
+      request: this.#request,
+      bundle,
+      version,
+      stateDirectory: this.#made.stateDirectory,
+      cgroupPaths: this.#cgroup.paths,
+      cgroupPath: place.path,
+      scope: scope?.scope,
+      seccompFilter,
+    });
+  }
+
   /** The tree is there and waits: state file, hooks, pid file, in the order in which runc's callers may look for them. */
   async publish(parked: Parked): Promise<void> {
     this.#made.root = parked;
-    const { bundle, version, place } = this.#from;
+    const { bundle } = this.#from;
     if (this.#made.scope !== undefined) {
       const pidsLimit = bundle.spec.linux?.resources?.pidsLimit;
       await this.#made.scope.handOver(pidsLimit);
@@ -125,17 +141,8 @@ export class NewContainer {
       bundle: bundle.directory,
       initHostPid: parked.rootHostPid,
     });
-    writeStateFiles({
-      request: this.#request,
-      bundle,
-      version,
-      stateDirectory: this.#made.stateDirectory,
-      parked,
-      cgroupPaths: this.#cgroup.paths,
-      cgroupPath: place.path,
-      scope: this.#from.scope?.scope,
-      seccompFilter: this.#from.seccompFilter,
-    });
+    this.prepareToPublish();
+    this.#writeState?.(parked);
     noteLazyPages(this.#made.stateDirectory, parked);
     if (this.#request.pidFile !== undefined) this.#made.writePidFile(this.#request.pidFile, parked.rootHostPid);
   }

@@ -113,6 +113,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     lazyPages: request.lazyPages === true,
     orders: { ...container.executeRequest(), uidMap: inheritance.uidMap, gidMap: inheritance.gidMap },
     keep: request.prepare === true,
+    meanwhile: () => container.prepareToPublish(),
     publish: async (waiting) => {
       // Before the pid file: whoever waits for that expects the console to be there.
       if (consoleSocket !== undefined) await channel?.deliver((masterFd) => consoleSocket.send(masterFd));

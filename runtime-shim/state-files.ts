@@ -55,7 +55,6 @@ export interface PublishedContainer {
   readonly bundle: Bundle;
   readonly version: BaseRuntimeVersion;
   readonly stateDirectory: string;
-  readonly parked: Parked;
   readonly cgroupPaths: ReadonlyMap<string, string>;
   /** Within its hierarchy. */
   readonly cgroupPath: string;
@@ -65,7 +64,8 @@ export interface PublishedContainer {
   readonly seccompFilter: Uint8Array | undefined;
 }
 
-export function writeStateFiles(container: PublishedContainer): void {
+/** Thinks of everything that can be known before the tree is there; what is returned writes. */
+export function prepareStateFiles(container: PublishedContainer): (parked: Parked) => void {
   const { bundle, version, stateDirectory } = container;
   const write = (name: string, text: string | Uint8Array, mode: number): void => {
     const path = join(stateDirectory, name);
@@ -76,37 +76,46 @@ export function writeStateFiles(container: PublishedContainer): void {
       throw fileError(`cannot write the state of container ${JSON.stringify(container.request.id)}`, path, error);
     }
   };
-  if (version.family === 'runc') return write('state.json', runcState(container), 0o600);
-  // The status last: where it is, crun takes the container for complete.
-  write('config.json', bundle.text, 0o700);
-  // Without it, "crun exec" starts programs that no filter holds back.
-  if (container.seccompFilter !== undefined) write('seccomp.bpf', container.seccompFilter, 0o700);
-  write('status', crunStatus(container), 0o700);
+  if (version.family === 'runc') {
+    const state = runcState(container);
+    return (parked) => write('state.json', state(parked), 0o600);
+  }
+  return (parked) => {
+    // The status last: where it is, crun takes the container for complete.
+    write('config.json', bundle.text, 0o700);
+    // Without it, "crun exec" starts programs that no filter holds back.
+    if (container.seccompFilter !== undefined) write('seccomp.bpf', container.seccompFilter, 0o700);
+    write('status', crunStatus(container, parked), 0o700);
+  };
 }
 
-function runcState({ request, bundle, version, parked, cgroupPaths }: PublishedContainer): string {
-  return formatRuncState({
+function runcState({ request, bundle, version, cgroupPaths }: PublishedContainer): (parked: Parked) => string {
+  const config = toLibcontainerConfig({
+    spec: bundle.spec,
     id: request.id,
-    initHostPid: parked.rootHostPid,
-    initStartTicks: parked.rootStartTicks,
-    created: new Date(),
-    config: toLibcontainerConfig({
-      spec: bundle.spec,
-      id: request.id,
-      bundle: bundle.directory,
-      systemdCgroup: request.systemdCgroup,
-      noPivotRoot: request.noPivot,
-      noNewKeyring: request.noNewKeyring,
-      dialect: version.dialect,
-      specVersion: version.specVersion,
-    }),
-    cgroupPaths,
-    externalDescriptors: streamsOf(bundle),
-    kernelNamespaces: new Set(readdirSync('/proc/self/ns')),
+    bundle: bundle.directory,
+    systemdCgroup: request.systemdCgroup,
+    noPivotRoot: request.noPivot,
+    noNewKeyring: request.noNewKeyring,
+    dialect: version.dialect,
+    specVersion: version.specVersion,
   });
+  const externalDescriptors = streamsOf(bundle);
+  const kernelNamespaces = new Set(readdirSync('/proc/self/ns'));
+  return ({ rootHostPid, rootStartTicks }) =>
+    formatRuncState({
+      id: request.id,
+      initHostPid: rootHostPid,
+      initStartTicks: rootStartTicks,
+      created: new Date(),
+      config,
+      cgroupPaths,
+      externalDescriptors,
+      kernelNamespaces,
+    });
 }
 
-function crunStatus({ request, bundle, parked, cgroupPath, scope }: PublishedContainer): string {
+function crunStatus({ request, bundle, cgroupPath, scope }: PublishedContainer, parked: Parked): string {
   return formatCrunStatus({
     initHostPid: parked.rootHostPid,
     initStartTicks: parked.rootStartTicks,
