@@ -112,8 +112,12 @@ interface Field {
 
 interface MessageType {
   readonly name: string;
-  readonly fields: readonly Field[];
   readonly byNumber: ReadonlyMap<number, Field>;
+  readonly byName: ReadonlyMap<string, Field>;
+  readonly required: readonly Field[];
+  readonly repeated: readonly Field[];
+  /** Those that are there even if the wire has nothing of them. */
+  readonly always: readonly Field[];
 }
 
 type Plain = Record<string, unknown>;
@@ -128,18 +132,31 @@ export function makeCodec<Messages>(table: MessageTable): Codec<Messages> {
       const fields = rows.map(([number, fieldName, wire, presence]): Field => {
         return { number, name: fieldName, presence, scalar: scalars[wire], message: wire };
       });
-      type = { name, fields, byNumber: new Map(fields.map((field) => [field.number, field])) };
+      type = {
+        name,
+        byNumber: new Map(fields.map((field) => [field.number, field])),
+        byName: new Map(fields.map((field) => [field.name, field])),
+        required: fields.filter(({ presence }) => presence === kRequired),
+        repeated: fields.filter(({ presence }) => presence === kRepeated || presence === kPacked),
+        always: fields.filter(({ presence }) => presence === kAlways),
+      };
       types.set(name, type);
     }
     return type;
   };
 
   const write = (writer: Writer, type: MessageType, value: Plain): void => {
-    for (const field of type.fields) {
-      const given = value[field.name];
-      if (given === undefined || given === null) {
-        if (field.presence === kRequired) throw new TypeError(`${type.name} lacks the required field "${field.name}"`);
-      } else if (field.presence === kRepeated || field.presence === kPacked) {
+    for (const { name } of type.required) {
+      if (value[name] === undefined || value[name] === null)
+        throw new TypeError(`${type.name} lacks the required field "${name}"`);
+    }
+    // In the order of the object, not of the table: to ask for what most messages do not have took half of the time.
+    for (const name in value) {
+      const given = value[name];
+      if (given === undefined || given === null) continue;
+      const field = type.byName.get(name);
+      if (field === undefined) continue;
+      if (field.presence === kRepeated || field.presence === kPacked) {
         writeRepeated(writer, field, given as readonly unknown[]);
       } else if (field.presence !== kAlways || !isZero(given)) {
         writeOne(writer, field, given);
@@ -169,10 +186,8 @@ export function makeCodec<Messages>(table: MessageTable): Codec<Messages> {
   const read = (reader: Reader, type: MessageType, end: number, depth: number): Plain => {
     if (depth > kMaxDepth) throw new RangeError(`${type.name} is nested more than ${kMaxDepth} deep`);
     const value: Plain = {};
-    for (const field of type.fields) {
-      if (field.presence === kRepeated || field.presence === kPacked) value[field.name] = [];
-      else if (field.presence === kAlways) value[field.name] = field.scalar?.zero;
-    }
+    for (const { name } of type.repeated) value[name] = [];
+    for (const { name, scalar } of type.always) value[name] = scalar?.zero;
     while (reader.pos < end) {
       const tag = reader.uint32();
       const field = type.byNumber.get(tag >>> 3);
@@ -180,10 +195,8 @@ export function makeCodec<Messages>(table: MessageTable): Codec<Messages> {
       else readField(reader, type, field, tag & 7, value, depth);
     }
     if (reader.pos !== end) throw new RangeError(`${type.name} runs past its end`);
-    for (const field of type.fields) {
-      if (field.presence === kRequired && value[field.name] === undefined) {
-        throw new TypeError(`${type.name} lacks the required field "${field.name}"`);
-      }
+    for (const { name } of type.required) {
+      if (value[name] === undefined) throw new TypeError(`${type.name} lacks the required field "${name}"`);
     }
     return value;
   };
