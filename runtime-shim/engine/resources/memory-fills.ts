@@ -40,11 +40,14 @@ function getsHugePages(ctx: CompileContext, mm: mm_entry, vma: vma_entry): boole
   return (hugePages === 'all' || advised(kMadviseHugePage)) && first + kHugePageBytes <= vma.end;
 }
 
-/** What one fill may reach: a mapping as it is while memory is filled. */
+/** What one fill may reach. */
 interface Target {
   readonly start: bigint;
   readonly end: bigint;
+  /** The first of a stretch. */
   readonly vma: vma_entry;
+  /** A userfaultfd takes one mapping at a time; where all are small, writing to many of them at once costs less. */
+  readonly isStretch: boolean;
 }
 
 function targetsOf(mm: mm_entry, stretches: ReadonlyMap<vma_entry, Stretch>): Target[] {
@@ -54,7 +57,7 @@ function targetsOf(mm: mm_entry, stretches: ReadonlyMap<vma_entry, Stretch>): Ta
     if ((vma.status & (vmaStatus.VSYSCALL | vmaStatus.GUARD)) !== 0 || vma.start < stretched) continue;
     const stretch = stretches.get(vma);
     if (stretch !== undefined) stretched = stretch.end;
-    targets.push({ start: vma.start, end: stretch?.end ?? vma.end, vma });
+    targets.push({ start: vma.start, end: stretch?.end ?? vma.end, vma, isStretch: stretch !== undefined });
   }
   return targets;
 }
@@ -71,7 +74,7 @@ class RangeList {
   readonly #ctx: CompileContext;
   readonly #targets: readonly Target[];
   readonly #ranges: { address: bigint; lengthBytes: bigint }[];
-  readonly #takesUffd: (vma: vma_entry) => boolean;
+  readonly #takesUffd: (target: Target) => boolean;
   /** Of the hole and what shared memory needs behind it: no mapping of the program lies there, but ours do. */
   readonly #holeStart: bigint;
   #last: number | undefined;
@@ -80,7 +83,7 @@ class RangeList {
     ctx: CompileContext,
     targets: readonly Target[],
     ranges: { address: bigint; lengthBytes: bigint }[],
-    takesUffd: (vma: vma_entry) => boolean,
+    takesUffd: (target: Target) => boolean,
   ) {
     this.#ctx = ctx;
     this.#takesUffd = takesUffd;
@@ -107,7 +110,7 @@ class RangeList {
     // What is registered but not filled would be missing to the program that a lazy restore has released.
     if (this.#ctx.options.lazyPages === true) return next === last + 1;
     for (let between = last + 1; between < next; between += 1)
-      if (!this.#takesUffd((this.#targets[between] as Target).vma)) return false;
+      if (!this.#takesUffd(this.#targets[between] as Target)) return false;
     return true;
   }
 }
@@ -122,10 +125,11 @@ export function compileFills(
   const pages = pageRuns(ctx, image);
   if (pages === undefined || pages.runs.length === 0) return;
   const from = `pagemap[${image.pid}]`;
-  const targets = targetsOf(mm, stretches);
+  // Lazily memory is filled through a userfaultfd whatever it costs.
+  const targets = targetsOf(mm, ctx.options.lazyPages === true ? new Map() : stretches);
   const registered = (vma: vma_entry): boolean =>
     ctx.options.lazyPages === true ? isLazy(ctx, vma) : ctx.options.kernel.userfaultfd && !getsHugePages(ctx, mm, vma);
-  const takesUffd = (vma: vma_entry): boolean => isAnonymous(vma) && registered(vma);
+  const takesUffd = ({ vma, isStretch }: Target): boolean => !isStretch && isAnonymous(vma) && registered(vma);
   const ranges = new RangeList(ctx, targets, builder.uffdRanges, takesUffd);
   let at = 0;
   for (const run of pages.runs) {
@@ -146,7 +150,7 @@ export function compileFills(
         (vma.status & (vmaStatus.FILE_SHARED | vmaStatus.ANON_SHARED)) === 0 &&
         (vma.flags & mapFlag.DROPPABLE) === 0
       ) {
-        const method = takesUffd(vma) ? kMethodUffd : kMethodMem;
+        const method = takesUffd(target) ? kMethodUffd : kMethodMem;
         builder.fills.push({
           method,
           address: start,
