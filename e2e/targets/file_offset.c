@@ -1,4 +1,4 @@
-// Regular files: offset, append mode, access modes, a hole, a position behind the end.
+// Regular files: offset, append mode, access modes, a hole, a position behind the end; numbers with gaps between them.
 #include <sys/stat.h>
 
 #include "target.h"
@@ -9,6 +9,9 @@ int main(void) {
   MUST(lseek(read_write, 2, SEEK_SET));
   int append = MUST(open("/data/log", O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600));
   MUST(write(append, "one\n", 4));
+  int gap = MUST(open("/data/rw", O_RDONLY));
+  int far = MUST(fcntl(gap, F_DUPFD_CLOEXEC, 60));
+  MUST(lseek(far, 1, SEEK_SET));
   int read_only = MUST(open("/data/rw", O_RDONLY | O_NOFOLLOW));
   MUST(lseek(read_only, 4, SEEK_SET));
   int sparse = MUST(open("/data/sparse", O_RDWR | O_CREAT | O_TRUNC, 0600));
@@ -16,9 +19,16 @@ int main(void) {
   int directory = MUST(open("/data", O_RDONLY | O_DIRECTORY));
   int path_only = MUST(open("/data/rw", O_PATH));
   int flags = fcntl(append, F_GETFL);
+  MUST(close(gap));
 
   wait_for_check();
 
+  CHECK(lseek(far, 0, SEEK_CUR) == 1, "the file at number %d is at another offset", far);
+  CHECK(fcntl(far, F_GETFD) == FD_CLOEXEC, "number %d is not closed on exec any more", far);
+  CHECK(fcntl(append, F_GETFD) == 0, "number %d is closed on exec now", append);
+  int lowest = MUST(dup(append));
+  CHECK(lowest == gap, "the lowest free number is %d, was %d", lowest, gap);
+  MUST(close(lowest));
   char text[16] = {0};
   MUST(read(read_write, text, 2));
   CHECK(strcmp(text, "cd") == 0, "rw: read \"%s\" at offset 2", text);

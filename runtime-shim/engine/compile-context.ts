@@ -53,6 +53,8 @@ export class CompileContext {
   readonly tasks = new Map<number, PlannedTask>();
   /** file id -> descriptor (high number) opened in the root task; filled by the file rooms. */
   readonly fileSlots = new Map<number, SlotRef>();
+  /** Ids of files that one descriptor refers to, and that are opened in its place. */
+  readonly filesInPlace = new Set<number>();
   /** Lowest number for descriptors that are only held until every task has its own: above every target's. */
   highFdBase = 0;
   /** So many numbers after highFdBase stay open until the root task closes them in CREDENTIALS: mappings are made from them. */

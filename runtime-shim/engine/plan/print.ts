@@ -12,10 +12,10 @@ import { decodeArgument, isTextArgument } from './print-arguments.js';
 
 const kPhaseReasons: Readonly<Record<string, string>> = {
   NAMESPACES: 'what everything after stands on',
-  FILES: 'every open file once; children inherit them',
+  FILES: 'open files, each once; children inherit them',
   TASKS: 'pids must exist before anything names them',
   GROUPS: 'all leaders exist now; helpers leave at the end',
-  DESCRIPTORS: 'from the shared high numbers to each own table',
+  DESCRIPTORS: 'from the shared high numbers to each own table, and what only one task has',
   MEMORY: 'away with what we brought, then the own mappings',
   FILL: 'the coordinator copies the pages',
   THREADS: 'needs filled memory: what the kernel keeps addresses of',

@@ -1,11 +1,19 @@
 // Descriptor tables: which number of which task is which open file. On restore
-// every task puts what it inherited at high numbers onto its own numbers, then
-// closes the rest; tables that tasks share are filled by the first of them.
+// every task puts what it inherited at high numbers onto its own numbers, opens
+// what only it has, then closes the rest; tables that tasks share are filled by
+// the first of them.
 import { fd_types, type fdinfo_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext, PlannedTask } from '../compile-context.js';
 import { Phase } from '../plan/builder.js';
-import type { Room } from '../room.js';
-import { compileOwner, corrupt, kMaxDescriptor, kOCloexec, releaseHeldDescriptors } from './file-common.js';
+import type { DescriptorPlace, Room } from '../room.js';
+import {
+  compileOwner,
+  corrupt,
+  kMaxDescriptor,
+  kOCloexec,
+  namespaceRoot,
+  releaseHeldDescriptors,
+} from './file-common.js';
 import { roomOfType } from './files.js';
 
 const kCloneFiles = 0x400n;
@@ -86,30 +94,71 @@ function sorted(task: PlannedTask): fdinfo_entry[] {
   return [...task.image.fds].sort((a, b) => a.fd - b.fd);
 }
 
+/**
+ * In order of number, into a table without low numbers: a file that is opened then gets the lowest free one, and where
+ * that is its own, opening it is all.
+ */
 function compileTable(ctx: CompileContext, task: PlannedTask): void {
-  const { builder, image } = task;
-  const from = `fdinfo-${image.ids?.files_id ?? 0}`;
+  const { builder } = task;
+  const from = `fdinfo-${task.image.ids?.files_id ?? 0}`;
+  const own = checked(ctx, task, from);
+  const dense = endOfDense(ctx, own);
+  const fillers: (readonly [number, number])[] = [];
+  closeBetween(ctx, task, 0, ctx.highFdBase - 1, from);
   let next = 0;
-  for (const descriptor of sorted(task)) {
-    if (descriptor.fd < next || descriptor.fd >= kMaxDescriptor)
-      throw corrupt(`${from}.img`, `names fd ${descriptor.fd} twice or out of range`);
-    const slot = ctx.fileSlots.get(descriptor.id);
-    if (slot === undefined) continue;
-    closeBetween(ctx, task, next, descriptor.fd - 1, from);
-    const flags = (descriptor.flags & kFdCloexec) !== 0 ? kOCloexec : 0;
-    builder.step(Phase.DESCRIPTORS, 'dup3', [slot, descriptor.fd, flags], {
-      from: `${from}.${descriptor.fd}`,
-      note: slot.name,
-    });
-    next = descriptor.fd + 1;
+  for (const { fd, id, flags } of own) {
+    if (next < fd && fd < dense) {
+      fillers.push([next, fd - 1]);
+      for (; next < fd; next += 1)
+        builder.step(Phase.DESCRIPTORS, 'dup3', [namespaceRoot(ctx), next, kOCloexec], {
+          from,
+          note: 'taken until the files above are open',
+        });
+    }
+    next = fd + 1;
+    const closeOnExec = (flags & kFdCloexec) !== 0;
+    const slot = ctx.fileSlots.get(id);
+    if (slot !== undefined)
+      builder.step(Phase.DESCRIPTORS, 'dup3', [slot, fd, closeOnExec ? kOCloexec : 0], {
+        from: `${from}.${fd}`,
+        note: slot.name,
+      });
+    else openOwn(ctx, id, { task: builder, fd, isLowest: fd < dense, closeOnExec });
   }
-  closeBetween(ctx, task, next, ctx.highFdBase - 1, from);
+  for (const [first, last] of fillers) closeBetween(ctx, task, first, last, from);
   // All but the root directory at highFdBase, which mapped files are opened below later.
   builder.step(Phase.DESCRIPTORS, 'close_range', [ctx.highFdBase + 1 + ctx.keptDescriptors, 0xffffffff, 0], {
     from,
     note: 'what was held',
   });
   releaseHeldDescriptors(ctx, builder, from);
+}
+
+/** In order of number, without what has been objected to. */
+function checked(ctx: CompileContext, task: PlannedTask, from: string): fdinfo_entry[] {
+  let next = 0;
+  return sorted(task).filter(({ fd, id }) => {
+    if (fd < next || fd >= kMaxDescriptor) throw corrupt(`${from}.img`, `names fd ${fd} twice or out of range`);
+    next = fd + 1;
+    return ctx.fileSlots.has(id) || ctx.filesInPlace.has(id);
+  });
+}
+
+/** The number up to which it pays to leave none free: a filler is one step, a file opened elsewhere two more. */
+function endOfDense(ctx: CompileContext, own: readonly fdinfo_entry[]): number {
+  let inPlace = own.filter(({ id }) => ctx.filesInPlace.has(id)).length;
+  let end = 0;
+  for (const { fd, id } of own) {
+    if (fd - end > 2 * inPlace) break;
+    end = fd + 1;
+    if (ctx.filesInPlace.has(id)) inPlace -= 1;
+  }
+  return end;
+}
+
+function openOwn(ctx: CompileContext, id: number, place: DescriptorPlace): void {
+  const entry = ctx.images.files.get(id);
+  if (entry !== undefined) roomOfType(entry.type)?.openInPlace?.(entry, place, ctx);
 }
 
 function closeBetween(ctx: CompileContext, task: PlannedTask, first: number, last: number, from: string): void {

@@ -5,8 +5,16 @@ import type { fown_entry } from '../../../oci-spec/images/messages.js';
 import { StasisError, type Subject } from '../../errors/index.js';
 import type { CompileContext } from '../compile-context.js';
 import type { CapturedTask, EncodeContext } from '../encode-context.js';
-import { Phase, type BlobRef, type Operand, type PhaseValue, type SlotRef, type TaskBuilder } from '../plan/builder.js';
-import type { FileRoom } from '../room.js';
+import {
+  Phase,
+  type BlobRef,
+  type Operand,
+  type PhaseValue,
+  type SlotRef,
+  type StepOptions,
+  type TaskBuilder,
+} from '../plan/builder.js';
+import type { DescriptorPlace, FileRoom } from '../room.js';
 
 export const kAtFdCwd = -100;
 export const kAtSymlinkNofollow = 0x100;
@@ -315,13 +323,52 @@ export function openBelowRoot(
   from: string,
 ): SlotRef {
   const low = ctx.plan.slot(path);
-  const how = ctx.plan.blob(openHow(openFlagsOf(flags), 0, kResolveInRoot | kResolveNoMagiclinks));
+  openStep(ctx, task, phase, path, openFlagsOf(flags), { out: low, from });
+  return low;
+}
+
+/** The same in a descriptor table that is being filled, at its own number. */
+export function openInPlace(
+  ctx: CompileContext,
+  { task, fd, isLowest, closeOnExec }: DescriptorPlace,
+  path: string,
+  flags: number,
+  from: string,
+): void {
+  if (isLowest) {
+    const opened = closeOnExec ? openFlagsOf(flags) : openFlagsOf(flags) & ~kOCloexec;
+    openStep(ctx, task, Phase.DESCRIPTORS, path, opened, { expected: fd, from });
+    return;
+  }
+  const low = openBelowRoot(ctx, task, Phase.DESCRIPTORS, path, flags, from);
+  task.step(Phase.DESCRIPTORS, 'dup3', [low, fd, closeOnExec ? kOCloexec : 0], { from });
+  task.step(Phase.DESCRIPTORS, 'close', [low], { from });
+}
+
+function openStep(
+  ctx: CompileContext,
+  task: TaskBuilder,
+  phase: PhaseValue,
+  path: string,
+  flags: number,
+  options: StepOptions,
+): void {
+  const how = howToOpen(ctx, flags);
   task.step(phase, 'openat2', [namespaceRoot(ctx), ctx.plan.text(path), how, kOpenHowBytes], {
-    out: low,
-    from,
+    ...options,
     note: path,
   });
-  return low;
+}
+
+const hows = new WeakMap<CompileContext, Map<number, BlobRef>>();
+
+function howToOpen(ctx: CompileContext, flags: number): BlobRef {
+  let known = hows.get(ctx);
+  if (known === undefined) hows.set(ctx, (known = new Map()));
+  let how = known.get(flags);
+  if (how === undefined)
+    known.set(flags, (how = ctx.plan.blob(openHow(flags, 0, kResolveInRoot | kResolveNoMagiclinks))));
+  return how;
 }
 
 /** Flags that make sense when a file is opened again: nothing that creates or cuts, and what openat2 accepts. */

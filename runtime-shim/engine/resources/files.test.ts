@@ -131,17 +131,27 @@ describe('open files', () => {
     assert.equal(entry?.reg?.pos, 20480n);
     assert.equal(entry.reg.size, 30000n);
     assert.equal(entry.reg.mnt_id, 20);
+    const steps = stepsOf(fixture.compile(), 1, Phase.DESCRIPTORS).slice(1);
+    assert.match(steps[0] ?? '', /^openat2 s2 "\/var\/log\/app.log" </);
+    assert.equal(steps[1], 'dup3 s3 5 0');
+    assert.equal(steps[2], 'close s3');
+    assert.equal(steps[3], 'lseek 5 20480 0');
+  });
+
+  it('opens a file of two descriptors once, in the root task, and holds it', () => {
+    const fixture = new FileFixture();
+    const file = fixture.open({ link: '/var/log/app.log', fdinfo: 'pos:\t20480\n' });
+    fixture.task({ nsPid: 1, fds: { 5: file, 6: file } });
     const steps = stepsOf(fixture.compile(), 1, Phase.FILES).slice(3);
     assert.match(steps[0] ?? '', /^openat2 s2 "\/var\/log\/app.log" </);
-    assert.equal(steps[1], 'lseek s3 20480 0');
-    assert.equal(steps[2], 'dup3 s3 129 524288');
-    assert.equal(steps[3], 'close s3');
+    assert.deepEqual(steps.slice(1), ['lseek s3 20480 0', 'dup3 s3 129 524288', 'close s3']);
   });
 
   it('never opens with flags that create or cut', () => {
     const fixture = new FileFixture();
     const file = fixture.open({ link: '/f', statusFlags: 0o1 | 0o100 | 0o200 | 0o1000 | 0o2000 });
-    const [open] = stepsFor(fixture, file);
+    fixture.task({ nsPid: 1, fds: { 0: file } });
+    const [, open] = stepsOf(fixture.compile(), 1, Phase.DESCRIPTORS);
     const flags = Buffer.from(/<([0-9a-f]+)>/.exec(open ?? '')?.[1] ?? '', 'hex').readUInt32LE(0);
     assert.equal(flags & (0o100 | 0o200 | 0o1000), 0);
     assert.equal(flags & 0o2000, 0o2000);
@@ -505,15 +515,45 @@ describe('descriptor tables', () => {
     const fixture = new FileFixture();
     const file = fixture.open({ link: '/a' });
     fixture.task({ nsPid: 1, fds: { 0: file, 1: file, 5: file }, closeOnExec: [5] });
-    assert.deepEqual(stepsOf(fixture.compile(), 1, Phase.DESCRIPTORS).slice(0, 6), [
+    assert.deepEqual(stepsOf(fixture.compile(), 1, Phase.DESCRIPTORS).slice(0, 5), [
+      'close_range 0 127 0',
       'dup3 s4 0 0',
       'dup3 s4 1 0',
-      'close_range 2 4 0',
       'dup3 s4 5 524288',
-      'close_range 6 127 0',
       'close_range 129 4294967295 0',
     ]);
     assert.deepEqual(stepsOf(fixture.compile(), 1, Phase.THREADS), ['close_range 128 4294967295 0']);
+  });
+
+  it('opens what only one of them refers to with its number, where no lower one is free', () => {
+    const fixture = new FileFixture();
+    const [shared, ...own] = ['/shared', '/a', '/b', '/c', '/d'].map((link) => fixture.open({ link }));
+    const [a, b, c, d] = own;
+    fixture.task({ nsPid: 1, fds: { 0: shared!, 1: shared!, 2: a!, 5: b!, 6: c!, 60: d! }, closeOnExec: [6] });
+    const ctx = fixture.compile();
+    const steps = stepsOf(ctx, 1, Phase.DESCRIPTORS).map((step) => step.replace(/ <([0-9a-f]{8}).*/, ' $1'));
+    assert.deepEqual(steps.slice(0, 13), [
+      'close_range 0 127 0',
+      'dup3 s4 0 0',
+      'dup3 s4 1 0',
+      'openat2 s2 "/a" 02010000',
+      'dup3 s2 3 524288',
+      'dup3 s2 4 524288',
+      'openat2 s2 "/b" 02010000',
+      'openat2 s2 "/c" 02010800',
+      'openat2 s2 "/d" 02010800',
+      'dup3 s5 60 0',
+      'close s5',
+      'close_range 3 4 0',
+      'close_range 129 4294967295 0',
+    ]);
+    const results = ctx.tasks
+      .get(1)
+      ?.builder.message()
+      .phases?.find((candidate) => candidate?.phase === Phase.DESCRIPTORS)
+      ?.steps?.filter((step) => step?.op === 'openat2')
+      .map((step) => step?.hasExpected === true && step.expected);
+    assert.deepEqual(results?.slice(0, 4), [2n, 5n, 6n, false]);
   });
 
   it('holds files above the highest number of any task and of what is inherited', () => {

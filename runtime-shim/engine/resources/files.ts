@@ -1,8 +1,10 @@
 // Open file descriptions: each of the capture goes to the first room that
-// claims it, each of the images is opened once, in the root task, at a number
-// above every target's. Descriptors, the numbers of tasks, are another room.
+// claims it, each of the images is opened once: in the root task, at a number
+// above every target's, or where its only descriptor belongs. Descriptors, the
+// numbers of tasks, are another room.
 import type { OpenFile } from '../../../nativecore/schema/messages.js';
 import { fd_types } from '../../../oci-spec/images/messages.js';
+import type { CompileContext } from '../compile-context.js';
 import type { EncodeContext } from '../encode-context.js';
 import type { FileRoom, Room } from '../room.js';
 import { charDeviceRoom } from './char-device.js';
@@ -66,9 +68,10 @@ export const filesRoom: Room = {
     compileHeldDescriptors(ctx);
     openMemfds(ctx);
     settleTerminals(ctx);
+    const uses = countUses(ctx);
     for (const task of ctx.images.tasks)
       for (const descriptor of task.fds) {
-        if (ctx.fileSlots.has(descriptor.id)) continue;
+        if (ctx.fileSlots.has(descriptor.id) || ctx.filesInPlace.has(descriptor.id)) continue;
         const entry = ctx.images.files.get(descriptor.id);
         if (entry === undefined)
           throw corrupt(
@@ -84,10 +87,25 @@ export const filesRoom: Room = {
           );
           continue;
         }
-        ctx.fileSlots.set(descriptor.id, room.compile(entry, ctx));
+        if (uses.get(descriptor.id) === 1 && room.opensInPlace?.(entry, ctx) === true)
+          ctx.filesInPlace.add(descriptor.id);
+        else ctx.fileSlots.set(descriptor.id, room.compile(entry, ctx));
       }
   },
 };
+
+/** How many descriptors each file has; tables that tasks share are counted once. */
+function countUses(ctx: CompileContext): ReadonlyMap<number, number> {
+  const uses = new Map<number, number>();
+  const counted = new Set<number>();
+  for (const task of ctx.images.tasks) {
+    const table = task.ids?.files_id;
+    if (table !== undefined && counted.has(table)) continue;
+    if (table !== undefined) counted.add(table);
+    for (const { id } of task.fds) uses.set(id, (uses.get(id) ?? 0) + 1);
+  }
+  return uses;
+}
 
 /** The room of an image entry; undefined for kinds that CRIU carries and we do not. */
 export function roomOfType(type: number): FileRoom | undefined {

@@ -20,7 +20,7 @@ export const rooms: readonly Room[] = [
   taskRoom,
   // what everything after stands on: namespaces, mounts
   ...surroundingRooms,
-  // every open file once; then each task's numbers, then its directories
+  // open files, each once; then each task's numbers, then its directories
   filesRoom,
   descriptorsRoom,
   fsRoom,

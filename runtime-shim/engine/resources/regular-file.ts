@@ -7,7 +7,7 @@ import { fd_types, type reg_file_entry } from '../../../oci-spec/images/messages
 import type { Subject } from '../../errors/index.js';
 import type { CompileContext } from '../compile-context.js';
 import type { EncodeContext } from '../encode-context.js';
-import { Phase, type PhaseValue, type SlotRef, type TaskBuilder } from '../plan/builder.js';
+import { Phase, type Operand, type PhaseValue, type SlotRef, type TaskBuilder } from '../plan/builder.js';
 import type { FileRoom } from '../room.js';
 import {
   corrupt,
@@ -26,6 +26,7 @@ import {
   linkText,
   moveHigh,
   openBelowRoot,
+  openInPlace,
   setStatusFlags,
   taskPhrase,
 } from './file-common.js';
@@ -73,15 +74,31 @@ export const regularFileRoom: FileRoom = {
     checkPath(file, entry.id);
     const task = ctx.root.builder;
     const low = openBelowRoot(ctx, task, Phase.FILES, file.name, file.flags, from);
-    if ((file.flags & kOPath) === 0) {
-      if (file.pos !== 0n && file.pos !== kNoPosition) {
-        task.step(Phase.FILES, 'lseek', [low, file.pos, 0], { expected: file.pos, from, note: `offset ${file.pos}` });
-      }
-      if ((file.flags & kOAsync) !== 0) setStatusFlags(task, Phase.FILES, low, file.flags, from);
-    }
+    setPosition(task, Phase.FILES, low, file, from);
     return hold(ctx, low, file.name, from);
   },
+
+  opensInPlace({ reg }, ctx) {
+    return (
+      reg !== undefined && reg.ext !== true && inheritedSlot(ctx, externalNames(reg), { needed: false }) === undefined
+    );
+  },
+
+  openInPlace({ id, reg }, place, ctx) {
+    if (reg === undefined) return;
+    const from = `file[${id}]`;
+    checkPath(reg, id);
+    openInPlace(ctx, place, reg.name, reg.flags, from);
+    setPosition(place.task, Phase.DESCRIPTORS, place.fd, reg, from);
+  },
 };
+
+function setPosition(task: TaskBuilder, phase: PhaseValue, fd: Operand, file: reg_file_entry, from: string): void {
+  if ((file.flags & kOPath) !== 0) return;
+  if (file.pos !== 0n && file.pos !== kNoPosition)
+    task.step(phase, 'lseek', [fd, file.pos, 0], { expected: file.pos, from, note: `offset ${file.pos}` });
+  if ((file.flags & kOAsync) !== 0) setStatusFlags(task, phase, fd, file.flags, from);
+}
 
 /** All ones: not seekable, or not known. */
 const kNoPosition = 0xffffffffffffffffn;
