@@ -21,16 +21,20 @@ const proto = `
   message PodSandboxId { string pod_sandbox_id = 1; }
   message ContainerMetadata { string name = 1; uint32 attempt = 2; }
   message ImageSpec { string image = 1; }
+  message PullImageRequest { ImageSpec image = 1; }
+  message PullImageResponse { string image_ref = 1; }
+  message RemoveImageRequest { ImageSpec image = 1; }
   message LinuxContainerSecurityContext { NamespaceOption namespace_options = 3; }
   message LinuxContainerConfig { LinuxContainerSecurityContext security_context = 2; }
+  message Mount { string container_path = 1; string host_path = 2; }
   message ContainerConfig {
     ContainerMetadata metadata = 1; ImageSpec image = 2; repeated string command = 3; repeated string args = 4;
-    string log_path = 11; LinuxContainerConfig linux = 15;
+    repeated Mount mounts = 7; string log_path = 11; LinuxContainerConfig linux = 15;
   }
   message CreateContainerRequest { string pod_sandbox_id = 1; ContainerConfig config = 2; PodSandboxConfig sandbox_config = 3; }
   message ContainerId { string container_id = 1; }
   message StopContainerRequest { string container_id = 1; int64 timeout = 2; }
-  message ContainerStatus { string id = 1; int32 state = 3; }
+  message ContainerStatus { string id = 1; int32 state = 3; map<string, string> annotations = 13; }
   message ContainerStatusResponse { ContainerStatus status = 1; }
   message ExecSyncRequest { string container_id = 1; repeated string cmd = 2; int64 timeout = 3; }
   message ExecSyncResponse { bytes stdout = 1; bytes stderr = 2; int32 exit_code = 3; }
@@ -50,6 +54,8 @@ const calls = {
   ContainerStatus: ['ContainerId', 'ContainerStatusResponse'],
   ExecSync: ['ExecSyncRequest', 'ExecSyncResponse'],
   CheckpointContainer: ['CheckpointContainerRequest', 'Empty'],
+  PullImage: ['PullImageRequest', 'PullImageResponse'],
+  RemoveImage: ['RemoveImageRequest', 'Empty'],
 } as const;
 
 /** Values of NamespaceOption. */
@@ -74,7 +80,8 @@ export class Cri {
   async call(name: keyof typeof calls, request: Readonly<Record<string, unknown>>): Promise<Record<string, unknown>> {
     const [requestType, responseType] = calls[name].map((type) => types.lookupType(type));
     const message = requestType!.encode(requestType!.fromObject(request)).finish();
-    const answer = await this.#post(`/runtime.v1.RuntimeService/${name}`, message);
+    const service = name.endsWith('Image') ? 'ImageService' : 'RuntimeService';
+    const answer = await this.#post(`/runtime.v1.${service}/${name}`, message);
     return responseType!.toObject(responseType!.decode(answer), { defaults: true });
   }
 

@@ -1,4 +1,4 @@
-// An OCI image of one layer as a tar file that containerd imports.
+// An OCI image of one layer, as a layout directory or a tar file of it.
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,9 +6,16 @@ import { mustRun } from './run.js';
 
 const mediaType = 'application/vnd.oci.image';
 
-/** Writes `archive`: an image called `name` (with its registry) of what is below `rootfs`. */
+/** Writes `archive`, for managers to import: an image called `name` (with its registry) of what is below `rootfs`. */
 export async function makeImage(rootfs: string, name: string, archive: string): Promise<void> {
   const directory = `${archive}.layout`;
+  await makeLayout(rootfs, name, directory);
+  await mustRun('tar', ['-C', directory, '-cf', archive, '.']);
+  rmSync(directory, { recursive: true });
+}
+
+/** Makes `directory`: the same as an OCI layout. */
+export async function makeLayout(rootfs: string, name: string, directory: string): Promise<void> {
   const blobs = join(directory, 'blobs/sha256');
   mkdirSync(blobs, { recursive: true });
   const put = (content: Buffer): { readonly digest: string; readonly size: number } => {
@@ -39,6 +46,4 @@ export async function makeImage(rootfs: string, name: string, archive: string): 
   const index = { mediaType: `${mediaType}.manifest.v1+json`, ...manifest, annotations };
   writeFileSync(join(directory, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests: [index] }));
   writeFileSync(join(directory, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
-  await mustRun('tar', ['-C', directory, '-cf', archive, '.']);
-  rmSync(directory, { recursive: true });
 }
