@@ -32,6 +32,7 @@ const ENOSPC = 28;
 const EDQUOT = 122;
 const ENOENT = 2;
 const EEXIST = 17;
+const EADDRNOTAVAIL = 99;
 
 /** `goal`: what failed as a whole, "checkpoint container \"web\"". `describeStep`: the printed line of a plan step. */
 export function fromNative(
@@ -114,6 +115,9 @@ function hintOf(code: ErrorCode, failure: NativeFailure): string | undefined {
       // clone3(2): a pid of set_tid is taken.
       if (failure.call === 'clone3' && failure.errorNumber === EEXIST)
         return 'a process with that pid is there already: end it, or restore in a pid namespace of its own';
+      // bind(2): an address of no interface in the network namespace.
+      if (failure.call === 'bind' && failure.errorNumber === EADDRNOTAVAIL)
+        return 'restore into a network that has the address, or let the program listen on all addresses';
       if (failure.position !== undefined && failure.errorNumber === ENOENT) {
         return 'the root file system or a mount of the bundle may not be the one that the container had';
       }
