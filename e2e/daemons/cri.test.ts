@@ -54,7 +54,7 @@ describe('the CRI of containerd', () => {
   let withoutShares: string | undefined;
 
   beforeEach(async function () {
-    this.timeout(60_000);
+    this.timeout(120_000);
     requires(this, 'root', 'built', 'daemons', 'peers');
     if (withoutShares !== undefined) skipWithoutShares(this, withoutShares);
     containerd = await Containerd.open({ namespace: 'k8s.io', cri: configuration(hosts()) });

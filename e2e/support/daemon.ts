@@ -36,7 +36,7 @@ export async function openFor<Manager extends { close(): Promise<void> }>(
   bed: TestBed,
   open: () => Promise<Manager>,
 ): Promise<Manager> {
-  context.timeout(60_000);
+  context.timeout(120_000);
   requires(context, 'root', 'built', 'daemons');
   const manager = await open();
   bed.onClose(() => manager.close());
@@ -56,14 +56,25 @@ export class Daemon {
     this.#directory = directory;
   }
 
-  /** Returns when it answers. `directory`: what marks all processes that belong to it. */
+  /**
+   * Returns when it answers. `directory`: what marks all processes that belong to it. `ownNetwork`: it gets a network
+   * namespace, where its bridges and rules of a firewall are not the host's.
+   */
   static async start(
     program: string,
     args: readonly string[],
-    options: { readonly logFile: string; readonly directory: string; readonly answers: () => Promise<boolean> },
+    options: {
+      readonly logFile: string;
+      readonly directory: string;
+      readonly answers: () => Promise<boolean>;
+      readonly ownNetwork?: boolean;
+    },
   ): Promise<Daemon> {
     const log = openSync(options.logFile, 'a');
-    const child = spawn(program, args, {
+    const wrapper =
+      options.ownNetwork === true ? ['unshare', '--net', 'sh', '-c', 'ip link set lo up && exec "$@"', 'sh'] : [];
+    const [first, ...rest] = [...wrapper, program, ...args];
+    const child = spawn(first!, rest, {
       cwd: '/',
       env: { ...daemonEnvironment(), TMPDIR: options.directory, HOME: options.directory },
       stdio: ['ignore', log, log],
@@ -71,15 +82,20 @@ export class Daemon {
     closeSync(log);
     const daemon = new Daemon(child, program.split('/').at(-1)!, options.logFile, options.directory);
     try {
-      await waitFor(`${daemon.#what} to answer`, async () => {
+      const answers = async (): Promise<true | undefined> => {
         if (child.exitCode !== null) throw new Error(`${daemon.#what} has ended with status ${child.exitCode}`);
         return (await options.answers()) ? true : undefined;
-      });
+      };
+      await waitFor(`${daemon.#what} to answer`, answers, { timeoutMs: 40_000 });
     } catch (error) {
       await daemon.stop();
       throw new Error(`${(error as Error).message}:\n${daemon.log().split('\n').slice(-8).join('\n')}`);
     }
     return daemon;
+  }
+
+  get pid(): number {
+    return this.#process.pid!;
   }
 
   log(): string {

@@ -9,15 +9,16 @@ import { cgroupParent } from './run-identity.js';
 import { describeFailure, mustRun, run, type CommandResult } from './run.js';
 import { countOn } from './wait.js';
 
+/** A bridge is in a network namespace of the daemon's own; without, it keeps off the host's network. */
+const withoutBridge = { iptables: false, ip6tables: false, bridge: 'none' };
+
 /** What a person writes into /etc/docker/daemon.json, and what keeps it off this host's network and storage. */
-function configuration(directory: string): object {
+function configuration(directory: string, bridge: boolean): object {
   return {
     experimental: true,
     'default-runtime': 'stasis',
     runtimes: { stasis: { path: installedStasis } },
-    iptables: false,
-    ip6tables: false,
-    bridge: 'none',
+    ...(bridge ? {} : withoutBridge),
     'userland-proxy': false,
     'storage-driver': 'vfs',
     'exec-opts': ['native.cgroupdriver=cgroupfs'],
@@ -35,10 +36,10 @@ export class Docker {
   #daemon: Daemon | undefined;
 
   /** Has an image "box" made of busybox. */
-  static async open(): Promise<Docker> {
+  static async open({ bridge = false } = {}): Promise<Docker> {
     const docker = new Docker();
     try {
-      await docker.#start();
+      await docker.#start(bridge);
       const rootfs = join(docker.directory, 'box');
       await makeRootfs('busybox', rootfs);
       await mustRun('tar', ['-C', rootfs, '-cf', `${rootfs}.tar`, '.']);
@@ -50,13 +51,14 @@ export class Docker {
     return docker;
   }
 
-  async #start(): Promise<void> {
+  async #start(bridge: boolean): Promise<void> {
     const { directory } = this;
     const configurationFile = join(directory, 'daemon.json');
-    writeFileSync(configurationFile, JSON.stringify(configuration(directory), undefined, 2));
+    writeFileSync(configurationFile, JSON.stringify(configuration(directory, bridge), undefined, 2));
     this.#daemon = await Daemon.start(daemonProgram('dockerd'), ['--config-file', configurationFile], {
       logFile: join(directory, 'dockerd.log'),
       directory,
+      ownNetwork: bridge,
       answers: async () => (await this.run('version')).exitCode === 0,
     });
   }
@@ -77,6 +79,14 @@ export class Docker {
   /** Waits until the log has more lines of the counter, and returns all. */
   async count(name: string): Promise<readonly number[]> {
     return await countOn(name, () => this.must('logs', name));
+  }
+
+  /** What a web server on the daemon's own network answers: "172.17.0.2:80/file". */
+  async fetch(url: string): Promise<CommandResult> {
+    const [, host, port, path] = /^(.+):(\d+)(\/.*)$/.exec(url) ?? [];
+    const request = 'exec 3<>/dev/tcp/$0/$1 && printf "GET %s HTTP/1.0\\r\\n\\r\\n" "$2" >&3 && sed "1,/^\\r\\$/d" <&3';
+    const network = ['--target', String(this.#daemon!.pid), '--net'];
+    return await run('nsenter', [...network, 'bash', '-c', request, host!, port!, path!], { timeoutMs: 5000 });
   }
 
   async inspect(name: string, format: string): Promise<string> {
