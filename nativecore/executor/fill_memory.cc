@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include <atomic>
@@ -20,9 +21,12 @@
 namespace stasis {
 namespace {
 
-// Large enough to make the ioctl's cost vanish, small enough that two threads
-// finish together and an abort is noticed.
-constexpr uint64_t kChunkBytes = 2u << 20;
+// Small enough to be in the processor's cache from the read to the copy, large
+// enough to make the cost of the calls vanish.
+constexpr uint64_t kPieceBytes = 256u << 10;
+// What a thread takes at a time: at least a huge page, because of two threads that
+// write to one both clear it. Small enough that they finish together.
+constexpr uint64_t kBatchBytes = 2u << 20;
 // Starting a thread costs about as much as copying this.
 constexpr uint64_t kWorthAThreadBytes = 1u << 20;
 constexpr unsigned kFillThreads = 2;
@@ -31,9 +35,9 @@ struct Chunk {
   int uffd;  // -1: the memory is written instead
   uint32_t task;
   uint64_t address;
-  const unsigned char* source;
-  uint64_t length_bytes;
   uint32_t page_file;
+  uint64_t offset_bytes;
+  uint64_t length_bytes;  // at most a piece
 };
 
 // Neighbours in a page file: taken together, because what is done once per batch
@@ -85,12 +89,12 @@ class RegisteredRanges {
   const std::vector<PlanRange>& ranges_;
 };
 
-void copy_through_uffd(const Chunk& chunk) {
+void copy_through_uffd(const Chunk& chunk, const unsigned char* source) {
   uint64_t done = 0;
   while (done < chunk.length_bytes) {
     uffdio_copy copy{};
     copy.dst = chunk.address + done;
-    copy.src = reinterpret_cast<uint64_t>(chunk.source) + done;
+    copy.src = reinterpret_cast<uint64_t>(source) + done;
     copy.len = chunk.length_bytes - done;
     copy.mode = UFFDIO_COPY_MODE_DONTWAKE;  // everybody waits in the hole
     if (::ioctl(chunk.uffd, UFFDIO_COPY, &copy) == 0) return;
@@ -102,13 +106,13 @@ void copy_through_uffd(const Chunk& chunk) {
 }
 
 // Where the task may write itself process_vm_writev does it, three times as fast; /proc/PID/mem writes with force.
-void write_through_mem(const Chunk& chunk, pid_t host_pid) {
-  uint64_t done = sys::try_process_vm_write(host_pid, chunk.source, chunk.address, chunk.length_bytes).value;
+void write_through_mem(const Chunk& chunk, const unsigned char* source, pid_t host_pid) {
+  uint64_t done = sys::try_process_vm_write(host_pid, source, chunk.address, chunk.length_bytes).value;
   if (done == chunk.length_bytes) return;
   const UniqueFd memory = sys::openat(AT_FDCWD, ("/proc/" + std::to_string(host_pid) + "/mem").c_str(), O_RDWR);
   while (done < chunk.length_bytes) {
     const auto written =
-        sys::try_pwrite(memory.borrow(), chunk.source + done, chunk.length_bytes - done, chunk.address + done);
+        sys::try_pwrite(memory.borrow(), source + done, chunk.length_bytes - done, chunk.address + done);
     if (!written.ok())
       throw NativeError::from_errno("pwrite", written.error)
           .with_path("/proc/PID/mem")
@@ -122,7 +126,7 @@ void write_through_mem(const Chunk& chunk, pid_t host_pid) {
 class ChunkList {
  public:
   void add(const Chunk& chunk) {
-    if (batches_.empty() || !continues(chunk) || batches_.back().length_bytes + chunk.length_bytes > kChunkBytes)
+    if (batches_.empty() || !continues(chunk) || batches_.back().length_bytes + chunk.length_bytes > kBatchBytes)
       batches_.push_back({chunks_.size(), 0, 0});
     chunks_.push_back(chunk);
     ++batches_.back().chunk_count;
@@ -136,7 +140,7 @@ class ChunkList {
  private:
   bool continues(const Chunk& chunk) const {
     const Chunk& last = chunks_.back();
-    return last.page_file == chunk.page_file && last.source + last.length_bytes == chunk.source;
+    return last.page_file == chunk.page_file && last.offset_bytes + last.length_bytes == chunk.offset_bytes;
   }
 
   std::vector<Chunk> chunks_;
@@ -161,11 +165,12 @@ class Copying {
  private:
   void work(bool in_caller) {
     try {
+      const sys::Mapping buffer = sys::mmap(0, kPieceBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
       for (;;) {
         const size_t number = next_.fetch_add(1);
         if (number >= chunks_.batches().size() || failed_.load()) return;
         const Batch& batch = chunks_.batches()[number];
-        copy(batch);
+        copy(batch, buffer.data());
         progress_.add(batch.length_bytes);
         if (in_caller) progress_.tell();
       }
@@ -176,16 +181,28 @@ class Copying {
     }
   }
 
-  void copy(const Batch& batch) {
+  void copy(const Batch& batch, unsigned char* buffer) {
     deadline_.check("filling memory");
-    const std::span<const Chunk> chunks = chunks_.chunks_of(batch);
-    const PageStore::Present present(store_, chunks.front().page_file, chunks.front().source, batch.length_bytes);
+    for (std::span<const Chunk> left = chunks_.chunks_of(batch); !left.empty();) {
+      size_t count = 0;
+      uint64_t length_bytes = 0;
+      while (count < left.size() && length_bytes + left[count].length_bytes <= kPieceBytes)
+        length_bytes += left[count++].length_bytes;
+      copy_piece(left.first(count), length_bytes, buffer);
+      left = left.subspan(count);
+    }
+  }
+
+  void copy_piece(std::span<const Chunk> chunks, uint64_t length_bytes, unsigned char* buffer) {
+    const Chunk& first = chunks.front();
+    const PageStore::Present present(store_, first.page_file, first.offset_bytes, length_bytes, buffer);
     for (const Chunk& chunk : chunks) {
       STASIS_CONTEXT("filling memory", tree_.host_pid(chunk.task));
+      const unsigned char* const source = present.data() + (chunk.offset_bytes - first.offset_bytes);
       if (chunk.uffd >= 0) {
-        copy_through_uffd(chunk);
+        copy_through_uffd(chunk, source);
       } else {
-        write_through_mem(chunk, tree_.host_pid(chunk.task));
+        write_through_mem(chunk, source, tree_.host_pid(chunk.task));
       }
     }
   }
@@ -257,10 +274,10 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
         continue;
       }
       const uint64_t length = fill.page_count * kPageBytes;
-      const unsigned char* const source = store.bytes(fill.page_file, fill.file_offset_bytes, length);
-      for (uint64_t done = 0; done < length; done += kChunkBytes) {
-        chunks.add({through_uffd ? uffd : -1, index, fill.address + done, source + done,
-                    std::min(kChunkBytes, length - done), fill.page_file});
+      store.expect(fill.page_file, fill.file_offset_bytes, length);
+      for (uint64_t done = 0; done < length; done += kPieceBytes) {
+        chunks.add({through_uffd ? uffd : -1, index, fill.address + done, fill.page_file, fill.file_offset_bytes + done,
+                    std::min(kPieceBytes, length - done)});
       }
       (through_uffd ? summary.uffd_bytes : summary.mem_bytes) += length;
     }

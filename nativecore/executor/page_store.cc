@@ -13,13 +13,6 @@
 #include "base/parallel.h"
 
 namespace stasis {
-namespace {
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-
-}  // namespace
 
 UniqueFd open_page_file(int images_directory, const std::string& name, uint64_t* length_bytes) {
   UniqueFd file = sys::openat(images_directory, name.c_str(), O_RDONLY | O_NOFOLLOW);
@@ -37,7 +30,6 @@ PageStore::PageStore(const std::vector<std::string>& names, int images_directory
       files_(names.size()),
       sizes_bytes_(names.size()),
       digests_(names.size()),
-      mappings_(names.size()),
       compressed_(names.size()) {
   for (size_t file = 0; file < std::min(names.size(), digests.size()); ++file) {
     if (!is_page_digest(digests[file])) continue;
@@ -47,20 +39,23 @@ PageStore::PageStore(const std::vector<std::string>& names, int images_directory
 }
 
 void PageStore::open(uint32_t page_file) {
-  if (!files_[page_file].valid())
-    files_[page_file] = open_page_file(images_directory_, names_[page_file], &sizes_bytes_[page_file]);
+  if (files_[page_file].valid()) return;
+  STASIS_CONTEXT("opening a page file");
+  const std::string& name = names_[page_file];
+  files_[page_file] = open_page_file(images_directory_, name, &sizes_bytes_[page_file]);
 }
 
-void PageStore::map(uint32_t page_file) {
-  STASIS_CONTEXT("mapping a page file");
-  const std::string& name = names_[page_file];
+void PageStore::expect(uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes) {
   open(page_file);
-  if (codec_of_file(name) != PageCodec::none) {
+  const std::string& name = names_[page_file];
+  if (codec_of_file(name) != PageCodec::none && !compressed_[page_file]) {
     PageDigest* const digest = digests_[page_file] ? &digests_[page_file]->found : nullptr;
     compressed_[page_file] = std::make_unique<CompressedPages>(files_[page_file].borrow(), name, digest);
-  } else if (sizes_bytes_[page_file] > 0) {
-    mappings_[page_file] = sys::mmap(0, sizes_bytes_[page_file], PROT_READ, MAP_PRIVATE, files_[page_file].borrow());
   }
+  const CompressedPages* const compressed = compressed_[page_file].get();
+  const uint64_t size_bytes = compressed ? compressed->length_bytes() : sizes_bytes_[page_file];
+  if (size_bytes < length_bytes || offset_bytes > size_bytes - length_bytes)
+    throw NativeError("truncated", "a page file is shorter than the plan says").with_path(name);
 }
 
 void PageStore::compare_digests(const std::function<void()>& check) {
@@ -74,31 +69,23 @@ void PageStore::compare_digests(const std::function<void()>& check) {
   }
 }
 
-const unsigned char* PageStore::bytes(uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes) {
-  if (!mappings_[page_file].valid() && !compressed_[page_file]) map(page_file);
-  const CompressedPages* const compressed = compressed_[page_file].get();
-  const sys::Mapping& mapping = mappings_[page_file];
-  const uint64_t size = compressed ? compressed->length_bytes() : mapping.valid() ? mapping.length_bytes() : 0;
-  if (size < length_bytes || offset_bytes > size - length_bytes)
-    throw NativeError("truncated", "a page file is shorter than the plan says").with_path(names_[page_file]);
-  return (compressed ? compressed->data() : mapping.data()) + offset_bytes;
-}
-
-PageStore::Present::Present(PageStore& store, uint32_t page_file, const unsigned char* bytes, uint64_t length_bytes)
-    : pages_(store.compressed_[page_file].get()), length_bytes_(length_bytes) {
+PageStore::Present::Present(PageStore& store, uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes,
+                            unsigned char* buffer)
+    : pages_(store.compressed_[page_file].get()), offset_bytes_(offset_bytes), length_bytes_(length_bytes) {
   if (pages_) {
-    offset_bytes_ = static_cast<uint64_t>(bytes - pages_->data());
-    pages_->hold(offset_bytes_, length_bytes);
+    pages_->hold(offset_bytes, length_bytes);
+    data_ = pages_->data() + offset_bytes;
     return;
   }
-  const uint64_t first = reinterpret_cast<uint64_t>(bytes) / kPageBytes * kPageBytes;
-  const uint64_t end = reinterpret_cast<uint64_t>(bytes) + length_bytes;
-  // Kernels before 5.14 lack it, and the reads fault one by one.
-  (void)::madvise(reinterpret_cast<void*>(first), end - first, MADV_POPULATE_READ);
-  if (store.digests_[page_file]) {
-    const auto offset = static_cast<uint64_t>(bytes - store.mappings_[page_file].data());
-    store.digests_[page_file]->found.add(offset, bytes, length_bytes);
-  }
+  // By read(2), not by a mapping: each page of one is entered in page tables, faulted on where those are shadowed, and
+  // taken out again, which together cost three times the copy; and a file that is cut short is no SIGBUS.
+  const sys::Try<size_t> count =
+      sys::try_pread_all(store.files_[page_file].borrow(), buffer, length_bytes, offset_bytes);
+  if (!count.ok()) throw NativeError::from_errno("pread", count.error).with_path(store.names_[page_file]);
+  if (count.value < length_bytes)
+    throw NativeError("truncated", "a page file has become shorter").with_path(store.names_[page_file]);
+  data_ = buffer;
+  if (store.digests_[page_file]) store.digests_[page_file]->found.add(offset_bytes, buffer, length_bytes);
 }
 
 PageStore::Present::~Present() {

@@ -23,9 +23,8 @@ class PageStore {
   PageStore(const PageStore&) = delete;
   PageStore& operator=(const PageStore&) = delete;
 
-  // Where the bytes are while the store lives; of a compressed file, while a Present
-  // holds them. One thread only. Throws "truncated" if the file is shorter.
-  const unsigned char* bytes(uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes);
+  // To be called for every range before it is read. One thread only. Throws "truncated" if the file is shorter.
+  void expect(uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes);
 
   // Somebody else compares the digest of this file.
   void leave_digest(uint32_t page_file) { digests_[page_file].reset(); }
@@ -33,21 +32,24 @@ class PageStore {
   // is not the one that was written, whichever part of it was used.
   void compare_digests(const std::function<void()>& check);
 
-  // Holds a range that bytes() has given. Of a plain file it is read in advance,
-  // one call instead of a fault per 16 pages; of a compressed one it is decoded. It
-  // counts in the digest: hashed here it is in the cache when it is copied.
-  // Several threads at once.
+  // The bytes of a range that was expected, while this object lives: of a plain file
+  // read into the caller's `buffer`, of a compressed one decoded elsewhere. They
+  // count in the digest: hashed here they are in the cache when they are copied.
+  // Several threads at once, each with a buffer. Throws "truncated".
   class Present {
    public:
-    Present(PageStore& store, uint32_t page_file, const unsigned char* bytes, uint64_t length_bytes);
+    Present(PageStore& store, uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes, unsigned char* buffer);
     ~Present();
     Present(const Present&) = delete;
     Present& operator=(const Present&) = delete;
 
+    const unsigned char* data() const { return data_; }
+
    private:
     CompressedPages* pages_;
-    uint64_t offset_bytes_ = 0;
+    uint64_t offset_bytes_;
     uint64_t length_bytes_;
+    const unsigned char* data_;
   };
 
  private:
@@ -56,16 +58,13 @@ class PageStore {
     PageDigest found;
   };
   void open(uint32_t page_file);
-  void map(uint32_t page_file);
 
   const std::vector<std::string>& names_;
   int images_directory_;
   std::vector<UniqueFd> files_;
   std::vector<uint64_t> sizes_bytes_;
-  std::vector<std::unique_ptr<Digest>> digests_;  // null: there is nothing to compare
-  // Neither: not asked for yet, or empty.
-  std::vector<sys::Mapping> mappings_;
-  std::vector<std::unique_ptr<CompressedPages>> compressed_;
+  std::vector<std::unique_ptr<Digest>> digests_;              // null: there is nothing to compare
+  std::vector<std::unique_ptr<CompressedPages>> compressed_;  // null: plain, or not asked for yet
 };
 
 }  // namespace stasis
