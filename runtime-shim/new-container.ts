@@ -97,11 +97,11 @@ export class NewContainer {
     }
   }
 
-  executeRequest(): Pick<ExecuteRequest, 'cgroupProcsFiles' | 'cgroup2Directory' | 'undo' | 'startFifo'> {
+  executeRequest(): Pick<ExecuteRequest, 'cgroupTasksFiles' | 'cgroup2Directory' | 'undo' | 'startFifo'> {
     return {
       // The name by which runc and crun know a container that waits for its start.
       startFifo: this.#request.prepare === true ? join(this.#made.stateDirectory, 'exec.fifo') : '',
-      cgroupProcsFiles: [...this.#cgroup.procsFiles],
+      cgroupTasksFiles: [...this.#cgroup.tasksFiles],
       cgroup2Directory: this.#cgroup.cgroup2Directory,
       undo: [
         ...this.#made.undoOfPidFile(),

@@ -105,9 +105,16 @@ void Coordinator::prepare() {
   janitor_.emplace(request_.undo, *hole_);
 }
 
+void Coordinator::open_cgroups() {
+  fault_point("open_cgroups");
+  STASIS_CONTEXT("opening the cgroups of the root task");
+  for (const std::string& file : request_.cgroup_tasks_files)
+    cgroup_files_.push_back(sys::openat(AT_FDCWD, file.c_str(), O_WRONLY));
+}
+
 void Coordinator::load_hole() {
   fault_point("load_hole");
-  hole_->load(plan_);
+  hole_->load(plan_, cgroup_files_);
 }
 
 void Coordinator::clone_root() {
@@ -117,6 +124,7 @@ void Coordinator::clone_root() {
   tree_.emplace(plan_, *hole_);
   fault_point("clone_root");
   tree_->clone_root(request_.cgroup2_directory, !request_.start_fifo.empty());
+  cgroup_files_.clear();
   fault_point("watch_root");
   janitor_->watch(tree_->pidfd(0));
 }
@@ -128,16 +136,20 @@ void Coordinator::write_id_maps() {
   if (!request_.gid_map.empty()) sys::write_file(AT_FDCWD, (proc + "/gid_map").c_str(), id_map_text(request_.gid_map));
 }
 
-void Coordinator::join_cgroups() {
-  fault_point("join_cgroups");
-  STASIS_CONTEXT("moving the root task into its cgroups", tree_->host_pid(0));
-  for (const std::string& file : request_.cgroup_procs_files) {
-    sys::write_file(AT_FDCWD, file.c_str(), std::to_string(tree_->host_pid(0)));
-  }
+// By its path: the plan has no such step.
+NativeError Coordinator::describe_cgroup_failure(const HoleError& error) const {
+  return NativeError::from_errno("write", static_cast<int>(-error.result))
+      .with_what("moving the root task into its cgroups")
+      .with_pid(tree_->host_pid(0))
+      .with_path(request_.cgroup_tasks_files[error.step]);
 }
 
 void Coordinator::throw_failure() const {
-  if (const auto error = hole_->error()) throw describe_step_failure(plan_, *error);
+  if (const auto error = hole_->error()) {
+    if (error->phase == kPhasePrologue && error->step < request_.cgroup_tasks_files.size())
+      throw describe_cgroup_failure(*error);
+    throw describe_step_failure(plan_, *error);
+  }
   throw NativeError("task_gone", "a task gave up without saying why");
 }
 

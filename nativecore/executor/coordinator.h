@@ -27,10 +27,10 @@ class Coordinator {
   ~Coordinator();
 
   void prepare();  // validation, hole, janitor
+  void open_cgroups();
   void load_hole();
   void clone_root();
   void write_id_maps();
-  void join_cgroups();
   // Lets the tasks run one phase and waits for its barrier, and for the exit of
   // those that are to leave in it.
   void run(uint32_t phase);
@@ -58,6 +58,7 @@ class Coordinator {
   void check_tasks();
   void check_interrupted();
   void throw_failure() const;
+  NativeError describe_cgroup_failure(const HoleError& error) const;
   void leave_dead();
 
   ControlChannel& channel_;
@@ -66,6 +67,7 @@ class Coordinator {
   PhaseRecorder& timings_;
   Deadline deadline_;
   UniqueFd signals_;
+  std::vector<UniqueFd> cgroup_files_;  // by number of the path; open until the root has them
   std::optional<Hole> hole_;
   std::optional<Janitor> janitor_;
   std::optional<RestoredTree> tree_;

@@ -248,7 +248,7 @@ ExecuteRequest decode_execute_request(std::string_view message) {
         case 1: request.version = reader.get_uint32(); break;
         case 2: request.plan = decode_plan(reader.get_message()); break;
         case 3: request.deadline_ms = reader.get_uint32(); break;
-        case 4: request.cgroup_procs_files.push_back(reader.get_string()); break;
+        case 4: request.cgroup_tasks_files.push_back(reader.get_string()); break;
         case 5: request.cgroup2_directory = reader.get_string(); break;
         case 6: request.undo.push_back(decode_undo(reader.get_message())); break;
         case 7: request.uid_map.push_back(decode_id_map(reader.get_message())); break;

@@ -9,10 +9,10 @@ bool execute_plan(ControlChannel& channel, const ExecuteRequest& request, PhaseR
   try {
     restore.prepare();  // the janitor lives from here on: what follows is taken back even if we are killed
     if (keeper) keeper->dismiss();
+    restore.open_cgroups();  // the root enters them before its first step: children are born where their parent is
     restore.load_hole();
     restore.clone_root();
     restore.write_id_maps();
-    restore.join_cgroups();  // before the root's first step: children are born where their parent is
 
     restore.run(kPhaseNamespaces);
     restore.run(kPhaseFiles);

@@ -499,7 +499,7 @@ void restores_into_a_user_namespace_and_cgroups() {
     if (::access((cgroup + "/cgroup.events").c_str(), F_OK) == 0) {
       plan.request.cgroup2_directory = cgroup;
     } else {
-      plan.request.cgroup_procs_files.push_back(cgroup + "/cgroup.procs");
+      plan.request.cgroup_tasks_files.push_back(cgroup + "/tasks");
     }
     plan.request.undo.push_back({UndoAction::Kind::remove_cgroup, cgroup});
   }

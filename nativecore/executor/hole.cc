@@ -44,6 +44,7 @@ struct Layout {
   uint64_t interpreter = 0;
   uint64_t tasks = 0;
   uint64_t slots = 0;
+  uint64_t writer_itself = 0;
   uint64_t set_tids = 0;
   uint64_t steps = 0;
   uint64_t relocations = 0;
@@ -82,10 +83,32 @@ std::vector<std::pair<uint32_t, uint32_t>> descriptor_gaps(const Plan& plan) {
   return gaps;
 }
 
+// Cgroup v1. "0" in `tasks` moves the writer, alone: for that the kernel need not keep processes from forking, which
+// costs whoever writes a pid a grace period of RCU (2 to 16 ms). The root is its only thread.
+constexpr char kWriterItself[] = "0";
+
+std::vector<HoleStep> prologue_steps(const Plan& plan, const std::vector<UniqueFd>& cgroup_files,
+                                     uint64_t writer_itself) {
+  std::vector<HoleStep> steps;
+  const auto add = [&steps](long number, uint64_t first, uint64_t second, uint64_t third) {
+    HoleStep step{};
+    step.kind = StepKind::syscall;
+    step.syscall_number = static_cast<uint16_t>(number);
+    step.arg_count = 3;
+    step.args[0] = first;
+    step.args[1] = second;
+    step.args[2] = third;
+    steps.push_back(step);
+  };
+  for (const UniqueFd& file : cgroup_files) add(SYS_write, static_cast<uint64_t>(file.borrow()), writer_itself, 1);
+  for (const auto& [first, last] : descriptor_gaps(plan)) add(SYS_close_range, first, last, 0);
+  return steps;
+}
+
 size_t interpreter_bytes() { return static_cast<size_t>(interpreter_blob_end - interpreter_blob_start); }
 
-Layout lay_out(const Plan& plan, uint64_t hole_address, size_t prologue_steps) {
-  size_t steps = prologue_steps, relocations = 0, set_tids = 0;
+Layout lay_out(const Plan& plan, uint64_t hole_address, size_t prologue_step_count) {
+  size_t steps = prologue_step_count, relocations = 0, set_tids = 0;
   for (const PlanTask& task : plan.tasks) {
     set_tids += task.set_tid.size();
     for (const PlanPhase& phase : task.phases) {
@@ -100,6 +123,7 @@ Layout lay_out(const Plan& plan, uint64_t hole_address, size_t prologue_steps) {
   layout.interpreter = arena.take(interpreter_bytes(), kPageBytes);
   layout.tasks = arena.take(sizeof(HoleTask) * plan.tasks.size(), kPageBytes);
   layout.slots = arena.take(8 * (static_cast<uint64_t>(plan.slot_count) + 1));
+  layout.writer_itself = arena.take(sizeof kWriterItself);
   layout.set_tids = arena.take(4 * set_tids);
   layout.steps = arena.take(sizeof(HoleStep) * steps);
   layout.relocations = arena.take(sizeof(HoleRelocation) * relocations);
@@ -164,15 +188,15 @@ Hole Hole::reserve(const Plan& plan) {
                         MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE));
 }
 
-void Hole::load(const Plan& plan) {
-  const auto gaps = descriptor_gaps(plan);
-  const Layout layout = lay_out(plan, address(), gaps.size());
+void Hole::load(const Plan& plan, const std::vector<UniqueFd>& cgroup_files) {
+  const Layout layout = lay_out(plan, address(), cgroup_files.size() + descriptor_gaps(plan).size());
   if (layout.end - address() > length_bytes()) {
     throw NativeError("hole_too_small", "the hole has " + std::to_string(length_bytes()) + " bytes, the plan needs " +
                                             std::to_string(round_up(layout.end - address(), kPageBytes)));
   }
   std::memcpy(reinterpret_cast<void*>(layout.interpreter), interpreter_blob_start, interpreter_bytes());
   entry_ = layout.interpreter;
+  std::memcpy(reinterpret_cast<void*>(layout.writer_itself), kWriterItself, sizeof kWriterItself);
 
   HoleHeader& head = header();
   head.version = kHoleVersion;
@@ -212,16 +236,9 @@ void Hole::load(const Plan& plan) {
 
     if (index == 0) {
       loaded.steps[kPhasePrologue] = reinterpret_cast<uint64_t>(next_step);
-      for (const auto& [first, last] : gaps) {
-        HoleStep step{};
-        step.kind = StepKind::syscall;
-        step.syscall_number = SYS_close_range;
-        step.arg_count = 3;
-        step.args[0] = first;
-        step.args[1] = last;
-        *next_step++ = step;
-      }
-      loaded.step_counts[kPhasePrologue] = static_cast<uint32_t>(gaps.size());
+      const std::vector<HoleStep> prologue = prologue_steps(plan, cgroup_files, layout.writer_itself);
+      loaded.step_counts[kPhasePrologue] = static_cast<uint32_t>(prologue.size());
+      next_step = std::copy(prologue.begin(), prologue.end(), next_step);
     }
     for (const PlanPhase& phase : planned.phases) {
       loaded.steps[phase.phase] = reinterpret_cast<uint64_t>(next_step);

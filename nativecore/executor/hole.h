@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "base/native_error.h"
 #include "base/sys.h"
@@ -19,8 +20,9 @@ class Hole {
   static Hole reserve(const Plan& plan);
 
   // Precondition: validate_request has accepted the plan. Throws
-  // "hole_too_small" with the size that is needed.
-  void load(const Plan& plan);
+  // "hole_too_small" with the size that is needed. The first steps of the
+  // prologue, one for each of `cgroup_files`, take the root into a cgroup.
+  void load(const Plan& plan, const std::vector<UniqueFd>& cgroup_files);
 
   HoleHeader& header() const { return *reinterpret_cast<HoleHeader*>(mapping_.data()); }
   HoleTask& task(uint32_t index) const { return reinterpret_cast<HoleTask*>(header().tasks)[index]; }

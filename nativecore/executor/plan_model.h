@@ -117,7 +117,7 @@ struct ExecuteRequest {
   uint32_t version = 0;
   Plan plan;
   uint32_t deadline_ms = 0;
-  std::vector<std::string> cgroup_procs_files;
+  std::vector<std::string> cgroup_tasks_files;
   std::string cgroup2_directory;
   std::vector<UndoAction> undo;
   std::vector<IdMapEntry> uid_map;

@@ -196,7 +196,7 @@ inline std::string encode(const ExecuteRequest& request) {
     for (const std::string& name : request.plan.page_files) plan.add_string(7, name);
   }
   writer.add_uint32(3, request.deadline_ms);
-  for (const std::string& file : request.cgroup_procs_files) writer.add_string(4, file);
+  for (const std::string& file : request.cgroup_tasks_files) writer.add_string(4, file);
   writer.add_string(5, request.cgroup2_directory);
   writer.add_string(11, request.start_fifo);
   for (const UndoAction& action : request.undo) {

@@ -76,7 +76,7 @@ class Validator {
       if (kind == 0 || kind > 4) throw NativeError("bad_request", "unknown kind of undo action");
       check_absolute(action.path, "path of an undo action");
     }
-    for (const std::string& path : request_.cgroup_procs_files) check_absolute(path, "cgroup file");
+    for (const std::string& path : request_.cgroup_tasks_files) check_absolute(path, "cgroup file");
     if (!request_.start_fifo.empty()) check_absolute(request_.start_fifo, "named pipe");
     if (!request_.cgroup2_directory.empty()) check_absolute(request_.cgroup2_directory, "cgroup directory");
   }

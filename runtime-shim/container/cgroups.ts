@@ -127,7 +127,7 @@ export function cgroupDirectoryOf(layout: CgroupLayout, hostPid: number, control
 export interface ContainerCgroup {
   readonly paths: ReadonlyMap<string, string>;
   /** For ExecuteRequest. */
-  readonly procsFiles: readonly string[];
+  readonly tasksFiles: readonly string[];
   readonly cgroup2Directory: string;
   /** Directories that were not there before, the deepest last. */
   readonly created: readonly string[];
@@ -157,7 +157,7 @@ export function createCgroup(request: CgroupRequest): ContainerCgroup {
       makeV2(directory, created);
       apply(directory, v2Writes(resources, readText(join(directory, 'cgroup.controllers')).split(/\s+/)));
       attachDeviceProgram(directory, deviceProgram(policy));
-      return { paths, procsFiles: [], cgroup2Directory: directory, created };
+      return { paths, tasksFiles: [], cgroup2Directory: directory, created };
     }
     refuseUnified(resources);
     for (const [controller, directory] of paths) {
@@ -175,10 +175,13 @@ export function createCgroup(request: CgroupRequest): ContainerCgroup {
         devices,
         deviceFileWrites(policy).map(({ file, text }) => ({ file, text })),
       );
+    const hierarchies = [...paths].filter(([controller]) => controller !== '');
     return {
       paths,
-      procsFiles: [...paths.values()].map((path) => join(path, 'cgroup.procs')),
-      cgroup2Directory: '',
+      // Controllers that are mounted together have one directory.
+      tasksFiles: [...new Set(hierarchies.map(([, directory]) => join(directory, 'tasks')))],
+      // Beside v1 there may be an empty v2 hierarchy, which has no such file: there the root is born.
+      cgroup2Directory: paths.get('') ?? '',
       created,
     };
   } catch (error) {

@@ -177,7 +177,7 @@ async function enterCgroups(
   core.send({ prepare: { undo } });
   await core.receive('prepared');
   for (const path of created) mkdirSync(path, { mode: 0o755 });
-  return { cgroupProcsFiles: [join(directory, 'cgroup.procs')], cgroup2Directory: directory, undo };
+  return { cgroup2Directory: directory, undo };
 }
 
 function toIdMap(map: { readonly inside: number; readonly outside: number; readonly count: number }): IdMap {
