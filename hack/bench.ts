@@ -10,6 +10,7 @@ import { buildDirectory, repository, stasisProgram, targetDirectory } from '../e
 import { peers } from '../e2e/support/peers.js';
 import { mustRun, run } from '../e2e/support/run.js';
 import { measureContainers } from './benchmark/containers.js';
+import { limitCells, limitRows, limitTitle, measureLimits, type Limits } from './benchmark/limits.js';
 import { tools, type Tool } from './benchmark/measure.js';
 import type { TreeRequest, WorkloadResult } from './benchmark/pairs.js';
 import { measurePodman } from './benchmark/podman.js';
@@ -69,12 +70,15 @@ async function main(words: readonly string[]): Promise<void> {
     return reenter(words);
   }
   const machine = await describeMachine(words);
-  const all: Measured[] = [];
+  const all: (Measured & { limits: Limits })[] = [];
   for (const workload of options.chosen) {
     for (const images of options.images) {
-      const measured = { workload, images, result: await measure(workload, images, options.pairs) };
+      const { result, limits } = await measure(workload, images, options.pairs);
+      const measured = { workload, images, result, limits };
       all.push(measured);
       console.log(`\n${renderTable(textRows(measured))}`);
+      const bounds = limitCells(limitRows(measured, limits));
+      if (bounds.length > 0) console.log(`\n${renderTable([[limitTitle, '', ''], ...bounds])}`);
       for (const failure of failuresOf(measured)) console.log(failure);
       // Each time: a run of all takes an hour, and may be cut short.
       write('results.json', JSON.stringify({ machine, pairs: options.pairs, results: all }, undefined, 1));
@@ -111,7 +115,11 @@ function reenter(words: readonly string[]): void {
   process.exitCode = status ?? 1;
 }
 
-async function measure(workload: Workload, images: 'tmpfs' | 'disk', pairs: number): Promise<WorkloadResult> {
+async function measure(
+  workload: Workload,
+  images: 'tmpfs' | 'disk',
+  pairs: number,
+): Promise<{ result: WorkloadResult; limits: Limits }> {
   const used: Tool[] = tools.filter((tool) => tool !== 'criu without its cache' || workload.coldCriu === true);
   const place = join(directory, images, 'work');
   rmSync(place, { recursive: true, force: true });
@@ -124,7 +132,11 @@ async function measure(workload: Workload, images: 'tmpfs' | 'disk', pairs: numb
   };
   const result = await withMappings(workload.mappings ?? 0, () => measureAs[workload.kind](request));
   rmSync(place, { recursive: true, force: true });
-  return result;
+  mkdirSync(place);
+  // Right after it: what the machine can do changes from one quarter of an hour to the next.
+  const limits = images === 'tmpfs' ? await measureLimits(workload.name, request.pairs, place) : {};
+  rmSync(place, { recursive: true, force: true });
+  return { result, limits };
 }
 
 const measureAs = { container: measureContainers, tree: measureTrees, podman: measurePodman } as const;

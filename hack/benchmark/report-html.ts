@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { repository } from '../../e2e/support/paths.js';
+import { limitCells, limitRows, limitTitle, type Limits } from './limits.js';
 import { failuresOf, goalText, rowsOf, spreadText, type Measured } from './report.js';
 import { tools } from './measure.js';
 import { metrics, type Metric } from './workloads.js';
@@ -18,7 +19,7 @@ export interface Machine {
 
 const charted: readonly Metric[] = ['frozenMs', 'gapMs', 'engineMs', 'checkpointMs', 'restoreMs', 'firstTickMs'];
 
-export function htmlPage(all: readonly Measured[], machine: Machine): string {
+export function htmlPage(all: readonly (Measured & { readonly limits: Limits })[], machine: Machine): string {
   const library = readFileSync(join(repository, 'node_modules/chart.js/dist/chart.umd.min.js'), 'utf8');
   const data = JSON.stringify({ bars: bars(all), curves: curves(all) }).replaceAll('<', '\\u003c');
   return `<!doctype html>
@@ -48,6 +49,11 @@ Made by <code>${escaped(machine.command)}</code>: both tools alternate, after a 
 <h2>All numbers</h2>
 <table>
 ${all.map(tableRows).join('\n')}
+</table>
+<h2>${limitTitle[0]?.toUpperCase()}${limitTitle.slice(1)}</h2>
+<p class="note">What no program can beat here, measured right after the rows that it bounds.</p>
+<table>
+${all.map(limitTableRows).join('\n')}
 </table>
 <script>${library}</script>
 <script>
@@ -149,6 +155,13 @@ function tableRows(measured: Measured): string {
     (failure) => `<tr><td class="failed" colspan="${present.length + 3}">${escaped(failure.trim())}</td></tr>`,
   );
   return [head, ...rows, ...failures].join('\n');
+}
+
+function limitTableRows(measured: Measured & { readonly limits: Limits }): string {
+  const cells = limitCells(limitRows(measured, measured.limits));
+  if (cells.length === 0) return '';
+  const rows = cells.map((row) => `<tr>${row.map((cell) => `<td>${escaped(cell)}</td>`).join('')}</tr>`);
+  return [`<tr class="workload"><th colspan="3">${escaped(label(measured))}</th></tr>`, ...rows].join('\n');
 }
 
 function escaped(text: string): string {

@@ -1,0 +1,164 @@
+// What the kernel can do at best, measured beside the rows that it bounds: by
+// e2e/bench/limits.c, by starting node, and by nothing of ours.
+import { mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { buildDirectory, targetDirectory } from '../../e2e/support/paths.js';
+import { mustRun } from '../../e2e/support/run.js';
+import { rowsOf, type Measured } from './report.js';
+import { spreadOf, type Spread } from './statistics.js';
+import { milliseconds } from './table.js';
+import type { Metric } from './workloads.js';
+
+/** Milliseconds, by name. */
+export type Limits = Readonly<Record<string, readonly number[]>>;
+
+interface Bound {
+  readonly metric: Metric;
+  readonly limit: string;
+}
+
+interface Bounded {
+  readonly bounds: readonly Bound[];
+  /** One round. `directory` is where the images are. */
+  readonly measure: (directory: string) => Promise<Readonly<Record<string, number>>>;
+}
+
+const node = join(buildDirectory, 'lib/stasis/node');
+const threads = [1, 2] as const;
+
+/** By the name of the workload. */
+const bounded: Readonly<Record<string, Bounded>> = {
+  'small process': {
+    bounds: [
+      { metric: 'checkpointMs', limit: 'node with an empty snapshot' },
+      { metric: 'restoreMs', limit: 'node with an empty snapshot' },
+    ],
+    measure: async (directory) => ({ ...(await measureNode(directory)), ...(await measureMove()) }),
+  },
+  '1 GiB, random': ofMemory(1024),
+  '4 GiB, random': ofMemory(4096),
+};
+
+function ofMemory(mebibytes: number): Bounded {
+  const size = `${mebibytes / 1024} GiB`;
+  return {
+    bounds: [
+      { metric: 'frozenMs', limit: `fork of ${size}, the first` },
+      { metric: 'engineMs', limit: `${size} into memory, read, hashed, 2 threads` },
+    ],
+    measure: async (directory) => {
+      const forks = await ask('fork', String(mebibytes));
+      const copies: Record<string, number> = {};
+      for (const count of threads) {
+        for (const [kind, value] of Object.entries(await ask('copy', String(mebibytes), directory, String(count))))
+          copies[`${size} into memory, ${kind}, ${count === 1 ? '1 thread' : `${count} threads`}`] = value;
+      }
+      return {
+        [`fork of ${size}, the first`]: forks['first'] ?? NaN,
+        [`fork of ${size}, a later one`]: forks['later'] ?? NaN,
+        ...copies,
+      };
+    },
+  };
+}
+
+async function ask(...words: readonly string[]): Promise<Record<string, number>> {
+  const { stdout } = await mustRun(join(targetDirectory, 'bench_limits'), words, { timeoutMs: 300_000 });
+  return JSON.parse(stdout) as Record<string, number>;
+}
+
+async function measureNode(directory: string): Promise<Record<string, number>> {
+  const script = join(directory, 'empty.cjs');
+  const snapshot = join(directory, 'empty.blob');
+  writeFileSync(script, '');
+  await mustRun(node, ['--snapshot-blob', snapshot, '--build-snapshot', script], { timeoutMs: 60_000 });
+  const timed = async (words: readonly string[]): Promise<number> => (await mustRun(node, words)).elapsedMs;
+  // The first of each warms up.
+  const starts = { script: [script], snapshot: ['--no-rehash-snapshot', '--snapshot-blob', snapshot, script] };
+  await timed(starts.script);
+  await timed(starts.snapshot);
+  const result = {
+    'node with an empty script': await timed(starts.script),
+    'node with an empty snapshot': await timed(starts.snapshot),
+  };
+  for (const file of [script, snapshot]) rmSync(file);
+  return result;
+}
+
+/** In the first hierarchy of cgroup v1 that we are in; nothing where there is none. */
+async function measureMove(): Promise<Record<string, number>> {
+  const own = ownHierarchy(readFileSync('/proc/self/cgroup', 'utf8'));
+  if (own === undefined) return {};
+  const places = ['from', 'to'].map((end) => join('/sys/fs/cgroup', own, `stasis-bench-${process.pid}-${end}`));
+  try {
+    for (const place of places) mkdirSync(place);
+    const { move } = await ask('move', ...places);
+    return { 'move of a task between cgroups of v1': move ?? NaN };
+  } finally {
+    for (const place of places) rmdirSync(place);
+  }
+}
+
+/** Of /proc/PID/cgroup: "7:pids:/docker/x" is "pids/docker/x". */
+export function ownHierarchy(text: string): string | undefined {
+  for (const line of text.split('\n')) {
+    const [, controllers, path] = /^\d+:([a-z_]+(?:,[a-z_]+)*):(\/.*)$/.exec(line) ?? [];
+    // cpuset wants its files to be set first.
+    if (controllers !== undefined && path !== undefined && controllers !== 'cpuset') return join(controllers, path);
+  }
+  return undefined;
+}
+
+/** As often as the workload was measured; nothing for a workload that has no limits. */
+export async function measureLimits(workload: string, rounds: number, directory: string): Promise<Limits> {
+  const limits: Record<string, number[]> = {};
+  for (let round = 0; round < rounds; round++) {
+    for (const [name, value] of Object.entries((await bounded[workload]?.measure(directory)) ?? {}))
+      (limits[name] ??= []).push(value);
+  }
+  return limits;
+}
+
+export interface LimitRow {
+  readonly limit: string;
+  readonly value: Spread | undefined;
+  /** What of ours it bounds: our median, and by how much that is larger. */
+  readonly ours: readonly { readonly metric: Metric; readonly median: number; readonly ratio: number }[];
+}
+
+export function limitRows(measured: Measured, limits: Limits): LimitRow[] {
+  const bounds = bounded[measured.workload.name]?.bounds ?? [];
+  const rows = rowsOf(measured);
+  return Object.entries(limits).map(([limit, values]) => {
+    const value = spreadOf(values);
+    const ours = bounds.flatMap((bound) => {
+      const median = rows.find((row) => row.metric === bound.metric)?.values.stasis?.median;
+      if (bound.limit !== limit || median === undefined || value === undefined || value.median === 0) return [];
+      return [{ metric: bound.metric, median, ratio: median / value.median }];
+    });
+    return { limit, value, ours };
+  });
+}
+
+const shortNames: Partial<Record<Metric, string>> = {
+  frozenMs: 'frozen',
+  engineMs: 'engine',
+  checkpointMs: 'checkpoint that ends it',
+  restoreMs: 'restore',
+};
+
+export const limitTitle = 'limits of this kernel, this run';
+
+/** Cells: the limit, its value, and what of ours is bounded by it. */
+export function limitCells(rows: readonly LimitRow[]): string[][] {
+  return rows.map(({ limit, value, ours }) => [
+    limit,
+    value === undefined ? '-' : milliseconds(value.median),
+    ours
+      .map(
+        ({ metric, median, ratio }) =>
+          `${shortNames[metric] ?? metric} ${milliseconds(median)}: ${ratio.toFixed(2)} of it`,
+      )
+      .join('; '),
+  ]);
+}
