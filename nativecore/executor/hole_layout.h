@@ -40,9 +40,10 @@ constexpr uint32_t kPhaseCredentials = 9;
 constexpr uint32_t kPhaseParked = 10;  // past the last phase
 constexpr uint32_t kPhaseCount = 10;
 
-// The deepest frame of the interpreter is below 512 bytes; no signal handler
-// ever runs on these stacks because all signals are blocked.
-constexpr uint64_t kInterpreterStackBytes = 4096;
+// The deepest chain of frames of the interpreter is below 512 bytes; no signal
+// handler ever runs on these stacks because all signals are blocked. Four share
+// a page, and so a fault.
+constexpr uint64_t kInterpreterStackBytes = 1024;
 
 constexpr uint32_t kMaxArgs = 6;
 constexpr uint32_t kMaxToleratedErrnos = 6;

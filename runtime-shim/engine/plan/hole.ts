@@ -30,7 +30,7 @@ export function chooseHole(
 
 // executor/hole_layout.h: what each part takes, rounded up
 const kFixedBytes = 1n << 20n; // header, interpreter, alignment
-const kTaskBytes = 184n + 4096n + 8n; // record, stack, set_tid
+const kTaskBytes = 184n + 1024n + 8n; // record, stack, set_tid
 const kStepBytesInHole = 96n + 16n;
 const kRelocationBytes = 16n;
 
