@@ -13,6 +13,7 @@ import {
   readlinkSync,
   rmSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -25,7 +26,7 @@ import { applyRootfs, type RootfsCalls, type RootfsUpdate } from './archive/appl
 import { ArchiveFile } from './archive/archive-file.js';
 import { compressionOfName, type Compression } from './archive/compression.js';
 import { foreign, hostileArchives, hostileRootfs, ours, rawTar } from './archive/hostile-archives.js';
-import { PrivateDirectory } from './archive/private-directory.js';
+import { PrivateDirectory, privateName } from './archive/private-directory.js';
 import { readArchive } from './archive/read-archive.js';
 import { convertRootfsTar } from './archive/rootfs-tar.js';
 import { openArchive, readTar, type DeviceNumber, type Member } from './archive/tar-reader.js';
@@ -118,16 +119,22 @@ describe('archives', () => {
 
   it('are cleared away when whoever wrote them was killed', () => {
     // A process id that nobody has.
-    const abandoned = join(directory, '.stasis-4194999-00112233.restore');
-    const mine = join(directory, `.stasis-${process.pid}-00112233.restore`);
-    for (const path of [abandoned, mine]) mkdirSync(path);
+    const abandoned = join(directory, privateName('restore').replace(`-${process.pid}-`, '-4194999-'));
+    const mine = privateName('restore');
+    // Of a host or a pid namespace where that process may well run.
+    const foreign = '.stasis-4194999-00112233-00112233.restore';
+    const old = join(directory, '.stasis-4194999-00112233-44556677.restore');
+    for (const path of [abandoned, join(directory, mine), join(directory, foreign), old]) mkdirSync(path);
+    const twoDaysAgo = Date.now() / 1000 - 2 * 24 * 60 * 60;
+    utimesSync(old, twoDaysAgo, twoDaysAgo);
     {
       using made = new PrivateDirectory(directory, 'restore');
       assert.equal(lstatSync(made.path).mode & 0o777, 0o700);
       assert.equal(existsSync(abandoned), false);
-      assert.equal(existsSync(mine), true);
+      assert.equal(existsSync(old), false);
+      assert.equal(existsSync(join(directory, mine)), true);
     }
-    assert.deepEqual(readdirSync(directory), [`.stasis-${process.pid}-00112233.restore`]);
+    assert.deepEqual(readdirSync(directory).sort(), [foreign, mine].sort());
   });
 
   describe('of strangers are refused, and nothing outside is touched:', () => {

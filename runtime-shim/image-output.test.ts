@@ -13,6 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { FileDigest } from './archive/file-digest.js';
+import { privateName } from './archive/private-directory.js';
 import { formatManifest, kManifestName, manifestEntry, parseManifest } from './archive/manifest.js';
 import { ImageInput } from './image-input.js';
 import { ImageOutput } from './image-output.js';
@@ -86,8 +87,8 @@ describe('images in a directory', () => {
   });
 
   it('clear away what a killed process left, and nothing that a running one is writing', () => {
-    const abandoned = '.stasis-4194999-00112233.images'; // a process id that nobody has
-    const archive = `.stasis-${process.pid}-00112233.web.tar`;
+    const abandoned = privateName('images').replace(`-${process.pid}-`, '-4194999-'); // a process id that nobody has
+    const archive = privateName('web.tar');
     mkdirSync(join(directory, abandoned), { recursive: true });
     writeFileSync(join(directory, archive), '');
     {
