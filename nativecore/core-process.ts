@@ -173,10 +173,10 @@ function spawnCore(options: CoreOptions): RunningCore {
  * that the fork has shared takes longer than the core's whole start. Only one, and only the first who asks gets it.
  */
 function takeEarlyCore(options: CoreOptions): RunningCore | undefined {
-  const [subcommand, ownFd, hostPid] = (process.env['STASIS_CORE'] ?? '').split(':');
+  const [subcommand, ownFd, hostPid] = (process.env['STASIS_EARLY_CORE'] ?? '').split(':');
   const externals = options.externals ?? [];
   if (subcommand !== options.subcommand || externals.length > kMaximalPassedExternals) return undefined;
-  delete process.env['STASIS_CORE'];
+  delete process.env['STASIS_EARLY_CORE'];
   const passed = [options.logFd, options.imagesFd, ...externals];
   try {
     nativeBinding().sendPacket(Number(ownFd), Buffer.alloc(1), passed);

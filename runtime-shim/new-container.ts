@@ -111,10 +111,10 @@ export class NewContainer {
     };
   }
 
-  /** What of publish() can be done while the core works. */
-  prepareToPublish(): void {
+  /** What of publish() can be done while the core works. What is returned writes the state. */
+  prepareToPublish(): (parked: Parked) => void {
     const { bundle, version, place, scope, seccompFilter } = this.#from;
-    this.#writeState ??= prepareStateFiles({
+    return (this.#writeState ??= prepareStateFiles({
       request: this.#request,
       bundle,
       version,
@@ -123,7 +123,7 @@ export class NewContainer {
       cgroupPath: place.path,
       scope: scope?.scope,
       seccompFilter,
-    });
+    }));
   }
 
   /** The tree is there and waits: state file, hooks, pid file, in the order in which runc's callers may look for them. */
@@ -141,8 +141,7 @@ export class NewContainer {
       bundle: bundle.directory,
       initHostPid: parked.rootHostPid,
     });
-    this.prepareToPublish();
-    this.#writeState?.(parked);
+    this.prepareToPublish()(parked);
     noteLazyPages(this.#made.stateDirectory, parked);
     if (this.#request.pidFile !== undefined) this.#made.writePidFile(this.#request.pidFile, parked.rootHostPid);
   }

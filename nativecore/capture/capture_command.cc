@@ -69,14 +69,14 @@ class FreezePriority {
   bool raised_ = false;
 };
 
+// Kept until we end: what lies before the first boundary of huge pages.
+void* block_before_heap;
+
 // Memory that the window needs is there before it: a page fault costs 0.3 us, with
 // shadow page tables 10, and a hundred processes are some thousand of them. In pages
 // of 2 MiB where the system gives them: 4 faults, not 2048 that a small checkpoint
 // would wait for. Of the main thread only: with one arena for all, threads waited
 // for each other (twice the time).
-// Kept until we end.
-void* block_before_heap;
-
 void warm_up_heap() {
   constexpr int kHeapBytes = 16 << 20;
   constexpr size_t kWarmBytes = kHeapBytes / 2;

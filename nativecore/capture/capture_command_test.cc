@@ -210,8 +210,12 @@ void loses_no_signal() {
   EXPECT_EQ(out_of_order, 0);
 }
 
-// Started by the launcher, before node knows whether it needs one.
-void ends_early_where_nobody_has_use_for_it() {
+struct EarlyCore {
+  pid_t pid;
+  UniqueFd socket;
+};
+
+EarlyCore start_early() {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) throw Failed("socketpair");
   const pid_t pid = ::fork();
@@ -221,9 +225,15 @@ void ends_early_where_nobody_has_use_for_it() {
     ::_exit(run_capture_command(true));
   }
   ::close(ends[1]);
-  ::close(ends[0]);
+  return {pid, UniqueFd(ends[0])};
+}
+
+// Started by the launcher, before node knows whether it needs one.
+void ends_early_where_nobody_has_use_for_it() {
+  EarlyCore core = start_early();
+  core.socket.reset();
   int status = -1;
-  ::waitpid(pid, &status, 0);
+  ::waitpid(core.pid, &status, 0);
   EXPECT_EQ(status, 0);
 }
 
@@ -231,19 +241,11 @@ void ends_early_where_nobody_has_use_for_it() {
 void captures_with_descriptors_that_come_later() {
   const ImagesDirectory images;
   Target target;
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) throw Failed("socketpair");
-  const pid_t pid = ::fork();
-  if (pid == 0) {
-    ::dup2(ends[1], kControlDescriptor);
-    ::syscall(SYS_close_range, unsigned{kImagesDescriptor}, ~0u, 0u);
-    ::_exit(run_capture_command(true));
-  }
-  ::close(ends[1]);
+  EarlyCore early = start_early();
   const UniqueFd log(::open((images.path() + "/log").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
   const UniqueFd directory(::open(images.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  pass_descriptors(ends[0], {log.borrow(), directory.borrow()});
-  Core core(pid, UniqueFd(ends[0]));
+  pass_descriptors(early.socket.borrow(), {log.borrow(), directory.borrow()});
+  Core core(early.pid, std::move(early.socket));
   core.request_capture(target.pid(), true);
   core.expect(FromCoreKind::captured);
   core.expect(FromCoreKind::pages_written);

@@ -156,8 +156,7 @@ class Core {
   }
   // The next message must be of this kind; a failure says why.
   std::string expect(FromCoreKind kind) {
-    std::optional<FromCoreMessage> message = receive();
-    while (message && message->kind == FromCoreKind::progress) message = receive();  // told where work takes 100 ms
+    const std::optional<FromCoreMessage> message = receive();
     if (!message) throw Failed("the core hung up");
     if (message->kind == FromCoreKind::failed && kind != FromCoreKind::failed)
       throw Failed("the core failed: " + failure_text(message->body));

@@ -1,7 +1,8 @@
 // The janitor: a tiny process that outlives us if we are killed. It learns of
 // our death by end of file, kills what we have created, takes back what was
 // prepared, and exits. It is in a session of its own and holds no descriptor
-// but its socket and pidfds, so nobody waits for it by mistake.
+// but its socket, pidfds and, at the end, the pipe of who waits for the start;
+// so nobody waits for it by mistake.
 //
 // Races, and what closes them:
 //   1. We clone the root and are killed before its pidfd is handed over: the

@@ -56,7 +56,8 @@ std::string start_core_early(const std::string& core, const char* subcommand) {
   const pid_t pid = own < 0 ? -1 : ::fork();
   if (pid == 0) become_core(core, subcommand, ends[1]);
   ::close(ends[1]);
-  if (pid > 0) return "STASIS_CORE=" + std::string(subcommand) + ":" + std::to_string(own) + ":" + std::to_string(pid);
+  if (pid > 0)
+    return "STASIS_EARLY_CORE=" + std::string(subcommand) + ":" + std::to_string(own) + ":" + std::to_string(pid);
   ::close(own);
   return {};
 }

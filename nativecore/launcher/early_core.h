@@ -7,7 +7,7 @@
 namespace stasis {
 
 // Starts `core SUBCOMMAND early`, a child of this process, which will be node. Returns what node is told of it,
-// "STASIS_CORE=SUBCOMMAND:SOCKET:PID"; empty if there is none: then node starts one, and says what is wrong.
+// "STASIS_EARLY_CORE=SUBCOMMAND:SOCKET:PID"; empty if there is none: then node starts one, and says what is wrong.
 //
 //   Undo            the core ends at the end of file of its socket, asked for or not
 //   If we die here  the same

@@ -244,7 +244,7 @@ std::string base_runtime(const struct stat& self) {
   // NODE_OPTIONS of the caller's shell could load foreign code into a root process or print on the container's streams.
   std::vector<char*> environment;
   for (char** variable = environ; *variable != nullptr; ++variable) {
-    if (std::strncmp(*variable, "NODE_", 5) == 0 || std::strncmp(*variable, "STASIS_CORE=", 12) == 0) continue;
+    if (std::strncmp(*variable, "NODE_", 5) == 0 || std::strncmp(*variable, "STASIS_EARLY_CORE=", 18) == 0) continue;
     environment.push_back(*variable);
   }
   if (!early.empty()) environment.push_back(early.data());

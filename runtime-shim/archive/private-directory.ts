@@ -36,6 +36,7 @@ export function privateName(what: string): string {
 
 /** Of processes that run no more. */
 export function removeAbandoned(parent: string): void {
+  const here = surroundings();
   for (const name of readdirSync(parent)) {
     const [, owner, where] = pattern.exec(name) ?? [];
     if (owner === undefined) continue;
@@ -44,7 +45,7 @@ export function removeAbandoned(parent: string): void {
     // In a directory for everybody, another user's is not ours to remove.
     if (entry === undefined || entry.uid !== process.geteuid?.()) continue;
     const abandoned =
-      where === surroundings() ? statSync(`/proc/${owner}`, { throwIfNoEntry: false }) === undefined : isOld(entry);
+      where === here ? statSync(`/proc/${owner}`, { throwIfNoEntry: false }) === undefined : isOld(entry);
     if (abandoned) rmSync(path, { recursive: true, force: true });
   }
 }
