@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
 #include <protozero/varint.hpp>
@@ -14,6 +13,7 @@
 
 #include "base/deadline.h"
 #include "base/native_error.h"
+#include "base/passed_descriptors.h"
 
 namespace stasis {
 namespace {
@@ -45,34 +45,19 @@ std::string header_of(FromCoreKind kind, std::string_view body) {
 }  // namespace
 
 bool ControlChannel::receive_descriptors() {
-  char byte;
-  iovec part{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaximalPassedDescriptors * sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t count;
-  do count = ::recvmsg(socket_.borrow(), &message, MSG_CMSG_CLOEXEC);
-  while (count < 0 && errno == EINTR);
-  if (count == 0 || (count < 0 && errno == ECONNRESET)) return false;
-  if (count < 0) throw NativeError::from_errno("recvmsg", errno);
-  const cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  if (header == nullptr || header->cmsg_type != SCM_RIGHTS || (message.msg_flags & MSG_CTRUNC) != 0)
-    throw NativeError("bad_request", "receiving descriptors");
-  const size_t passed = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-  if (passed < 2) throw NativeError("bad_request", "receiving descriptors");
+  ReceivedByte message = receive_with_descriptors(socket_.borrow());
+  if (message.length == 0 || (message.length < 0 && errno == ECONNRESET)) return false;
+  if (message.length < 0) throw NativeError::from_errno("recvmsg", errno);
+  const size_t passed = message.descriptors.size();
+  if (message.truncated || passed < 2) throw NativeError("bad_request", "receiving descriptors");
   // First out of the way of the numbers that they are to have.
   const int above = kFirstExternalDescriptor + static_cast<int>(passed);
   std::vector<UniqueFd> descriptors;
-  for (size_t at = 0; at < passed; ++at) {
-    int received;
-    std::memcpy(&received, CMSG_DATA(header) + at * sizeof received, sizeof received);
-    const UniqueFd arrived(received);
+  for (const UniqueFd& arrived : message.descriptors) {
     descriptors.emplace_back(::fcntl(arrived.borrow(), F_DUPFD_CLOEXEC, above));
     if (!descriptors.back().valid()) throw NativeError::from_errno("fcntl", errno);
   }
+  message.descriptors.clear();  // they may have arrived at the numbers that are taken below
   const auto place = [&descriptors](size_t at, int number) {
     if (::dup2(descriptors[at].borrow(), number) < 0) throw NativeError::from_errno("dup2", errno);
   };

@@ -16,7 +16,6 @@ constexpr int kControlDescriptor = 3;
 constexpr int kImagesDescriptor = 4;
 constexpr int kFirstExternalDescriptor = 10;
 constexpr int kParentDescriptor = kFirstExternalDescriptor;  // of the images that a capture may leave pages to
-constexpr int kMaximalPassedDescriptors = 250;               // unix(7): SCM_MAX_FD is 253
 
 // What TypeScript says; numbers are the fields of ToCore.
 enum class ToCoreKind : uint32_t { capture = 1, execute = 2, kill = 3, abort = 4, release = 5, prepare = 6, keep = 7 };

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "base/passed_descriptors.h"
 #include "base/unique_fd.h"
 #include "binding/module.h"
 
@@ -13,7 +14,6 @@ namespace {
 
 // A request of CRIU's protocol carries options; a longer one is none.
 constexpr ssize_t kMaximalPacketBytes = 1 << 20;
-constexpr size_t kMaximalRights = 250;  // unix(7): SCM_MAX_FD is 253
 
 }  // namespace
 
@@ -39,52 +39,20 @@ Napi::Value send_packet(const Napi::CallbackInfo& info) {
   const int fd = info[0].As<Napi::Number>().Int32Value();
   Napi::Buffer<char> bytes = info[1].As<Napi::Buffer<char>>();
   Napi::Array fds = info[2].As<Napi::Array>();
-  if (fds.Length() > kMaximalRights) throw_errno(info.Env(), "sendmsg", EINVAL);
-  iovec part{bytes.Data(), bytes.Length()};
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaximalRights * sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (fds.Length() > 0) {
-    message.msg_control = control;
-    message.msg_controllen = CMSG_SPACE(fds.Length() * sizeof(int));
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(fds.Length() * sizeof(int));
-    for (uint32_t i = 0; i < fds.Length(); ++i) {
-      const int sent = fds.Get(i).As<Napi::Number>().Int32Value();
-      std::memcpy(CMSG_DATA(header) + i * sizeof(int), &sent, sizeof sent);
-    }
-  }
-  ssize_t sent;
-  do sent = ::sendmsg(fd, &message, MSG_NOSIGNAL);
-  while (sent < 0 && errno == EINTR);
+  std::vector<int> passed;
+  for (uint32_t i = 0; i < fds.Length(); ++i) passed.push_back(fds.Get(i).As<Napi::Number>().Int32Value());
+  const ssize_t sent = send_with_descriptors(fd, {bytes.Data(), bytes.Length()}, passed);
   if (sent < 0) throw_errno(info.Env(), "sendmsg", errno);
   return info.Env().Undefined();
 }
 
 // receiveDescriptor(fd) -> fd | undefined: of a message that is there already; undefined: there is none.
 Napi::Value receive_descriptor(const Napi::CallbackInfo& info) {
-  char data;
-  iovec part{&data, sizeof data};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t length;
-  do length = ::recvmsg(info[0].As<Napi::Number>().Int32Value(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  while (length < 0 && errno == EINTR);
-  if (length < 0 && errno != EAGAIN) throw_errno(info.Env(), "recvmsg", errno);
-  const cmsghdr* header = length < 0 ? nullptr : CMSG_FIRSTHDR(&message);
-  if (header == nullptr || header->cmsg_type != SCM_RIGHTS || header->cmsg_len < CMSG_LEN(sizeof(int)))
-    return info.Env().Undefined();
-  int received;
-  std::memcpy(&received, CMSG_DATA(header), sizeof received);
+  ReceivedByte message = receive_with_descriptors(info[0].As<Napi::Number>().Int32Value(), MSG_DONTWAIT);
+  if (message.length < 0 && errno != EAGAIN) throw_errno(info.Env(), "recvmsg", errno);
+  if (message.descriptors.empty()) return info.Env().Undefined();
   // To JavaScript, which closes it.
-  return Napi::Number::New(info.Env(), received);
+  return Napi::Number::New(info.Env(), message.descriptors.front().release());
 }
 
 // socketPair() -> [fd, fd] of SOCK_SEQPACKET.

@@ -9,7 +9,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <protozero/pbf_reader.hpp>
@@ -20,6 +19,7 @@
 #include <vector>
 
 #include "base/control_channel.h"
+#include "base/passed_descriptors.h"
 #include "base/testing.h"
 #include "capture/capture_command.h"
 
@@ -44,23 +44,8 @@ class ImagesDirectory {
   char path_[32] = "/tmp/stasis-test-XXXXXX";
 };
 
-// As the addon's sendPacket does it.
 inline void pass_descriptors(int socket, const std::vector<int>& descriptors) {
-  char byte = 0;
-  iovec part{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(8 * sizeof(int))] = {};
-  const size_t length = descriptors.size() * sizeof(int);
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = CMSG_SPACE(length);
-  cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(length);
-  std::memcpy(CMSG_DATA(header), descriptors.data(), length);
-  if (::sendmsg(socket, &message, MSG_NOSIGNAL) != 1) throw Failed("sendmsg");
+  if (send_with_descriptors(socket, {"", 1}, descriptors) != 1) throw Failed("sendmsg");
 }
 
 struct FromCoreMessage {

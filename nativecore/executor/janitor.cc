@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include "base/deadline.h"
+#include "base/passed_descriptors.h"
 #include "base/sys.h"
 #include "executor/undo.h"
 
@@ -33,35 +33,6 @@ UniqueFd open_requester() {
   return std::move(pidfd.value);
 }
 
-struct Received {
-  bool end_of_file = false;
-  char word = 0;
-  UniqueFd descriptor;
-};
-
-Received receive(int socket) {
-  Received received;
-  iovec data{&received.word, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t length;
-  do {
-    length = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  } while (length < 0 && errno == EINTR);
-  received.end_of_file = length <= 0;
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  if (!received.end_of_file && header && header->cmsg_type == SCM_RIGHTS) {
-    int fd;
-    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-    received.descriptor = UniqueFd(fd);
-  }
-  return received;
-}
-
 void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
   for (const UniqueFd& pidfd : pidfds) sys::try_pidfd_send_signal(pidfd.borrow(), SIGKILL);
   const Deadline deadline = Deadline::in_ms(kKillTimeoutMs);
@@ -79,15 +50,18 @@ void kill_and_wait(const std::vector<UniqueFd>& pidfds) {
   UniqueFd answer;
   bool core_lives = false;
   while (!core_lives) {
-    Received received = receive(socket);
-    if (received.end_of_file) break;
-    if (received.word == kDismiss) {
+    ReceivedByte received = receive_with_descriptors(socket);
+    if (received.length <= 0) break;
+    const char word = received.byte;
+    if (word == kDismiss) {
       if (answer.valid()) (void)!::write(answer.borrow(), "0", 1);
       ::_exit(0);
     }
-    core_lives = received.word == kTakeBack;
-    if (received.word == kAnswer) answer = std::move(received.descriptor);
-    if (received.word == kWatch && received.descriptor.valid()) pidfds.push_back(std::move(received.descriptor));
+    core_lives = word == kTakeBack;
+    for (UniqueFd& descriptor : received.descriptors) {
+      if (word == kAnswer) answer = std::move(descriptor);
+      if (word == kWatch) pidfds.push_back(std::move(descriptor));
+    }
   }
   if (hole) hole->fail_all();  // before anything else: tasks that nobody knows of leave by themselves
   kill_and_wait(pidfds);
@@ -137,19 +111,7 @@ void Janitor::watch(int pidfd) { hand_over(kWatch, pidfd, "telling the janitor o
 void Janitor::answer_when_dismissed(int pipe) { hand_over(kAnswer, pipe, "telling the janitor whom to answer"); }
 
 void Janitor::hand_over(char word, int fd, const char* what) {
-  iovec data{&word, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  if (::sendmsg(socket_.borrow(), &message, MSG_NOSIGNAL) < 0) {
+  if (send_with_descriptors(socket_.borrow(), {&word, 1}, {&fd, 1}) < 0) {
     throw NativeError::from_errno("sendmsg", errno).with_what(what).with_pid(host_pid_);
   }
 }
