@@ -3,6 +3,10 @@
 //   bench_limits fork MIB                       a process with that much touched memory: {"first", "later"}
 //   bench_limits copy MIB DIRECTORY THREADS     out of a file there, into fresh memory: {"mapped", ...}
 //   bench_limits move DIRECTORY DIRECTORY       a task from one cgroup to the other: {"move"}
+//   bench_limits threads N                      all of a process stopped, their registers read, and let go: {"stop"}
+//   bench_limits processes N                    the same of that many processes, and as many forks: {"stop", "fork"}
+//   bench_limits mappings N                     a process with that many: {"fork", "list"}, its /proc/PID/maps read
+#include <elf.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
@@ -14,7 +18,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -184,6 +191,140 @@ static void measure_move(const char* from, const char* to) {
   if (waitpid(child, NULL, 0) < 0) die("waitpid");
 }
 
+enum { kMostTasks = 100000, kXsaveRoom = 16384 };
+
+// Of tasks that wait in the kernel: nothing is faster to stop. What a checkpoint
+// cannot leave out: a stop of each, its registers and signal mask, its way on.
+static double stop_ms(const pid_t* tasks, long count) {
+  static unsigned char room[kXsaveRoom];
+  for (long i = 0; i < count; i++)
+    if (ptrace(PTRACE_SEIZE, tasks[i], 0, 0) != 0) die("PTRACE_SEIZE");
+  const double start = now_ms();
+  for (long i = 0; i < count; i++)
+    if (ptrace(PTRACE_INTERRUPT, tasks[i], 0, 0) != 0) die("PTRACE_INTERRUPT");
+  for (long i = 0; i < count; i++) {
+    if (waitpid(tasks[i], NULL, __WALL) != tasks[i]) die("waitpid");
+    struct iovec general = {room, sizeof room}, floating = {room, sizeof room};
+    uint64_t mask;
+    if (ptrace(PTRACE_GETREGSET, tasks[i], NT_PRSTATUS, &general) != 0 ||
+        ptrace(PTRACE_GETREGSET, tasks[i], NT_X86_XSTATE, &floating) != 0 ||
+        ptrace(PTRACE_GETSIGMASK, tasks[i], sizeof mask, &mask) != 0)
+      die("registers");
+  }
+  for (long i = 0; i < count; i++)
+    if (ptrace(PTRACE_DETACH, tasks[i], 0, 0) != 0) die("PTRACE_DETACH");
+  return now_ms() - start;
+}
+
+// A forked child that answers one byte when it is ready and then waits; ended by end_child.
+static pid_t start_child(void (*get_ready)(long, int), long count, int* answers) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) die("pipe2");
+  const pid_t child = fork();
+  if (child < 0) die("fork");
+  if (child == 0) {
+    close(ends[0]);
+    get_ready(count, ends[1]);
+    for (;;) pause();
+  }
+  close(ends[1]);
+  *answers = ends[0];
+  return child;
+}
+
+static void end_child(pid_t child, int answers) {
+  close(answers);
+  kill(child, SIGKILL);
+  if (waitpid(child, NULL, 0) < 0) die("waitpid");
+}
+
+static void answer(int answers, pid_t task) {
+  if (write(answers, &task, sizeof task) != sizeof task) die("write");
+}
+
+static void* answer_and_wait(void* answers) {
+  answer((int)(intptr_t)answers, (pid_t)syscall(SYS_gettid));
+  for (;;) pause();
+  return NULL;
+}
+
+static void become_threads(long count, int answers) {
+  pthread_attr_t small;
+  pthread_attr_init(&small);
+  pthread_attr_setstacksize(&small, 64 << 10);
+  pthread_t thread;
+  for (long i = 0; i < count; i++)
+    if (pthread_create(&thread, &small, answer_and_wait, (void*)(intptr_t)answers) != 0) die("pthread_create");
+}
+
+static void become_processes(long count, int answers) {
+  for (long i = 0; i < count; i++) {
+    const pid_t child = fork();
+    if (child < 0) die("fork");
+    // Ends with its parent, which is killed.
+    if (child == 0 && prctl(PR_SET_PDEATHSIG, SIGKILL) == 0)
+      answer_and_wait((void*)(intptr_t)answers);
+  }
+}
+
+static void become_mappings(long count, int answers) {
+  // Two kinds in turn: neighbours of one kind would be one mapping.
+  for (long i = 0; i < count; i++) {
+    unsigned char* page = mmap(NULL, kPage, i % 2 ? PROT_READ | PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC,
+                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) die("mmap");
+    *page = 1;
+  }
+  // The fork is this process's own, as that of a twin is: the answer is its microseconds.
+  const double elapsed = fork_ms();
+  answer(answers, (pid_t)(elapsed * 1e3));
+}
+
+static pid_t read_answer(int answers) {
+  pid_t task;
+  if (read(answers, &task, sizeof task) != sizeof task) die("read");
+  return task;
+}
+
+static void measure_stop(void (*become)(long, int), long count, int with_forks) {
+  if (count < 1 || count > kMostTasks) die("count");
+  static pid_t tasks[kMostTasks];
+  int answers;
+  const pid_t child = start_child(become, count, &answers);
+  for (long i = 0; i < count; i++) tasks[i] = read_answer(answers);
+  printf("{\"stop\": %.3f", stop_ms(tasks, count));
+  if (with_forks) {
+    double forks = 0;
+    for (long i = 0; i < count; i++) forks += fork_ms();
+    printf(", \"fork\": %.3f", forks);
+  }
+  printf("}\n");
+  end_child(child, answers);
+}
+
+static size_t read_whole(const char* path) {
+  static char room[1 << 16];
+  const int file = open(path, O_RDONLY);
+  if (file < 0) die(path);
+  size_t bytes = 0;
+  for (ssize_t count; (count = read(file, room, sizeof room)) != 0; bytes += (size_t)count)
+    if (count < 0) die(path);
+  close(file);
+  return bytes;
+}
+
+static void measure_mappings(long count) {
+  int answers;
+  const pid_t child = start_child(become_mappings, count, &answers);
+  const double forked = read_answer(answers) / 1e3;
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/maps", child);
+  const double start = now_ms();
+  read_whole(path);
+  printf("{\"fork\": %.3f, \"list\": %.3f}\n", forked, now_ms() - start);
+  end_child(child, answers);
+}
+
 int main(int argc, char** argv) {
   if (argc == 3 && strcmp(argv[1], "fork") == 0) {
     measure_fork((size_t)atol(argv[2]) << 20);
@@ -191,6 +332,12 @@ int main(int argc, char** argv) {
     measure_copy((size_t)atol(argv[2]) << 20, argv[3], atol(argv[4]));
   } else if (argc == 4 && strcmp(argv[1], "move") == 0) {
     measure_move(argv[2], argv[3]);
+  } else if (argc == 3 && strcmp(argv[1], "threads") == 0) {
+    measure_stop(become_threads, atol(argv[2]), 0);
+  } else if (argc == 3 && strcmp(argv[1], "processes") == 0) {
+    measure_stop(become_processes, atol(argv[2]), 1);
+  } else if (argc == 3 && strcmp(argv[1], "mappings") == 0) {
+    measure_mappings(atol(argv[2]));
   } else {
     return 2;
   }

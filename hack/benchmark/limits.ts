@@ -30,13 +30,38 @@ const threads = [1, 2] as const;
 const bounded: Readonly<Record<string, Bounded>> = {
   'small process': {
     bounds: [
-      { metric: 'checkpointMs', limit: 'node with an empty snapshot' },
-      { metric: 'restoreMs', limit: 'node with an empty snapshot' },
+      { metric: 'checkpointMs', limit: 'node with an empty script' },
+      { metric: 'restoreMs', limit: 'node with an empty script' },
     ],
     measure: async (directory) => ({ ...(await measureNode(directory)), ...(await measureMove()) }),
   },
   '1 GiB, random': ofMemory(1024),
   '4 GiB, random': ofMemory(4096),
+  '100 processes': {
+    bounds: [{ metric: 'frozenMs', limit: '100 forks, one after the other' }],
+    measure: async () => {
+      const { stop, fork } = await ask('processes', '100');
+      return { '100 processes stopped, read and let go': stop ?? NaN, '100 forks, one after the other': fork ?? NaN };
+    },
+  },
+  '10,000 mappings': {
+    bounds: [{ metric: 'frozenMs', limit: 'fork of 10,000 mappings' }],
+    measure: async () => {
+      const { fork, list } = await ask('mappings', '10000');
+      return { 'fork of 10,000 mappings': fork ?? NaN, '/proc/PID/maps of 10,000 mappings': list ?? NaN };
+    },
+  },
+  '200 threads': {
+    bounds: [{ metric: 'frozenMs', limit: '200 threads stopped, read and let go' }],
+    measure: async () => ({ '200 threads stopped, read and let go': (await ask('threads', '200'))['stop'] ?? NaN }),
+  },
+  'idle container': {
+    bounds: [
+      { metric: 'checkpointMs', limit: 'node with an empty script' },
+      { metric: 'restoreMs', limit: 'node with an empty script' },
+    ],
+    measure: measureNode,
+  },
 };
 
 function ofMemory(mebibytes: number): Bounded {
@@ -69,20 +94,12 @@ async function ask(...words: readonly string[]): Promise<Record<string, number>>
 
 async function measureNode(directory: string): Promise<Record<string, number>> {
   const script = join(directory, 'empty.cjs');
-  const snapshot = join(directory, 'empty.blob');
   writeFileSync(script, '');
-  await mustRun(node, ['--snapshot-blob', snapshot, '--build-snapshot', script], { timeoutMs: 60_000 });
-  const timed = async (words: readonly string[]): Promise<number> => (await mustRun(node, words)).elapsedMs;
-  // The first of each warms up.
-  const starts = { script: [script], snapshot: ['--no-rehash-snapshot', '--snapshot-blob', snapshot, script] };
-  await timed(starts.script);
-  await timed(starts.snapshot);
-  const result = {
-    'node with an empty script': await timed(starts.script),
-    'node with an empty snapshot': await timed(starts.snapshot),
-  };
-  for (const file of [script, snapshot]) rmSync(file);
-  return result;
+  const timed = async (): Promise<number> => (await mustRun(node, [script])).elapsedMs;
+  await timed(); // warms up
+  const elapsedMs = await timed();
+  rmSync(script);
+  return { 'node with an empty script': elapsedMs };
 }
 
 /** In the first hierarchy of cgroup v1 that we are in; nothing where there is none. */
