@@ -237,8 +237,6 @@ void Coordinator::fill() {
            static_cast<unsigned long long>(summary.lazy_bytes));
   // Now: the kernel itself may touch missing memory when threads register what they have there.
   if (!later.spaces.empty()) lazy_.emplace(std::move(later), tree_->pidfd(0));
-  fault_point("run_fill");
-  run_steps(kPhaseFill);
 }
 
 void Coordinator::locate_threads() {

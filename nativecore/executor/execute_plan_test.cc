@@ -177,7 +177,7 @@ void add_memory(TinyPlan& request, uint32_t task, uint32_t exe_slot, uint32_t vd
   add(step("munmap", {imm(hole_end), imm(0x7ffffffff000 - hole_end)}));
   add(step("arch_prctl", {imm(0x2003), imm(kVdso)}, vdso_slot));
   map(kCode, PROT_READ | PROT_EXEC);
-  map(kData, PROT_READ);  // writable only once it is filled
+  map(kData, PROT_READ | PROT_WRITE);
   map(kMemData, PROT_READ);
   prctl_mm_map mm{};
   mm.start_code = kCode;
@@ -203,7 +203,6 @@ void add_memory(TinyPlan& request, uint32_t task, uint32_t exe_slot, uint32_t vd
   planned.fills = {{PlanFill::Method::uffd, kCode, 1, 0, 0},
                    {PlanFill::Method::uffd, kData, 1, 0, 4096},
                    {PlanFill::Method::mem, kMemData, 1, 0, 8192}};
-  request.add_step(task, kPhaseFill, step("mprotect", {imm(kData), imm(4096), imm(PROT_READ | PROT_WRITE)}));
   request.add_step(task, kPhaseThreads, step("close", {slot(uffd_slot)}));
 }
 

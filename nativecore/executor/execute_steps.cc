@@ -27,11 +27,11 @@ void arm_from_environment(const char* name, FaultKind kind) {
 // In the order in which execute_plan() reaches them. Before the first of them
 // nothing exists but the janitor.
 const std::vector<const char*> kExecuteSteps = {
-    "open_cgroups",    "load_hole",   "unregister_rseq", "clone_root",       "watch_root",     "write_id_maps",
-    "run_namespaces",  "run_files",   "run_tasks",       "locate_processes", "run_groups",     "run_descriptors",
-    "run_memory",      "fill_memory", "run_fill",        "run_threads",      "locate_threads", "seize_threads",
-    "run_credentials", "send_parked", "await_release",   "stop_threads",     "unmap_hole",     "set_registers",
-    "detach_first",    "detach_last", "commit",
+    "open_cgroups",   "load_hole",     "unregister_rseq", "clone_root",       "watch_root",    "write_id_maps",
+    "run_namespaces", "run_files",     "run_tasks",       "locate_processes", "run_groups",    "run_descriptors",
+    "run_memory",     "fill_memory",   "run_threads",     "locate_threads",   "seize_threads", "run_credentials",
+    "send_parked",    "await_release", "stop_threads",    "unmap_hole",       "set_registers", "detach_first",
+    "detach_last",    "commit",
 };
 
 const std::vector<const char*> kKeepingSteps = {"make_door", "hand_over", "await_start", "committed"};

@@ -184,8 +184,7 @@ class Validator {
       uint32_t previous = 0;
       for (const PlanPhase& phase : task.phases) {
         if (phase.phase <= previous) refuse("the phases of " + name + " are out of order");
-        if (phase.phase < first || phase.phase > last ||
-            (phase.phase == kPhaseFill && !phase.steps.empty() && task.kind != TaskKind::process)) {
+        if (phase.phase < first || phase.phase > last || phase.phase == kPhaseFill) {
           refuse(name + " cannot have steps in phase " + phase_name(phase.phase));
         }
         previous = phase.phase;
@@ -272,8 +271,6 @@ class Validator {
         const PlanStep& step = phase.steps[number];
         const Position at{phase.phase, index, number};
         if (has_left) refuse_step(at, step, "it comes after exit_now");
-        if (phase.phase == kPhaseFill && step.op != "mprotect")
-          refuse_step(at, step, "phase FILL is for giving filled memory its protection");
         check_step(at, step);
         if (step.op == "exit_now") {
           if (task.kind != TaskKind::zombie) refuse_step(at, step, "the task is no zombie");

@@ -20,6 +20,11 @@ describe('plan verification', () => {
     ['a hole that is not made of pages', (plan) => (plan.hole!.address += 1n), /no hole/],
     ['phases out of order', (plan) => plan.tasks[0]!.phases.reverse(), /out of order/],
     ['a thread with steps before it exists', (plan) => (plan.tasks[1]!.phases[0]!.phase = Phase.MEMORY), /not its/],
+    [
+      'a step while the coordinator fills',
+      (plan) => (plan.tasks[0]!.phases.find(({ phase }) => phase === Phase.MEMORY)!.phase = Phase.FILL),
+      /not its/,
+    ],
     ['a slot that is used before it is defined', (plan) => stepsOf(plan, 0, Phase.FILES).reverse(), /used before/],
     ['a slot out of range', (plan) => (plan.slotCount = 1), /out of range/],
     [

@@ -80,19 +80,15 @@ function checkTask(plan: Plan, task: PlanTask, index: number): void {
   let previous = 0;
   const last = task.kind === kHelper ? Phase.GROUPS : task.kind === kZombie ? Phase.THREADS : Phase.CREDENTIALS;
   const first = index === 0 ? Phase.NAMESPACES : task.kind === kThread ? Phase.THREADS : Phase.TASKS;
-  for (const { phase, steps } of task.phases) {
+  for (const { phase } of task.phases) {
     if (phase <= previous) refuse(`the phases of p${index} are out of order`);
-    if (phase < first || phase > last || (phase === Phase.FILL && !mayFollowFill(task, steps)))
+    if (phase < first || phase > last || phase === Phase.FILL)
       refuse(`p${index} has steps in phase ${phase}, which is not its`);
     previous = phase;
   }
   if (task.kind !== kProcess && task.kind !== kThread) return;
   if (task.release?.registers.length !== kRegistersBytes) refuse(`p${index} has no registers to be released with`);
 }
-
-/** Nothing but the protection of what was mapped together to be filled. */
-const mayFollowFill = (task: PlanTask, steps: readonly Step[]): boolean =>
-  steps.length === 0 || (task.kind === kProcess && steps.every(({ op }) => op === 'mprotect'));
 
 function create(plan: Plan, creations: Map<number, Position>, at: Position, step: Step): void {
   const child = Number(step.args[0]?.immediate ?? -1n);
