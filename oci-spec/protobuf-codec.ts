@@ -65,31 +65,31 @@ const scalars: Readonly<Record<string, Scalar>> = {
   int64: {
     wireType: kVarint,
     zero: 0n,
-    write: (w, v: bigint) => w.int64(toLong(v, false)),
-    read: (r) => toSigned(r.int64()),
+    write: (w, v: bigint) => writeVarint(w, v),
+    read: (r) => readShort(r) ?? toSigned(r.int64()),
   },
   uint64: {
     wireType: kVarint,
     zero: 0n,
-    write: (w, v: bigint) => w.uint64(toLong(v, true)),
-    read: (r) => toUnsigned(r.uint64()),
+    write: (w, v: bigint) => writeVarint(w, v),
+    read: (r) => readShort(r) ?? toUnsigned(r.uint64()),
   },
   sint64: {
     wireType: kVarint,
     zero: 0n,
-    write: (w, v: bigint) => w.sint64(toLong(v, false)),
+    write: (w, v: bigint) => (v === -1n ? w.uint32(1) : w.sint64(toWritable(v))),
     read: (r) => toSigned(r.sint64()),
   },
   fixed64: {
     wireType: kFixed64,
     zero: 0n,
-    write: (w, v: bigint) => w.fixed64(toLong(v, true)),
+    write: (w, v: bigint) => w.fixed64(toWritable(v)),
     read: (r) => toUnsigned(r.fixed64()),
   },
   sfixed64: {
     wireType: kFixed64,
     zero: 0n,
-    write: (w, v: bigint) => w.sfixed64(toLong(v, false)),
+    write: (w, v: bigint) => w.sfixed64(toWritable(v)),
     read: (r) => toSigned(r.sfixed64()),
   },
   string: { wireType: kLengthDelimited, zero: '', write: (w, v: string) => w.string(v), read: (r) => r.string() },
@@ -254,15 +254,47 @@ function isZero(value: unknown): boolean {
   );
 }
 
-function toLong(value: bigint | number, unsigned: boolean): Long {
+/**
+ * A varint of up to seven bytes, which nearly all are: by way of a number, without the two objects that protobufjs makes
+ * of a 64-bit one. Undefined, and nothing read, if it is longer or the bytes end before it.
+ */
+function readShort(reader: Reader): bigint | undefined {
+  const { buf, len } = reader;
+  let { pos } = reader;
+  let value = 0;
+  for (let scale = 1; scale < kEndOfShort && pos < len; scale *= 128) {
+    const byte = buf[pos++]!;
+    value += (byte & 127) * scale;
+    if (byte > 127) continue;
+    reader.pos = pos;
+    return value === 0 ? 0n : BigInt(value);
+  }
+  return undefined;
+}
+const kEndOfShort = 128 ** 7;
+
+function writeVarint(writer: Writer, value: bigint | number): void {
+  const number = Number(value);
+  if (number >= 0 && number <= 0xffffffff) writer.uint32(number);
+  else writer.uint64(toWritable(value));
+}
+
+/** Up to 2^53 a number, which costs a fraction of taking a bigint apart; that is nearly all addresses, ids and sizes. */
+function toWritable(value: bigint | number): Long | number {
+  const number = Number(value);
+  if (Number.isSafeInteger(number)) return number;
   const wide = BigInt.asUintN(64, BigInt(value));
-  return Long.fromBits(Number(wide & 0xffffffffn) | 0, Number(wide >> 32n) | 0, unsigned);
+  return Long.fromBits(Number(wide & 0xffffffffn) | 0, Number(wide >> 32n) | 0, true);
 }
 
 function toUnsigned(value: number | { readonly low: number; readonly high: number }): bigint {
   if (typeof value === 'number') throw new TypeError('protobufjs lost its 64-bit integers');
-  return (BigInt(value.high >>> 0) << 32n) | BigInt(value.low >>> 0);
+  const high = value.high >>> 0;
+  const low = value.low >>> 0;
+  return high < kHighOfNumbers ? BigInt(high * 2 ** 32 + low) : (BigInt(high) << 32n) | BigInt(low);
 }
+/** 2^53 / 2^32 */
+const kHighOfNumbers = 2 ** 21;
 
 function toSigned(value: number | { readonly low: number; readonly high: number }): bigint {
   return BigInt.asIntN(64, toUnsigned(value));

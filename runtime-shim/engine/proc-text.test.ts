@@ -38,6 +38,28 @@ describe('texts of /proc', () => {
     assert.equal(third?.end, 0xffffffffff601000n);
   });
 
+  it('smaps whose names look like other lines, or that end early', () => {
+    const mappings = parseSmaps(
+      bytes(
+        '1000-2000 rw-p 00000000 00:00 0 \nSize:                  4 kB\nVmFlags: rd wr \n' +
+          '2000-3000 r--p 00000000 fe:01 7                 /tmp/VmFlags: gd\nSize:   4 kB\nVmFlags: rd \n' +
+          '3000-4000 r--p 00000000 fe:01 7                 /tmp/ProtectionKey: 5\nProtectionKey: 0\nVmFlags: rd \n' +
+          '4000-5000 rw-p\nSize:   4 kB\n' +
+          '5000-6000 rw-p 00000000 00:00 0 \nProtectionKey: 2\nVmFlags: rd wr lo',
+      ),
+    );
+    assert.deepEqual(
+      mappings.map(({ start, name, inode, flags, protectionKey }) => [start, name, inode, [...flags], protectionKey]),
+      [
+        [0x1000n, '', 0n, ['rd', 'wr'], 0],
+        [0x2000n, '/tmp/VmFlags: gd', 7n, ['rd'], 0],
+        [0x3000n, '/tmp/ProtectionKey: 5', 7n, ['rd'], 0],
+        [0x5000n, '', 0n, ['rd', 'wr', 'lo'], 2],
+      ],
+    );
+    assert.deepEqual(parseSmaps(bytes('')), []);
+  });
+
   it('fdinfo with repeated keys', () => {
     const info = parseFdinfo(bytes('pos:\t5\nflags:\t02\ntfd:        3 events: 1\ntfd:        4 events: 2\n'));
     assert.deepEqual(info.get('tfd'), ['3 events: 1', '4 events: 2']);

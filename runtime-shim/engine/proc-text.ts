@@ -1,6 +1,7 @@
 // Readers of /proc texts as the capture carries them (proc(5)). No I/O.
 
-const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString('utf8');
+const text = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8');
 
 /** /proc/PID/stat. Fields are numbered as in proc_pid_stat(5), from 1. */
 export class ProcStat {
@@ -71,41 +72,82 @@ export interface SmapsEntry {
   readonly protectionKey: number;
 }
 
-const kHeader = /^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s*(.*)$/;
+const kRange = /^([0-9a-f]+)-([0-9a-f]+) (\S{4}) /;
+const kFile = /^([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s*(.*)$/;
+/** What follows the range of unnamed memory, which most mappings are. */
+const kNoFile = '00000000 00:00 0 ';
+const kNoFlags: ReadonlySet<string> = new Set();
+const kFlagsLine = 'VmFlags:';
+const kKeyLine = 'ProtectionKey:';
 
-const kZero = 0x30;
-const kNine = 0x39;
-const kLowerA = 0x61;
-
+/**
+ * Two dozen lines per mapping, of which three say something here. VmFlags is the last of them, for every mapping (Linux
+ * 3.8): so it goes from one to the next by searches of the engine's own, and makes no strings of the others.
+ */
 export function parseSmaps(bytes: Uint8Array): SmapsEntry[] {
-  const entries: { -readonly [Key in keyof SmapsEntry]: SmapsEntry[Key] }[] = [];
-  for (const line of text(bytes).split('\n')) {
-    // two dozen lines per mapping: only its header begins with a (lower case) address
-    const first = line.charCodeAt(0);
-    const isHeader = (first >= kZero && first <= kNine) || first >= kLowerA;
-    const header = isHeader ? kHeader.exec(line) : null;
-    if (header !== null) {
-      entries.push({
-        start: BigInt(`0x${header[1]}`),
-        end: BigInt(`0x${header[2]}`),
-        permissions: header[3] ?? '----',
-        offset: BigInt(`0x${header[4]}`),
-        device: (BigInt(`0x${header[5]}`) << 20n) | BigInt(`0x${header[6]}`),
-        inode: BigInt(header[7] ?? 0),
-        name: header[8] ?? '',
-        flags: new Set(),
-        protectionKey: 0,
-      });
-    } else if (line.startsWith('VmFlags:')) {
-      const last = entries.at(-1);
-      if (last !== undefined) last.flags = new Set(line.slice(8).trim().split(/\s+/));
-    } else if (line.startsWith('ProtectionKey:')) {
-      const last = entries.at(-1);
-      if (last !== undefined) last.protectionKey = Number(line.slice(14));
+  const smaps = text(bytes);
+  const entries: SmapsEntry[] = [];
+  const flagSets = new Map<string, ReadonlySet<string>>();
+  let flagsAt = findLine(smaps, kFlagsLine, 0);
+  let keyAt = findLine(smaps, kKeyLine, 0);
+  for (let at = 0; at < smaps.length;) {
+    const lineEnd = endOfLine(smaps, at);
+    const line = smaps.slice(at, lineEnd);
+    at = lineEnd + 1;
+    const range = kRange.exec(line);
+    if (range === null) continue;
+    const rest = line.slice(range[0].length);
+    const file = rest === kNoFile ? null : kFile.exec(rest);
+    if (file === null && rest !== kNoFile) continue;
+    if (flagsAt >= 0 && flagsAt < lineEnd) flagsAt = findLine(smaps, kFlagsLine, lineEnd);
+    if (keyAt >= 0 && keyAt < lineEnd) keyAt = findLine(smaps, kKeyLine, lineEnd);
+    let flags = kNoFlags;
+    if (flagsAt >= 0) {
+      at = endOfLine(smaps, flagsAt) + 1;
+      flags = flagsOf(flagSets, smaps.slice(flagsAt + kFlagsLine.length, at - 1));
     }
+    const hasKey = keyAt >= 0 && (flagsAt < 0 || keyAt < at);
+    entries.push({
+      start: hexadecimal(range[1] ?? ''),
+      end: hexadecimal(range[2] ?? ''),
+      permissions: range[3] ?? '----',
+      offset: file === null ? 0n : hexadecimal(file[1] ?? ''),
+      device: file === null ? 0n : (hexadecimal(file[2] ?? '') << 20n) | hexadecimal(file[3] ?? ''),
+      inode: file === null ? 0n : BigInt(file[4] ?? ''),
+      name: file?.[5] ?? '',
+      flags,
+      protectionKey: hasKey ? Number(smaps.slice(keyAt + kKeyLine.length, endOfLine(smaps, keyAt))) : 0,
+    });
   }
   return entries;
 }
+
+/** Where a line begins with this word; a name may have it, too. */
+function findLine(lines: string, word: string, from: number): number {
+  let at = lines.indexOf(word, from);
+  while (at > 0 && lines.charCodeAt(at - 1) !== kNewline) at = lines.indexOf(word, at + 1);
+  return at;
+}
+const kNewline = 0x0a;
+
+function endOfLine(lines: string, from: number): number {
+  const end = lines.indexOf('\n', from);
+  return end < 0 ? lines.length : end;
+}
+
+/** Those of mappings that have the same ones are one object. */
+function flagsOf(known: Map<string, ReadonlySet<string>>, words: string): ReadonlySet<string> {
+  let flags = known.get(words);
+  if (flags === undefined) {
+    flags = new Set(words.trim().split(/\s+/));
+    known.set(words, flags);
+  }
+  return flags;
+}
+
+/** Up to 52 bits by way of a number, which is quicker. */
+const hexadecimal = (digits: string): bigint =>
+  BigInt(digits.length <= 13 ? Number.parseInt(digits, 16) : `0x${digits}`);
 
 /** /proc/PID/fdinfo/N: "key:\tvalue" lines; repeated keys (tfd, inotify) keep all their lines. */
 export function parseFdinfo(bytes: Uint8Array): ReadonlyMap<string, readonly string[]> {

@@ -86,18 +86,41 @@ function encode(ctx: EncodeContext): void {
 
 function encodeMappings(ctx: EncodeContext, task: CapturedTask): vma_entry[] {
   const files = new Map(task.raw.mappedFiles.map((file) => [file.start, file]));
+  const traits = new Map<ReadonlySet<string>, Traits>();
   const vmas: vma_entry[] = [];
   for (const mapping of parseSmaps(task.raw.smaps)) {
-    const vma = encodeMapping(ctx, task, mapping, files.get(mapping.start));
+    let known = traits.get(mapping.flags);
+    if (known === undefined) traits.set(mapping.flags, (known = traitsOf(mapping.flags)));
+    const vma = encodeMapping(ctx, task, mapping, known, files.get(mapping.start));
     if (vma !== undefined) vmas.push(vma);
   }
   return vmas;
+}
+
+/** What the flags of a mapping come to in its entry. Few sets of flags are in use, whatever the number of mappings. */
+interface Traits {
+  readonly mapFlags: number;
+  readonly madv: bigint;
+  readonly sealed: boolean;
+}
+
+function traitsOf(flags: ReadonlySet<string>): Traits {
+  let mapFlags = flags.has('dp') ? mapFlag.DROPPABLE : mapFlag.PRIVATE;
+  if (flags.has('gd')) mapFlags |= mapFlag.GROWSDOWN;
+  if (flags.has('lo')) mapFlags |= mapFlag.LOCKED;
+  if (flags.has('nr')) mapFlags |= mapFlag.NORESERVE;
+  const madv = [...adviceOfFlag].reduce(
+    (bits, [flag, advice]) => (flags.has(flag) ? bits | (1n << BigInt(advice)) : bits),
+    0n,
+  );
+  return { mapFlags, madv, sealed: flags.has('sl') };
 }
 
 function encodeMapping(
   ctx: EncodeContext,
   task: CapturedTask,
   mapping: SmapsEntry,
+  { mapFlags, madv, sealed }: Traits,
   file: MappedFile | undefined,
 ): vma_entry | undefined {
   const base: vma_entry = {
@@ -132,32 +155,25 @@ function encodeMapping(
     );
     return undefined;
   }
-  if (mapping.flags.has('sl'))
+  if (sealed)
     ctx.degrade('MAPPING_SEAL_LOST', `the seal of the mapping at 0x${mapping.start.toString(16)} is not carried`, {
       ...ctx.subjectOfTask(task),
       address: mapping.start,
     });
-  const madv = [...adviceOfFlag].reduce(
-    (bits, [flag, advice]) => (mapping.flags.has(flag) ? bits | (1n << BigInt(advice)) : bits),
-    0n,
-  );
-  let { flags } = base;
-  if (mapping.flags.has('gd')) flags |= mapFlag.GROWSDOWN;
-  if (mapping.flags.has('lo')) flags |= mapFlag.LOCKED;
-  if (mapping.flags.has('nr')) flags |= mapFlag.NORESERVE;
-  if (mapping.flags.has('dp')) flags = (flags & ~mapFlag.PRIVATE) | mapFlag.DROPPABLE;
-  const extra = madv === 0n ? {} : { madv };
   if (file === undefined || isAnonymousZero(mapping, file)) {
-    const heap = mapping.name === '[heap]' ? vmaStatus.HEAP : 0;
-    return { ...base, flags, status: base.status | heap, ...extra };
+    base.flags = mapFlags | mapFlag.ANONYMOUS;
+    if (mapping.name === '[heap]') base.status |= vmaStatus.HEAP;
+    if (madv !== 0n) base.madv = madv;
+    return base;
   }
+  const extra = madv === 0n ? {} : { madv };
   const shared = mapping.permissions[3] === 's';
   const object = sharedObjectOf(ctx.capture, file);
   if (object !== undefined && object.kind !== 'segment') {
     const access = (shared ? mapping.flags.has('mw') : (file.linkMode & 0o200) !== 0) ? kReadWrite : kReadOnly;
     return {
       ...base,
-      flags: (flags & ~(mapFlag.ANONYMOUS | mapFlag.PRIVATE)) | (shared ? mapFlag.SHARED : mapFlag.PRIVATE),
+      flags: (mapFlags & ~mapFlag.PRIVATE) | (shared ? mapFlag.SHARED : mapFlag.PRIVATE),
       pgoff: mapping.offset,
       shmid: BigInt(encodeMappedMemfd(ctx, object, access)),
       status: vmaStatus.REGULAR | (shared ? vmaStatus.FILE_SHARED : vmaStatus.FILE_PRIVATE) | vmaStatus.MEMFD,
@@ -168,7 +184,7 @@ function encodeMapping(
   if (object !== undefined)
     return {
       ...base,
-      flags: (flags & ~mapFlag.PRIVATE) | mapFlag.SHARED,
+      flags: (mapFlags & ~mapFlag.PRIVATE) | mapFlag.SHARED | mapFlag.ANONYMOUS,
       ...segmentMapping(object, mapping),
       ...extra,
     };
@@ -181,10 +197,9 @@ function encodeMapping(
     'mapped file',
   );
   if (id === undefined) return undefined;
-  flags = (flags & ~(mapFlag.ANONYMOUS | mapFlag.PRIVATE)) | (shared ? mapFlag.SHARED : mapFlag.PRIVATE);
   return {
     ...base,
-    flags,
+    flags: (mapFlags & ~mapFlag.PRIVATE) | (shared ? mapFlag.SHARED : mapFlag.PRIVATE),
     pgoff: mapping.offset,
     shmid: BigInt(id),
     status: vmaStatus.REGULAR | (shared ? vmaStatus.FILE_SHARED : vmaStatus.FILE_PRIVATE),
