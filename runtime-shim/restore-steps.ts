@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { nativeBinding, type Plan, type Timing } from '../nativecore/index.js';
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
 import { readText } from './container/index.js';
-import { encodeStats, ProcStatus, timingUs, type KernelFacts } from './engine/index.js';
+import { encodeStats, ProcStatus, stepAt, timingUs, type KernelFacts } from './engine/index.js';
 import { fileError, type NativeFailure } from './errors/index.js';
 import type { LogFile } from './core-session.js';
 
@@ -49,7 +49,7 @@ export function describePlanStep(
 ): string | undefined {
   const task = plan.tasks?.[position.task];
   const steps = task?.phases?.find(({ phase }) => phase === position.phase)?.steps;
-  const step = steps?.[position.step];
+  const step = stepAt(steps ?? [], position.step);
   if (task === undefined || step === undefined) return undefined;
   const from = step.from === undefined || step.from === '' ? '' : ` for ${step.from}`;
   const note = step.note === undefined || step.note === '' ? '' : ` (${step.note})`;

@@ -4,6 +4,7 @@
 #include <protozero/pbf_reader.hpp>
 
 #include "base/native_error.h"
+#include "executor/syscall_table.h"
 
 namespace stasis {
 namespace {
@@ -50,7 +51,36 @@ PlanArg decode_arg(pbf_reader reader) {
   return arg;
 }
 
-PlanStep decode_step(pbf_reader reader) {
+void append_uint64s(pbf_reader& reader, std::vector<uint64_t>& values) {
+  if (reader.wire_type() == protozero::pbf_wire_type::length_delimited) {
+    for (const uint64_t value : reader.get_packed_uint64()) values.push_back(value);
+  } else {
+    values.push_back(reader.get_uint64());
+  }
+}
+
+// `step` again and again, with the next numbers for arguments: from here on each is a step like any other.
+void append_repeats(const PlanStep& step, const std::vector<uint64_t>& more_args, std::vector<PlanStep>& steps) {
+  const auto refuse = [&step](const char* what) {
+    throw NativeError("bad_plan", "repeating a step (" + std::string(step.op) + "): " + what);
+  };
+  const size_t width = step.args.size();
+  if (width == 0 || width > kMaxArgs) refuse("it has no arguments, or more than six");
+  if (more_args.size() % width != 0) refuse("the last repeat lacks arguments");
+  if (step.out_slot != 0) refuse("it has a result to keep");
+  if (find_syscall(step.op) == nullptr) refuse("it is not a system call that a plan may name");
+  for (const PlanArg& arg : step.args)
+    if (arg.kind != PlanArg::Kind::immediate) refuse("it has arguments that are not immediates");
+  // One number is as little as a byte of the message, and a step a hundred times that.
+  if (steps.size() + more_args.size() / width > kMaximalSteps) refuse("more than 4 million steps");
+  steps.reserve(steps.size() + more_args.size() / width);
+  for (size_t at = 0; at < more_args.size(); at += width) {
+    PlanStep& repeat = steps.emplace_back(step);
+    for (size_t i = 0; i < width; ++i) repeat.args[i].value = more_args[at + i];
+  }
+}
+
+PlanStep decode_step(pbf_reader reader, std::vector<uint64_t>& more_args) {
   PlanStep step;
   while (reader.next()) {
     switch (reader.tag()) {
@@ -60,6 +90,7 @@ PlanStep decode_step(pbf_reader reader) {
       case 4: step.has_expected = reader.get_bool(); break;
       case 5: step.expected = reader.get_uint64(); break;
       case 6: append_int32s(reader, step.tolerated_errnos); break;
+      case 9: append_uint64s(reader, more_args); break;
       default: reader.skip();
     }
   }
@@ -71,7 +102,12 @@ PlanPhase decode_phase(pbf_reader reader) {
   while (reader.next()) {
     switch (reader.tag()) {
       case 1: phase.phase = static_cast<uint32_t>(reader.get_enum()); break;
-      case 2: phase.steps.push_back(decode_step(reader.get_message())); break;
+      case 2: {
+        std::vector<uint64_t> more_args;
+        phase.steps.push_back(decode_step(reader.get_message(), more_args));
+        if (!more_args.empty()) append_repeats(PlanStep(phase.steps.back()), more_args, phase.steps);
+        break;
+      }
       default: reader.skip();
     }
   }

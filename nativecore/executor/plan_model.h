@@ -11,6 +11,8 @@
 
 namespace stasis {
 
+constexpr size_t kMaximalSteps = 4u << 20;
+
 struct PlanArg {
   enum class Kind : uint8_t { immediate, blob, slot, blob_offset, hole_offset };
   Kind kind = Kind::immediate;

@@ -108,7 +108,8 @@ struct TestRequest {
   }
 };
 
-inline std::string encode(const ExecuteRequest& request) {
+// `more_args`: repeats of the root's last step, which the decoded form has as steps of their own.
+inline std::string encode(const ExecuteRequest& request, const std::vector<uint64_t>& more_args = {}) {
   using protozero::pbf_writer;
   std::string body;
   pbf_writer writer(body);
@@ -152,6 +153,9 @@ inline std::string encode(const ExecuteRequest& request) {
           inner.add_bool(4, planned.has_expected);
           inner.add_uint64(5, planned.expected);
           inner.add_packed_int32(6, planned.tolerated_errnos.begin(), planned.tolerated_errnos.end());
+          const PlanTask& root = request.plan.tasks.front();
+          if (&task == &root && &planned == &root.phases.back().steps.back())
+            inner.add_packed_uint64(9, more_args.begin(), more_args.end());
         }
       }
       if (task.release.present) {

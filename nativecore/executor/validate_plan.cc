@@ -24,7 +24,6 @@ constexpr uint64_t kLowestHoleAddress = 0x10000;  // vm.mmap_min_addr, rounded u
 constexpr uint64_t kTaskSize = 0x7ffffffff000;    // x86-64, 47 bits: what fits every machine
 constexpr uint64_t kMaximalHoleBytes = 8ull << 30;
 constexpr size_t kMaximalTasks = 65536;
-constexpr size_t kMaximalSteps = 4u << 20;
 constexpr uint32_t kMaximalSlots = 4u << 20;
 constexpr size_t kMaximalXstateBytes = 65536;
 constexpr size_t kMinimalXstateBytes = 576;  // legacy area and header

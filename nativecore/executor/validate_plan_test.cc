@@ -18,8 +18,8 @@ struct Refusable : TestRequest {
   uint32_t root = add_task(TaskKind::process, 0);
 };
 
-void expect_refused(TestRequest& request, const char* words) {
-  const std::string message = encode(request.request);
+void expect_refused(TestRequest& request, const char* words, const std::vector<uint64_t>& more_args = {}) {
+  const std::string message = encode(request.request, more_args);
   try {
     validate_request(decode_execute_request(message));
   } catch (const NativeError& error) {
@@ -53,6 +53,56 @@ void refuses_unknown_calls() {
   request.add_step(request.root, kPhaseFiles, step("openat", {imm(0)}));
   expect_refused(request, "it has 1 arguments");
   EXPECT_EQ(find_syscall("openat2")->number, 437);
+}
+
+constexpr uint64_t kAnywhere = 0x400000;
+
+PlanStep protect(uint64_t address) { return step("mprotect", {imm(address), imm(4096), imm(1)}); }
+
+void takes_repeats_for_steps() {
+  Refusable spelt_out, repeated;
+  PlanStep tolerant = protect(kAnywhere);
+  tolerant.tolerated_errnos = {12};
+  repeated.add_step(repeated.root, kPhaseMemory, tolerant);
+  for (uint64_t i = 0; i < 3; ++i) {
+    tolerant.args[0].value = kAnywhere + i * 8192;
+    spelt_out.add_step(spelt_out.root, kPhaseMemory, tolerant);
+  }
+  const std::string message = encode(repeated.request, {kAnywhere + 8192, 4096, 1, kAnywhere + 16384, 4096, 1});
+  const ExecuteRequest decoded = decode_execute_request(message);
+  validate_request(decoded);
+  EXPECT_EQ(encode(decoded), encode(spelt_out.request));
+}
+
+void refuses_repeats_of_what_is_no_plain_step() {
+  Refusable request;
+  request.add_step(request.root, kPhaseMemory, protect(kAnywhere));
+  expect_refused(request, "the last repeat lacks arguments", {kAnywhere, 4096});
+  // Where a step by itself would be refused, so is one among repeats.
+  expect_refused(request, "it would change the hole", {kAnywhere, 4096, 1, request.plan().hole_address, 4096, 1});
+  Refusable slotted;
+  const uint32_t number = slotted.new_slot();
+  slotted.add_step(slotted.root, kPhaseFiles, step("epoll_create1", {imm(0)}, number));
+  expect_refused(slotted, "it has a result to keep", {0});
+  slotted.add_step(slotted.root, kPhaseFiles, step("close", {slot(number)}));
+  expect_refused(slotted, "arguments that are not immediates", {3});
+  Refusable empty;
+  empty.add_step(empty.root, kPhaseFiles, step("getpid", {}));
+  expect_refused(empty, "it has no arguments", {1});
+  Refusable wide;
+  wide.add_step(wide.root, kPhaseFiles, step("mmap", std::vector<PlanArg>(7, imm(0))));
+  expect_refused(wide, "or more than six", std::vector<uint64_t>(7));
+  for (const char* op : {"clone_process", "clone_thread", "exit_now", "load", "reboot"}) {
+    Refusable built_in;
+    built_in.add_step(built_in.root, kPhaseTasks, step(op, {imm(0)}));
+    expect_refused(built_in, "not a system call that a plan may name", {0});
+  }
+}
+
+void bounds_repeats() {
+  Refusable request;
+  request.add_step(request.root, kPhaseFiles, step("close", {imm(0)}));
+  expect_refused(request, "more than 4 million steps", std::vector<uint64_t>(kMaximalSteps));
 }
 
 void refuses_slots_used_too_early() {
@@ -192,6 +242,9 @@ int main(int argc, char** argv) {
           {"accepts a small plan", accepts_a_small_plan},
           {"refuses other versions", refuses_versions},
           {"refuses calls that are not on the list", refuses_unknown_calls},
+          {"takes repeats for steps of their own", takes_repeats_for_steps},
+          {"refuses repeats of what is no plain step", refuses_repeats_of_what_is_no_plain_step},
+          {"bounds repeats", bounds_repeats},
           {"refuses slots that are used too early", refuses_slots_used_too_early},
           {"refuses what is out of bounds", refuses_bad_bounds},
           {"refuses impossible trees", refuses_impossible_trees},

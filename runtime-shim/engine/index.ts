@@ -10,6 +10,7 @@ export { imageFileName, ImageSetReader, kParentName, type ImageFile, type ImageS
 export { describeImages } from './describe.js';
 export type * from './describe.js';
 export { printPlan, printStep, type StepPosition } from './plan/print.js';
+export { stepAt } from './plan/repeats.js';
 export { containerFilter } from './resources/seccomp.js';
 export { kConsoleChannel } from './resources/tty.js';
 export { ProcStatus } from './proc-text.js';

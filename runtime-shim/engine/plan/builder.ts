@@ -39,6 +39,8 @@ export interface StepOptions {
   readonly note?: string;
 }
 
+export type RepeatOptions = Pick<StepOptions, 'from' | 'note' | 'tolerate'>;
+
 export type Relocation = { readonly offset: number } & (
   { readonly blob: BlobRef } | { readonly slot32: SlotRef } | { readonly slot64: SlotRef }
 );
@@ -80,10 +82,22 @@ export class TaskBuilder {
       toleratedErrnos: [...(options.tolerate ?? [])],
       from: options.from,
       note: options.note ?? '',
+      moreArgs: [],
     };
     const steps = this.#steps.get(phase);
     if (steps === undefined) this.#steps.set(phase, [step]);
     else steps.push(step);
+  }
+
+  /**
+   * Appends steps of one form: `numbers` has the arguments of each, one after the other, `width` for a step. Where there
+   * are thousands of them, messages of their own would cost more than the system calls.
+   */
+  steps(phase: PhaseValue, op: string, width: number, numbers: readonly bigint[], options: RepeatOptions): void {
+    if (numbers.length === 0) return;
+    this.step(phase, op, numbers.slice(0, width), options);
+    const last = this.#steps.get(phase)?.at(-1);
+    if (last !== undefined) last.moreArgs = numbers.slice(width);
   }
 
   message(): PlanTask {

@@ -1,6 +1,7 @@
 // Where the restore itself lives while it builds address spaces: a range that
 // no task uses. The kernel backs only what is used of it.
 import type { Plan } from '../../../nativecore/schema/messages.js';
+import { countSteps } from './repeats.js';
 
 export interface HoleRange {
   address: bigint;
@@ -46,7 +47,7 @@ export function neededHoleBytes(plan: Plan): bigint {
   let steps = 0n;
   for (const task of plan.tasks) {
     bytes += kTaskBytes;
-    for (const phase of task.phases) steps += BigInt(phase.steps.length);
+    for (const phase of task.phases) steps += BigInt(countSteps(phase.steps));
   }
   // a blob with relocations is usually named by one step; a few name it twice
   bytes += steps * kStepBytesInHole + 4n * relocations * kRelocationBytes;

@@ -110,6 +110,7 @@ const kArguments: Readonly<Record<string, readonly (Kind | undefined)[]>> = {
   mmap: ['address', 'size', kProt, kMap, 'signed', 'size'],
   mount: ['text', 'text', 'text', kMount, 'text'],
   move_mount: ['signed', 'text', 'signed', 'text'],
+  mprotect: ['address', 'size', kProt],
   munmap: ['address', 'size'],
   open_tree: ['signed', 'text', 'address'],
   openat: ['signed', 'text', kOpen, 'octal'],

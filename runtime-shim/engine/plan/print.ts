@@ -9,6 +9,7 @@ import {
   type Step,
 } from '../../../nativecore/schema/messages.js';
 import { decodeArgument, isTextArgument } from './print-arguments.js';
+import { countSteps, expandSteps, stepAt } from './repeats.js';
 
 const kPhaseReasons: Readonly<Record<string, string>> = {
   NAMESPACES: 'what everything after stands on',
@@ -75,7 +76,7 @@ export function printStep(
 ): { readonly line: string; readonly from: string } | undefined {
   const task = plan.tasks[position.task];
   const phase = task?.phases.find((candidate) => candidate.phase === position.phase);
-  const step = phase?.steps[position.step];
+  const step = stepAt(phase?.steps ?? [], position.step);
   if (step === undefined) return undefined;
   const number = stepNumbers(plan).get(position.task)?.get(position.phase) ?? 0;
   return { line: stepText(plan, position.task, number + position.step, step), from: step.from };
@@ -98,7 +99,7 @@ function stepNumbers(plan: Plan): ReadonlyMap<number, ReadonlyMap<number, number
       const first = new Map<number, number>();
       for (const { phase, steps } of task.phases) {
         first.set(phase, next);
-        next += steps.length;
+        next += countSteps(steps);
       }
       return [index, first];
     }),
@@ -109,7 +110,7 @@ function printPhase(plan: Plan, phase: number, numbers: ReadonlyMap<number, Read
   return plan.tasks.flatMap((task, index) => {
     const steps = task.phases.find((candidate) => candidate.phase === phase)?.steps ?? [];
     const first = numbers.get(index)?.get(phase) ?? 1;
-    return steps.map((step, at) => withFrom(stepText(plan, index, first + at, step), step.from));
+    return expandSteps(steps).map((step, at) => withFrom(stepText(plan, index, first + at, step), step.from));
   });
 }
 

@@ -57,6 +57,22 @@ describe('plan verification', () => {
         stepsOf(plan, 0, Phase.MEMORY)[0]!.args.push(...new Array<{ immediate: bigint }>(7).fill({ immediate: 0n })),
       /more than six/,
     ],
+    ['half a repeat', (plan) => (find(stepsOf(plan, 0, Phase.MEMORY), 'munmap').moreArgs = [4096n]), /lacks arguments/],
+    [
+      'a repeat over the hole',
+      (plan) => (find(stepsOf(plan, 0, Phase.MEMORY), 'munmap').moreArgs = [plan.hole!.address, 4096n]),
+      /change the hole/,
+    ],
+    [
+      'a repeat of more than numbers',
+      (plan) => (find(stepsOf(plan, 0, Phase.MEMORY), 'close').moreArgs = [3n]),
+      /other arguments than numbers/,
+    ],
+    [
+      'a repeat of a built-in operation',
+      (plan) => (find(stepsOf(plan, 0, Phase.THREADS), 'clone_thread').moreArgs = [1n]),
+      /no system call/,
+    ],
     ['a blob that is not there', (plan) => (plan.blobs.length = 1), /there is no blob/],
     ['a fill outside of its ranges', (plan) => (plan.tasks[0]!.uffdRanges.length = 1), /outside its ranges/],
     ['a fill from no file', (plan) => (plan.pageFiles.length = 0), /page file that is not there/],

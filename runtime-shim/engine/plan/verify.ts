@@ -39,6 +39,7 @@ export function verifyPlan(plan: Plan): void {
     for (const { phase, steps } of task.phases)
       steps.forEach((step, number) => {
         const at = { task: index, phase, step: number };
+        if (step.moreArgs.length > 0) checkRepeats(at, step);
         if (step.outSlot !== 0) define(definitions, step.outSlot, at, plan);
         if (step.op === 'clone_process' || step.op === 'clone_thread') create(plan, creations, at, step);
       });
@@ -113,7 +114,24 @@ function checkStep(
         refuse(`slot ${slot} is used before it is defined`, at, step);
     }
   }
-  const range = rangeOf(step);
+  checkRange(plan, at, step, rangeOf(step));
+  const width = step.args.length;
+  for (let next = 0; next < step.moreArgs.length; next += width)
+    checkRange(plan, at, step, rangeAmong(step.op, step.moreArgs.slice(next, next + width)));
+}
+
+/** Positions are of messages here; the executor counts each repeat. */
+function checkRepeats(at: Position, step: Step): void {
+  if (step.args.length === 0 || step.moreArgs.length % step.args.length !== 0)
+    refuse('its last repeat lacks arguments', at, step);
+  if (step.args.some((arg) => arg.immediate === undefined) || step.outSlot !== 0)
+    refuse('what is repeated has other arguments than numbers, or a result', at, step);
+  if (kBuiltIn.has(step.op)) refuse('what is repeated is no system call', at, step);
+}
+
+const kBuiltIn = new Set(['clone_process', 'clone_thread', 'load', 'exit_now']);
+
+function checkRange(plan: Plan, at: Position, step: Step, range: Range | undefined): void {
   const hole = plan.hole;
   if (range === undefined || hole === undefined) return;
   if (range.start % kPageBytes !== 0n || range.start + range.length > kTaskEnd)
@@ -167,11 +185,22 @@ function isDefinedBefore(
 
 const kRangeCalls = new Set(['munmap', 'mmap', 'madvise', 'mprotect', 'mlock2']);
 
-function rangeOf(step: Step): { readonly start: bigint; readonly length: bigint } | undefined {
-  if (!kRangeCalls.has(step.op)) return undefined;
-  const [start, length, , flags] = step.args.map((arg) => arg.immediate);
-  if (start === undefined || length === undefined) return undefined;
-  if (step.op === 'mmap' && ((flags ?? 0n) & BigInt(mapFlag.FIXED_NOREPLACE)) === 0n) return undefined;
+interface Range {
+  readonly start: bigint;
+  readonly length: bigint;
+}
+
+const rangeOf = (step: Step): Range | undefined =>
+  kRangeCalls.has(step.op)
+    ? rangeAmong(
+        step.op,
+        step.args.map((arg) => arg.immediate),
+      )
+    : undefined;
+
+function rangeAmong(op: string, [start, length, , flags]: readonly (bigint | undefined)[]): Range | undefined {
+  if (!kRangeCalls.has(op) || start === undefined || length === undefined) return undefined;
+  if (op === 'mmap' && ((flags ?? 0n) & BigInt(mapFlag.FIXED_NOREPLACE)) === 0n) return undefined;
   return { start, length };
 }
 

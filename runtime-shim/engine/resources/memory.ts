@@ -428,9 +428,11 @@ function compileMapping(
 
 /** Before the fill: without pages the kernel splits a mapping in half the time. */
 function protectMembers(builder: TaskBuilder, stretch: Stretch, from: string): void {
+  const numbers: bigint[] = [];
   for (const vma of stretch.vmas)
-    if (vma.prot !== stretch.prot)
-      builder.step(Phase.MEMORY, 'mprotect', [vma.start, vma.end - vma.start, vma.prot], { from: vmaName(from, vma) });
+    if (vma.prot !== stretch.prot) numbers.push(vma.start, vma.end - vma.start, BigInt(vma.prot));
+  const range = `${stretch.start.toString(16)}-${stretch.end.toString(16)}`;
+  builder.steps(Phase.MEMORY, 'mprotect', 3, numbers, { from: `${from}.vma[${range}]` });
 }
 
 const kEinval = 22;
