@@ -61,7 +61,7 @@ export interface CheckpointResult {
   readonly degradations: readonly Degradation[];
   /** What went another way than usual, without loss. */
   readonly remarks: readonly string[];
-  /** Of private memory. */
+  /** Of private and shared memory. */
   readonly pages: { readonly written: number; readonly leftToParent: number };
   readonly timings: readonly Timing[];
 }

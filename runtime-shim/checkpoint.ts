@@ -126,6 +126,8 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
       parentToken: parent?.token ?? '',
       parentFiles: [...(parent?.pages.files ?? [])],
       parentTasks: [...(parent?.pages.tasks ?? [])],
+      parentObjects: [...(parent?.pages.objects ?? [])],
+      preDump,
     },
   });
   const capture: Capture = await core.receive('captured');
@@ -168,8 +170,8 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
       ...preDumpRemarks(preDump ? encoded.objections : []),
     ],
     pages: {
-      written: pagesOf(pageMap.tasks.flatMap(({ runs }) => runs)),
-      leftToParent: pagesOf(pageMap.tasks.flatMap(({ unchangedRuns }) => unchangedRuns)),
+      written: pagesOf([...pageMap.tasks, ...pageMap.shared].flatMap(({ runs }) => runs)),
+      leftToParent: pagesOf([...pageMap.tasks, ...pageMap.shared].flatMap(({ unchangedRuns }) => unchangedRuns)),
     },
     timings,
   };

@@ -13,7 +13,7 @@ describe('the remark on a comparison with the parent checkpoint', () => {
   const remark = (comparedPages: bigint, tasks: PageMap['tasks'], obstacle?: string): string | undefined =>
     comparisonRemark(
       { tasks, comparedPages, timings: [], scannedPages: 0n, skippedZeroPages: 0n, shared: [], files: [] },
-      { pages: { files: [], tasks: [], ...(obstacle === undefined ? {} : { obstacle }) } },
+      { pages: { files: [], tasks: [], objects: [], ...(obstacle === undefined ? {} : { obstacle }) } },
     );
 
   it('says how much was equal, and of how many processes', () => {

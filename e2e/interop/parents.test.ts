@@ -1,6 +1,6 @@
 // A checkpoint leaves pages to one that CRIU has made.
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { requires } from '../support/lanes.js';
 import { peers } from '../support/peers.js';
@@ -38,6 +38,39 @@ describe('a parent that CRIU has made', () => {
     assert.ok(pages.written < 3000 && pages.leftToParent > still - 3000, JSON.stringify(pages));
     assert.match(remarks.join('\n'), /pages that were compared with the parent's are equal/);
     await container.restore('two');
+    writeFileSync(join(container.rootfs, 'check'), '');
+    const said = await container.waitForOutput(/^(OK|FAIL.*)$/ms, 30_000);
+    rmSync(join(container.rootfs, 'check'));
+    assert.equal(said[0], 'OK');
+  });
+});
+
+describe('a chain of ours with shared memory', () => {
+  const bed = useTestBed();
+
+  it('is restored by CRIU', async function () {
+    requires(this, 'peers');
+    const container = await bed.start({
+      args: ['/targets/shared_mostly_still'],
+      targets: ['shared_mostly_still'],
+      streams: 'pipe',
+      adjust: (spec) => {
+        delete spec.process.rlimits;
+      },
+    });
+    await container.waitForOutput(/READY|FAIL.*/);
+    await container.checkpoint('one', ['--pre-dump']);
+    await container.checkpoint('two', ['--pre-dump', '--parent-path', '../one']);
+    const images = await container.checkpoint('three', ['--parent-path', '../two']);
+    const bytes = readdirSync(images)
+      .filter((name) => /^pages-[0-9]+\.img$/.test(name))
+      .reduce((sum, name) => sum + statSync(join(images, name)).size, 0);
+    assert.ok(bytes < 3000 * 4096, `${bytes} bytes of pages`);
+    const { exitCode, stderr } = await container.runDetached(container.restoreArgs(images), 'runc', {
+      PATH: `${dirname(peers.criu)}:/usr/sbin:/usr/bin:/sbin:/bin`,
+    });
+    const log = join(`${images}.work`, 'restore.log');
+    assert.equal(exitCode, 0, `${stderr}\n${existsSync(log) ? readFileSync(log, 'utf8').slice(-2000) : ''}`);
     writeFileSync(join(container.rootfs, 'check'), '');
     const said = await container.waitForOutput(/^(OK|FAIL.*)$/ms, 30_000);
     rmSync(join(container.rootfs, 'check'));

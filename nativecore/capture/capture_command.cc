@@ -207,7 +207,7 @@ class CaptureCommand {
     memory.scan();
     SharedMemoryCapture shared(context, files);
     shared.scan();
-    if (memory.found_bytes() + shared.found_bytes() > kHurriedBytes) priority.relax();
+    if (memory.found_bytes() + shared.bytes_to_save() > kHurriedBytes) priority.relax();
     phases_.enter("copy pages");
     memory.save_what_has_no_twin();
     shared.save(preparation.copies);

@@ -33,6 +33,11 @@ struct ParentTask {
   std::vector<ParentRun> runs;  // ascending, without overlaps
 };
 
+struct ParentObject {
+  uint64_t number = 0;          // of its images
+  std::vector<ParentRun> runs;  // the same, by offset in the object
+};
+
 struct CaptureRequest {
   uint32_t version = 0;
   int32_t root_host_pid = 0;
@@ -54,6 +59,8 @@ struct CaptureRequest {
   int32_t page_compression_level = 0;
   std::vector<std::string> parent_files;  // relative to kParentDescriptor
   std::vector<ParentTask> parent_tasks;
+  std::vector<ParentObject> parent_objects;
+  bool pre_dump = false;
 };
 
 struct CapturedNamespaceId {
@@ -310,7 +317,8 @@ struct TaskPages {
 struct SharedPages {
   uint32_t object = 0;
   uint32_t pages_id = 0;
-  std::vector<PageRun> runs;  // addresses are offsets in the object
+  std::vector<PageRun> runs;            // addresses are offsets in the object
+  std::vector<PageRun> unchanged_runs;  // not written: they read as in the parent
 };
 
 struct PageMapData {

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <map>
 #include <set>
@@ -20,11 +21,12 @@
 #include <tuple>
 #include <utility>
 
-#include "base/fault_point.h"
+#include "base/control_channel.h"
 #include "base/log_ring.h"
 #include "base/native_error.h"
 #include "base/parallel.h"
 #include "base/sys.h"
+#include "capture/parent_pages.h"
 #include "capture/path_facts.h"
 
 namespace stasis {
@@ -120,6 +122,10 @@ void SharedMemoryCapture::scan() {
   find_mapped();
   find_open();
   find_unattached();
+  if (!context_.request.pre_dump) find_all_runs();
+}
+
+void SharedMemoryCapture::find_all_runs() {
   parallel_for(objects_.size(), kMaximalWorkers, [&](size_t index, bool in_caller) {
     if (in_caller) context_.check_abort();
     find_runs(index);
@@ -180,7 +186,7 @@ void SharedMemoryCapture::add(const ProcDir& proc, const char* name, std::string
   uint32_t pages_id = context_.request.first_pages_id + number;
   for (const CapturedTask& task : context_.data.tasks) pages_id += task.zombie ? 0 : 1;
   context_.data.shared_memory.push_back({std::move(link), to_captured(stat.value), static_cast<uint32_t>(seals.value)});
-  pages_.push_back({number, pages_id, {}});
+  pages_.push_back({number, pages_id, {}, {}});
   objects_.push_back(std::move(object));
 }
 
@@ -228,6 +234,7 @@ void SharedMemoryCapture::find_runs(size_t index) {
     if (data < 0 && errno == ENXIO) break;  // nothing but a hole is left
     if (data < 0) throw NativeError::from_errno("lseek", errno);
     const int64_t hole = ::lseek(file, data, SEEK_HOLE);
+    if (hole < 0 && errno == ENXIO) break;  // of a tree that runs: it has become shorter
     if (hole < 0) throw NativeError::from_errno("lseek", errno);
     const uint64_t start = static_cast<uint64_t>(data) / kPageBytes * kPageBytes;
     const uint64_t end =
@@ -237,15 +244,36 @@ void SharedMemoryCapture::find_runs(size_t index) {
   }
 }
 
-uint64_t SharedMemoryCapture::found_bytes() const {
+// Where nobody keeps note of writes: they come by any mapping of any process, by write(2), by fallocate(2). So it is
+// compared, with what the parent has under the same number in images. The numbers are TypeScript's
+// (engine/resources/shared-objects.ts), and are these unless two objects would have the same one.
+std::vector<const ParentObject*> SharedMemoryCapture::find_parents() const {
+  std::vector<const ParentObject*> parents(objects_.size(), nullptr);
+  if (context_.request.parent_objects.empty()) return parents;
+  std::map<uint64_t, const ParentObject*> known;
+  for (const ParentObject& parent : context_.request.parent_objects) known.emplace(parent.number, &parent);
+  std::set<uint32_t> taken;
+  for (size_t i = 0; i < objects_.size(); ++i) {
+    const auto number = static_cast<uint32_t>(context_.data.shared_memory[i].stat.inode);
+    if (!taken.insert(number).second) {
+      log_line("two objects of shared memory have the number %u: nothing of it is left to the parent", number);
+      return std::vector<const ParentObject*>(objects_.size(), nullptr);
+    }
+    const auto found = known.find(number);
+    if (found != known.end()) parents[i] = found->second;
+  }
+  return parents;
+}
+
+uint64_t SharedMemoryCapture::bytes_to_save() const {
   uint64_t total = 0;
   for (const SharedPages& object : pages_) total += run_pages(object.runs) * kPageBytes;
   return total;
 }
 
 void SharedMemoryCapture::save(SharedMemoryCopies& copies) {
-  if (!context_.request.write_pages) return;
-  const uint64_t total = found_bytes();
+  if (!context_.request.write_pages || context_.request.pre_dump) return;
+  const uint64_t total = bytes_to_save();
   uint64_t for_twins = 0;
   for (const CapturedTask& task : context_.data.tasks) for_twins += task.twin ? task.twin_wish.memory_bytes : 0;
   const uint64_t room = room_for_copies(context_.request);
@@ -280,13 +308,22 @@ void SharedMemoryCapture::save(SharedMemoryCopies& copies) {
 
 void SharedMemoryCapture::write(PageFiles::Hurry hurry) {
   if (!context_.request.write_pages || objects_.empty() || std::exchange(written_, true)) return;
+  // Of a tree that runs: what changes meanwhile differs from the parent in the round that counts.
+  if (context_.request.pre_dump) find_all_runs();
+  const std::vector<const ParentObject*> known = find_parents();
+  std::deque<ParentPages> parents;
   std::vector<PageFiles::Content> contents;
   for (size_t i = 0; i < objects_.size(); ++i) {
     if (!objects_[i].source) objects_[i].source = std::make_unique<ObjectContent>(objects_[i].file.borrow());
     contents.push_back({0, pages_[i].pages_id, pages_[i].runs, objects_[i].source.get(), {}});
+    if (known[i] && hurry == PageFiles::Hurry::no)
+      contents.back().parent = &parents.emplace_back(kParentDescriptor, context_.request.parent_files, known[i]->runs);
   }
   files_.write(contents, hurry, context_.check_abort);
-  for (size_t i = 0; i < objects_.size(); ++i) pages_[i].runs = std::move(contents[i].runs);
+  for (size_t i = 0; i < objects_.size(); ++i) {
+    pages_[i].runs = std::move(contents[i].runs);
+    pages_[i].unchanged_runs = std::move(contents[i].equal);
+  }
 }
 
 }  // namespace stasis

@@ -1,7 +1,8 @@
 // Shared memory that lies in the kernel's own tmpfs: shared anonymous mappings,
 // memfds, System V segments. Each object is captured once, however many
 // processes have it mapped or open. A fork does not copy it, so of a tree that
-// lives on it is copied while the tree stands still.
+// lives on it is copied while the tree stands still; not for a pre-dump, of which
+// the next round compares every byte.
 //
 // Undo: PageFiles undoes itself; objects are only read, through descriptors of our own.
 // If we die here: the target has seen nothing.
@@ -30,11 +31,13 @@ class SharedMemoryCapture {
   void scan();
   // Of a tree that runs on soon: copied, or written if there is no room to hold a copy.
   void save(SharedMemoryCopies& copies);
-  uint64_t found_bytes() const;
+  // How much save() has to move.
+  uint64_t bytes_to_save() const;
 
   // --- later, or at the end of what is to be done while it is stopped
 
-  void write(PageFiles::Hurry hurry = PageFiles::Hurry::no);  // unless written already
+  // Unless written already. What reads the same in the parent checkpoint is left to it, if there is no hurry.
+  void write(PageFiles::Hurry hurry = PageFiles::Hurry::no);
 
   const std::vector<SharedPages>& pages() const { return pages_; }
 
@@ -48,7 +51,9 @@ class SharedMemoryCapture {
   void find_unattached();
   bool knows_segment(uint64_t id) const;
   void add(const ProcDir& proc, const char* name, std::string link);
+  void find_all_runs();
   void find_runs(size_t index);
+  std::vector<const ParentObject*> find_parents() const;
 
   CaptureContext& context_;
   PageFiles& files_;

@@ -291,28 +291,42 @@ constexpr size_t kMaximalParentRuns = 1 << 20;
 constexpr size_t kMaximalParentFiles = 1 << 16;
 constexpr uint64_t kAddressEnd = uint64_t{1} << 56;  // with five levels of page tables
 
+ParentRun decode_parent_run(protozero::pbf_reader message) {
+  ParentRun run;
+  while (message.next()) {
+    switch (message.tag()) {
+      case 1: run.address = message.get_uint64(); break;
+      case 2: run.page_count = message.get_uint64(); break;
+      case 3: run.file = message.get_uint32(); break;
+      case 4: run.offset_bytes = message.get_uint64(); break;
+      default: message.skip();
+    }
+  }
+  return run;
+}
+
 ParentTask decode_parent_task(protozero::pbf_reader message) {
   ParentTask task;
   while (message.next()) {
-    if (message.tag() == 1) {
-      task.ns_pid = message.get_int32();
-    } else if (message.tag() == 2) {
-      protozero::pbf_reader entry = message.get_message();
-      ParentRun& run = task.runs.emplace_back();
-      while (entry.next()) {
-        switch (entry.tag()) {
-          case 1: run.address = entry.get_uint64(); break;
-          case 2: run.page_count = entry.get_uint64(); break;
-          case 3: run.file = entry.get_uint32(); break;
-          case 4: run.offset_bytes = entry.get_uint64(); break;
-          default: entry.skip();
-        }
-      }
-    } else {
-      message.skip();
+    switch (message.tag()) {
+      case 1: task.ns_pid = message.get_int32(); break;
+      case 2: task.runs.push_back(decode_parent_run(message.get_message())); break;
+      default: message.skip();
     }
   }
   return task;
+}
+
+ParentObject decode_parent_object(protozero::pbf_reader message) {
+  ParentObject object;
+  while (message.next()) {
+    switch (message.tag()) {
+      case 1: object.number = message.get_uint64(); break;
+      case 2: object.runs.push_back(decode_parent_run(message.get_message())); break;
+      default: message.skip();
+    }
+  }
+  return object;
 }
 
 bool is_page_file_name(const std::string& name) {
@@ -320,18 +334,20 @@ bool is_page_file_name(const std::string& name) {
 }
 
 void validate_parent(const CaptureRequest& request) {
-  size_t runs = 0;
+  size_t count = 0;
   bool good = request.parent_files.size() <= kMaximalParentFiles &&
               std::all_of(request.parent_files.begin(), request.parent_files.end(), is_page_file_name);
-  for (const ParentTask& task : request.parent_tasks) {
+  const auto validate_runs = [&](const std::vector<ParentRun>& runs) {
     uint64_t end = 0;
-    for (const ParentRun& run : task.runs) {
-      good = good && ++runs <= kMaximalParentRuns && run.file < request.parent_files.size() &&
+    for (const ParentRun& run : runs) {
+      good = good && ++count <= kMaximalParentRuns && run.file < request.parent_files.size() &&
              run.address % kPageBytes == 0 && run.address >= end && run.address < kAddressEnd && run.page_count > 0 &&
              run.page_count <= (kAddressEnd - run.address) / kPageBytes && run.offset_bytes < kAddressEnd;
       end = run.address + run.page_count * kPageBytes;
     }
-  }
+  };
+  for (const ParentTask& task : request.parent_tasks) validate_runs(task.runs);
+  for (const ParentObject& object : request.parent_objects) validate_runs(object.runs);
   if (!good) throw NativeError("bad_request", "CaptureRequest with a parent that is none");
 }
 
@@ -370,6 +386,8 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
         case 18: request.page_compression_level = message.get_int32(); break;
         case 19: request.parent_files.push_back(message.get_string()); break;
         case 20: request.parent_tasks.push_back(decode_parent_task(message.get_message())); break;
+        case 21: request.parent_objects.push_back(decode_parent_object(message.get_message())); break;
+        case 22: request.pre_dump = message.get_bool(); break;
         default: message.skip();
       }
     }
@@ -465,6 +483,7 @@ std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPa
     put(entry, 1, object.object);
     put(entry, 2, object.pages_id);
     put_runs(entry, 3, object.runs);
+    put_runs(entry, 4, object.unchanged_runs);
   }
   for (const WrittenPageFile& file : files) {
     Writer entry(message, 11);

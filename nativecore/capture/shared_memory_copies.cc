@@ -63,7 +63,7 @@ uint64_t room_for_copies(const CaptureRequest& request) {
 }
 
 void SharedMemoryCopies::make_before_freeze(const CaptureRequest& request, const std::vector<ProcDir>& tree) {
-  if (!request.write_pages) return;
+  if (!request.write_pages || request.pre_dump) return;
   const uint64_t estimate = estimate_shared_bytes(tree);
   if (estimate < kWorthPreparingBytes) return;
   const uint64_t wanted = (estimate + estimate / 16) / kChunkBytes * kChunkBytes + kChunkBytes;

@@ -89,6 +89,11 @@ export class MemoryImages implements ImageSource {
     }
   }
 
+  /** Of an incremental checkpoint. */
+  before: ImageSource | undefined;
+  parent(): ImageSource | undefined {
+    return this.before;
+  }
   put(file: ImageFile): void {
     this.#files.set(file.name, file.bytes);
   }

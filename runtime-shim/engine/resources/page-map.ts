@@ -1,6 +1,11 @@
 // pagemap images, of private and of shared memory alike: which pages there are,
 // and where in their page file.
-import type { PageRun as CapturedRun, ParentRun, ParentTask } from '../../../nativecore/schema/messages.js';
+import type {
+  PageRun as CapturedRun,
+  ParentObject,
+  ParentRun,
+  ParentTask,
+} from '../../../nativecore/schema/messages.js';
 import type { pagemap_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext } from '../compile-context.js';
 import type { ImageSetReader, ImageSetWriter } from '../image-set.js';
@@ -77,6 +82,7 @@ export interface ParentPages {
   /** Page files, relative to the parent's directory. */
   readonly files: readonly string[];
   readonly tasks: readonly ParentTask[];
+  readonly objects: readonly ParentObject[];
   /** Why there is nothing to compare with, though there may be pages. */
   readonly obstacle?: string;
 }
@@ -84,18 +90,19 @@ export interface ParentPages {
 /** As the core has it (encode_capture.cc); more would cost more than writing all. */
 const kMaximalParentRuns = 1 << 20;
 
-/** Where the pages of all tasks lie that a set of images knows, in its own page files or by its parents. */
+/** Where the pages of all tasks and of shared memory lie that a set of images knows, in its own page files or by its parents. */
 export function parentPages(set: ImageSetReader): ParentPages {
   const files = new Map<string, number>();
   const tasks: ParentTask[] = [];
-  const none = (obstacle: string): ParentPages => ({ files: [], tasks: [], obstacle });
+  const objects: ParentObject[] = [];
+  const none = (obstacle: string): ParentPages => ({ files: [], tasks: [], objects: [], obstacle });
   let count = 0;
   for (const name of set.list()) {
-    const pid = /^pagemap-([1-9][0-9]{0,8})\.img$/.exec(name)?.[1];
-    if (pid === undefined) continue;
+    const [, kind, id] = /^(pagemap|pagemap-shmem)-(0|[1-9][0-9]{0,9})\.img$/.exec(name) ?? [];
+    if (id === undefined) continue;
     const obstacles: string[] = [];
     const ctx: PageMapContext = { images: { set }, object: (_code, message) => obstacles.push(message) };
-    const map = readPageMap(ctx, 'pagemap', Number(pid));
+    const map = readPageMap(ctx, kind as PageMapKind, Number(id));
     if (map === undefined || map === 'absent') return none(obstacles[0] ?? `"${name}" cannot be read`);
     const runs: ParentRun[] = [];
     for (const { start, end, file, offset } of map.runs) {
@@ -110,9 +117,11 @@ export function parentPages(set: ImageSetReader): ParentPages {
     }
     count += runs.length;
     if (count > kMaximalParentRuns) return none(`its memory lies in more than ${kMaximalParentRuns} pieces`);
-    if (runs.length > 0) tasks.push({ nsPid: Number(pid), runs });
+    if (runs.length === 0) continue;
+    if (kind === 'pagemap') tasks.push({ nsPid: Number(id), runs });
+    else objects.push({ number: BigInt(id), runs });
   }
-  return { files: [...files.keys()], tasks };
+  return { files: [...files.keys()], tasks, objects };
 }
 
 const pageCountOf = (entry: pagemap_entry): bigint => entry.nr_pages ?? BigInt(entry.compat_nr_pages);

@@ -5,6 +5,7 @@ import { decodeImages } from '../decode.js';
 import { ImageSetReader, ImageSetWriter } from '../image-set.js';
 import { printStep } from '../plan/print.js';
 import { verifyPlan } from '../plan/verify.js';
+import { parentPages } from './page-map.js';
 import { compileOptions, MemoryImages, readCapture, somePages } from '../recorded.js';
 import { statx } from './file-fixture.js';
 import { sharedObjects } from './shared-objects.js';
@@ -38,10 +39,14 @@ function withShared(parts: readonly SharedPart[], link = '/dev/zero (deleted)'):
   return capture;
 }
 
-function imagesOf(capture: Capture, runs = [{ address: 2n * kPage, pageCount: 3n }]): MemoryImages {
+function imagesOf(
+  capture: Capture,
+  runs = [{ address: 2n * kPage, pageCount: 3n }],
+  unchangedRuns: typeof runs = [],
+): MemoryImages {
   const images = new MemoryImages(capture, {
     ...somePages(capture),
-    shared: [{ object: 0, pagesId: 77, runs }],
+    shared: [{ object: 0, pagesId: 77, runs, unchangedRuns }],
   });
   images.put({ name: 'pages-77.img', bytes: new Uint8Array(Number(3n * kPage)) });
   return images;
@@ -199,6 +204,36 @@ describe('shared memory', () => {
         ['anonymous', 34n],
         ['segment', 33n],
       ],
+    );
+  });
+
+  it('is found in the parent where it reads the same, whichever has the page', () => {
+    const capture = withShared(two);
+    const parent = imagesOf(capture, [{ address: 2n * kPage, pageCount: 3n }]);
+    const child = imagesOf(
+      capture,
+      [{ address: 3n * kPage, pageCount: 1n }],
+      [
+        { address: 2n * kPage, pageCount: 1n },
+        { address: 4n * kPage, pageCount: 1n },
+      ],
+    );
+    const flags = new ImageSetReader(child).entries('pagemap-shmem', kInode).map(({ message }) => message.flags);
+    assert.deepEqual(flags.slice(1), [1, 4, 1]);
+    child.before = parent;
+    const plan = planOf(child);
+    const shared = plan.tasks[0]!.fills.map((fill) => [plan.pageFiles[fill.pageFile], fill.fileOffsetBytes]).filter(
+      ([file]) => String(file).endsWith('pages-77.img'),
+    );
+    assert.deepEqual(shared, [
+      ['parent/pages-77.img', 0n],
+      ['pages-77.img', 0n],
+      ['parent/pages-77.img', 2n * kPage],
+    ]);
+    const { objects, files } = parentPages(new ImageSetReader(parent));
+    assert.deepEqual(
+      objects.map(({ number, runs }) => [number, runs.map(({ pageCount, file }) => [pageCount, files[file]])]),
+      [[kInode, [[3n, 'pages-77.img']]]],
     );
   });
 

@@ -36,10 +36,10 @@ const kReadWrite = 2;
 /** pagemap-shmem-<shmid> of every object. */
 export function encodeSharedPageMaps(capture: Capture, pageMap: CapturedPages, images: ImageSetWriter): void {
   const objects = sharedObjects(capture);
-  for (const { object, pagesId, runs } of pageMap.shared) {
+  for (const { object, pagesId, runs, unchangedRuns } of pageMap.shared) {
     const shmid = objects[object]?.shmid;
     if (shmid === undefined) continue;
-    addPageMap(images, { kind: 'pagemap-shmem', id: shmid, pagesId, runs });
+    addPageMap(images, { kind: 'pagemap-shmem', id: shmid, pagesId, runs, parentRuns: unchangedRuns });
   }
 }
 
