@@ -14,13 +14,20 @@ import {
   type CgroupLayout,
 } from './container/index.js';
 import { kConsoleChannel, type CompileOptions } from './engine/index.js';
+import { openUserfaultfdDevice } from './lazy-pages.js';
 import type { Bundle } from './bundle.js';
 import type { ImageInput } from './image-input.js';
 
 export interface Inheritance {
   readonly compileOptions: Pick<
     CompileOptions,
-    'externalMounts' | 'externalFileMounts' | 'inherited' | 'joinNamespaces' | 'newNamespaces'
+    | 'externalMounts'
+    | 'externalFileMounts'
+    | 'inherited'
+    | 'joinNamespaces'
+    | 'newNamespaces'
+    | 'lazyPages'
+    | 'userfaultfdDevice'
   >;
   /** In the order of the core's numbers, from kFirstExternalDescriptor. */
   readonly ownFds: readonly number[];
@@ -37,6 +44,7 @@ export function inheritFromBundle(request: {
   /** Key in the images -> host path. */
   readonly emptyDirectories: ReadonlyMap<string, string>;
   readonly consoleFd: number | undefined;
+  readonly lazyPages: boolean;
 }): Inheritance {
   const { bundle, images, layout } = request;
   const externals = restoreExternals({
@@ -62,6 +70,8 @@ export function inheritFromBundle(request: {
     const descriptor = joinNamespaces.get(kind);
     if (descriptor !== undefined) inherited.set(key, descriptor);
   }
+  const hasUserNamespace = bundle.spec.linux?.namespaces?.some(({ type }) => type === 'user') === true;
+  const uffdDevice = request.lazyPages && hasUserNamespace ? openUserfaultfdDevice() : undefined;
   return {
     compileOptions: {
       externalMounts: externals.mounts,
@@ -69,12 +79,15 @@ export function inheritFromBundle(request: {
       inherited,
       joinNamespaces,
       newNamespaces: externals.newNamespaces,
+      lazyPages: request.lazyPages,
+      ...(uffdDevice === undefined ? {} : { userfaultfdDevice: toCore(uffdDevice) }),
     },
     ownFds,
     uidMap: (bundle.spec.linux?.uidMappings ?? []).map(toIdMap),
     gidMap: (bundle.spec.linux?.gidMappings ?? []).map(toIdMap),
     [Symbol.dispose]: () => {
       for (const fd of namespaceFds.values()) closeSync(fd);
+      if (uffdDevice !== undefined) closeSync(uffdDevice);
     },
   };
 }

@@ -1,10 +1,11 @@
 // A lazy restore as those who come later see it: who fills the container's
 // memory while it runs, and how to wait for the end of that.
-import { readFileSync, writeFileSync } from 'node:fs';
+import { openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Parked, Plan } from '../nativecore/index.js';
 import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
 import { isAlive, pollUntil, readProcess } from './container/index.js';
+import { kUserfaultfdDevice } from './engine/index.js';
 import { StasisError, errnoCode, fileError } from './errors/index.js';
 
 /** In the state directory, with which it goes. */
@@ -24,8 +25,6 @@ export function refuseLazyPages(goal: string, plan: PartialMessage<Plan>, userfa
     });
   };
   if (!userfaultfd) refuse('this kernel has no userfaultfd(2)');
-  if ((plan.pageFiles ?? []).some((name) => /\.(lz4|zst)$/.test(name)))
-    refuse('the page files are compressed, and pages of those are not served one by one yet');
   const flags = plan.tasks?.[0]?.cloneFlags ?? 0n;
   if ((flags & kCloneNewPid) === 0n)
     refuse('the container has no pid namespace of its own, so its processes could not be ended together');
@@ -33,8 +32,20 @@ export function refuseLazyPages(goal: string, plan: PartialMessage<Plan>, userfa
     .flatMap(({ steps }) => steps ?? [])
     .filter(({ op }) => op === 'unshare');
   const user = [flags, ...unshares.map(({ args }) => args?.[0]?.immediate ?? 0n)];
-  if (user.some((value) => (BigInt(value) & kCloneNewUser) !== 0n))
-    refuse('the container has a user namespace, in which a userfaultfd cannot serve system calls');
+  const hasDevice = (plan.externals ?? []).some(({ name }) => name === kUserfaultfdDevice);
+  if (!hasDevice && user.some((value) => (BigInt(value) & kCloneNewUser) !== 0n))
+    refuse(
+      `the container has a user namespace, in which a userfaultfd that serves system calls is made through ${kUserfaultfdDevice} (Linux 6.1), and that cannot be opened`,
+    );
+}
+
+/** Undefined: this host has none, or we may not open it. */
+export function openUserfaultfdDevice(): number | undefined {
+  try {
+    return openSync(kUserfaultfdDevice, 'r+');
+  } catch {
+    return undefined; // refuseLazyPages() says what is missing
+  }
 }
 
 /** The tree waits: from now on whoever checkpoints it knows whom to wait for. */

@@ -56,6 +56,7 @@ export function planContainer(request: {
       place: placeOfCgroup('runc', bundle, 'plan', undefined),
       emptyDirectories: new Map(emptyDirectoryKeys(model).map((key) => [key, `/${kEmptyDirectoryName}`])),
       consoleFd,
+      lazyPages: false,
     });
     const compiled = compilePlan(model, {
       ...inheritance.compileOptions,

@@ -66,6 +66,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     place,
     emptyDirectories,
     consoleFd: channel?.innerFd,
+    lazyPages: request.lazyPages === true,
   });
   clock.enter('compile');
   const kernel = kernelFacts();
@@ -75,7 +76,6 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     yardDirectory: NewContainer.yardOf(request),
     emptyNetNamespace: true,
     shellJob: request.shellJob,
-    lazyPages: request.lazyPages === true,
     kernel,
   } satisfies CompileOptions);
   refuseObjections(goal, compiled.objections);

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import {
   closeSync,
+  existsSync,
   openSync,
   readFileSync,
   readdirSync,
@@ -55,8 +56,41 @@ describe('a lazy restore', () => {
     await expectOk(container);
   });
 
+  // Frames are decoded for the page that is asked for, and for those in the background.
+  for (const codec of ['lz4', 'zstd'])
+    it(`brings in pages that are compressed with ${codec}, of images that are gone`, async () => {
+      const container = await checkpointed(256, { flags: ['--compress', codec] });
+      assert.ok(readdirSync(container.imagesDirectory()).some((name) => /^pages-1\.img\.(lz4|zst)$/.test(name)));
+      const pages = await restoreHeld(container);
+      rmSync(container.imagesDirectory(), { recursive: true });
+      process.kill(pages, 'SIGCONT');
+      await expectFilled(container, 1);
+      await expectNoHelpers();
+      await expectOk(container);
+    });
+
+  it('brings in pages of a container in a user namespace, of images that are gone', async function () {
+    if (!existsSync('/dev/userfaultfd')) this.skip(); // before Linux 6.1
+    const ids = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
+    const container = await checkpointed(64, {
+      adjust: (spec) => {
+        spec.linux.namespaces.push({ type: 'user' });
+        spec.linux.uidMappings = ids;
+        spec.linux.gidMappings = ids;
+      },
+    });
+    const pages = await restoreHeld(container);
+    rmSync(container.imagesDirectory(), { recursive: true });
+    const init = await container.initPid();
+    assert.doesNotMatch(opened(init).join('\n'), /userfaultfd/);
+    process.kill(pages, 'SIGCONT');
+    await expectFilled(container, 1);
+    await expectNoHelpers();
+    await expectOk(container);
+  });
+
   it('is finished before the container is checkpointed again', async () => {
-    const container = await checkpointed(64, false);
+    const container = await checkpointed(64, { go: false });
     const pages = await restoreHeld(container);
     const lock = join(container.stateRoot, container.id);
     const second = container.checkpoint('second');
@@ -83,7 +117,12 @@ describe('a lazy restore', () => {
     assert.equal(container.hasStateDirectory(), false);
   });
 
-  const failures: readonly { what: string; says: RegExp; harm: (container: Container, pages: number) => void }[] = [
+  const failures: readonly {
+    what: string;
+    flags?: readonly string[];
+    says: RegExp;
+    harm: (container: Container, pages: number) => void;
+  }[] = [
     {
       what: 'the page process is killed',
       says: /the page process \(pid \d+\) was killed by signal 9 before all pages were in/,
@@ -98,6 +137,15 @@ describe('a lazy restore', () => {
       },
     },
     {
+      what: 'compressed images are cut short',
+      flags: ['--compress'],
+      says: /a compressed page file has become shorter/,
+      harm: (container, pages) => {
+        truncateSync(`${pageFile(container)}.lz4`, 8192);
+        process.kill(pages, 'SIGCONT');
+      },
+    },
+    {
       what: 'the images are altered',
       says: /page file "pages-1\.img" is not the file that was written: its digest differs/,
       harm: (container, pages) => {
@@ -106,9 +154,9 @@ describe('a lazy restore', () => {
       },
     },
   ];
-  for (const { what, says, harm } of failures) {
+  for (const { what, flags = [], says, harm } of failures) {
     it(`ends the container, and says why, when ${what}`, async () => {
-      const container = await checkpointed(64);
+      const container = await checkpointed(64, { flags });
       const pages = await restoreHeld(container);
       const init = await container.initPid();
       harm(container, pages);
@@ -154,17 +202,21 @@ describe('a lazy restore', () => {
   }
 
   /** A container that has been checkpointed and ended; it begins its work as soon as it runs again. */
-  async function checkpointed(ballastMib: number, go = true): Promise<Container> {
+  async function checkpointed(
+    ballastMib: number,
+    options: { readonly go?: false; readonly flags?: readonly string[]; readonly adjust?: (spec: Spec) => void } = {},
+  ): Promise<Container> {
     const container = await bed.start({
       args: [`/targets/${target}`, String(ballastMib)],
       targets: [target],
       adjust: (spec) => {
         delete spec.process.rlimits;
+        options.adjust?.(spec);
       },
     });
     await container.waitForOutput(/READY|FAIL.*/);
-    await container.checkpoint();
-    if (go) writeFileSync(join(container.rootfs, 'go'), '');
+    await container.checkpoint('images', options.flags);
+    if (options.go !== false) writeFileSync(join(container.rootfs, 'go'), '');
     return container;
   }
 

@@ -5,10 +5,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <map>
-#include <memory>
 
 #include "base/log_ring.h"
 #include "base/native_error.h"
@@ -27,35 +25,22 @@ uint64_t read_bytes(int file, uint64_t offset, void* to, uint64_t length_bytes) 
   return got.ok() ? got.value : 0;
 }
 
-// The frame that a thread has decoded last: pages are compared in ascending order.
-struct DecodedFrame {
-  explicit DecodedFrame(PageCodec codec) : decompressor(codec) {}
-  FrameDecompressor decompressor;
-  uint64_t file_serial = 0;  // 0: none
-  uint64_t file_offset = 0;
-  std::string compressed;
-  std::vector<unsigned char> content;
-};
-
 }  // namespace
 
 ParentPages::ParentPages(int directory, const std::vector<std::string>& files, const std::vector<ParentRun>& runs)
     : runs_(runs) {
-  static std::atomic<uint64_t> serials = 0;
   std::map<uint32_t, uint32_t> opened;
   for (ParentRun& run : runs_) {
     const auto [known, is_new] = opened.try_emplace(run.file, static_cast<uint32_t>(files_.size()));
     if (is_new) {
       const std::string& name = files.at(run.file);
       File& file = files_.emplace_back();
-      file.codec = codec_of_file(name);
-      file.serial = ++serials;
       // Not blocked by what is no plain file.
       sys::Try<UniqueFd> descriptor = sys::try_openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
       struct stat status {};
       if (descriptor.ok() && ::fstat(descriptor.value.borrow(), &status) == 0 && S_ISREG(status.st_mode)) {
         try {
-          if (file.codec != PageCodec::none) file.frames = read_frame_index(descriptor.value.borrow());
+          if (codec_of_file(name) != PageCodec::none) file.framed.emplace(descriptor.value.borrow(), name);
           file.descriptor = std::move(descriptor.value);
         } catch (const NativeError& error) {
           log_line("%s of the parent is not compared with: %s", name.c_str(), error.what());
@@ -68,41 +53,10 @@ ParentPages::ParentPages(int directory, const std::vector<std::string>& files, c
   }
 }
 
-uint64_t ParentPages::read_frames(const File& file, uint64_t offset, unsigned char* to, uint64_t length_bytes) {
-  static thread_local std::map<PageCodec, std::unique_ptr<DecodedFrame>> last_of_codec;
-  std::unique_ptr<DecodedFrame>& last = last_of_codec[file.codec];
-  if (!last) last = std::make_unique<DecodedFrame>(file.codec);
-  auto frame = std::upper_bound(file.frames.begin(), file.frames.end(), offset,
-                                [](uint64_t value, const FramePlace& place) { return value < place.content_offset; });
-  if (frame == file.frames.begin()) return 0;
-  --frame;
-  uint64_t done = 0;
-  for (; done < length_bytes && frame != file.frames.end(); ++frame) {
-    if (last->file_serial != file.serial || last->file_offset != frame->file_offset) {
-      last->file_serial = 0;
-      last->compressed.resize(frame->size.compressed_bytes);
-      last->content.resize(frame->size.content_bytes);
-      const uint64_t got =
-          read_bytes(file.descriptor.borrow(), frame->file_offset, last->compressed.data(), last->compressed.size());
-      if (got < last->compressed.size() ||
-          !last->decompressor.decompress(last->compressed, last->content.data(), last->content.size()))
-        return done;
-      last->file_serial = file.serial;
-      last->file_offset = frame->file_offset;
-    }
-    const uint64_t from = offset + done - frame->content_offset;
-    if (from >= last->content.size()) return done;
-    const uint64_t count = std::min(length_bytes - done, last->content.size() - from);
-    std::memcpy(to + done, last->content.data() + from, count);
-    done += count;
-  }
-  return done;
-}
-
-uint64_t ParentPages::read(const File& file, uint64_t offset, unsigned char* to, uint64_t length_bytes) const {
+uint64_t ParentPages::read(const File& file, uint64_t offset, unsigned char* to, uint64_t length_bytes) {
   if (!file.descriptor.valid()) return 0;
-  return file.codec == PageCodec::none ? read_bytes(file.descriptor.borrow(), offset, to, length_bytes)
-                                       : read_frames(file, offset, to, length_bytes);
+  return file.framed ? file.framed->try_read(offset, to, length_bytes).done_bytes
+                     : read_bytes(file.descriptor.borrow(), offset, to, length_bytes);
 }
 
 uint64_t ParentPages::find_equal(const PagePiece& piece, const unsigned char* content, std::vector<bool>& equal) const {

@@ -6,10 +6,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "base/page_codec.h"
+#include "base/framed_file.h"
 #include "base/unique_fd.h"
 #include "capture/capture_data.h"
 #include "capture/page_files.h"
@@ -31,13 +32,10 @@ class ParentPages {
  private:
   struct File {
     UniqueFd descriptor;
-    uint64_t serial = 0;  // no other file of this process has it, ever
-    PageCodec codec = PageCodec::none;
-    std::vector<FramePlace> frames;
+    std::optional<FramedFile> framed;  // it is compressed
   };
   // How many bytes of pages could be read.
-  uint64_t read(const File& file, uint64_t offset, unsigned char* to, uint64_t length_bytes) const;
-  static uint64_t read_frames(const File& file, uint64_t offset, unsigned char* to, uint64_t length_bytes);
+  static uint64_t read(const File& file, uint64_t offset, unsigned char* to, uint64_t length_bytes);
 
   std::vector<File> files_;      // those that a run names; the rest stay closed
   std::vector<ParentRun> runs_;  // `file` is an index in files_

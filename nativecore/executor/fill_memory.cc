@@ -4,7 +4,6 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include <atomic>
 #include <cerrno>
@@ -195,10 +194,10 @@ class Copying {
 
   void copy_piece(std::span<const Chunk> chunks, uint64_t length_bytes, unsigned char* buffer) {
     const Chunk& first = chunks.front();
-    const PageStore::Present present(store_, first.page_file, first.offset_bytes, length_bytes, buffer);
+    store_.read(first.page_file, first.offset_bytes, buffer, length_bytes);
     for (const Chunk& chunk : chunks) {
       STASIS_CONTEXT("filling memory", tree_.host_pid(chunk.task));
-      const unsigned char* const source = present.data() + (chunk.offset_bytes - first.offset_bytes);
+      const unsigned char* const source = buffer + (chunk.offset_bytes - first.offset_bytes);
       if (chunk.uffd >= 0) {
         copy_through_uffd(chunk, source);
       } else {
@@ -225,16 +224,15 @@ constexpr uint64_t kLazyFeatures =
 void note_lazy_fill(LazyMemory& lazy, const Plan& plan, const PlanFill& fill, int images_directory) {
   const std::string& name = plan.page_files[fill.page_file];
   LazyFile& file = lazy.files[fill.page_file];
-  uint64_t size_bytes = 0;
   if (!file.file.valid()) {
-    file.file = open_page_file(images_directory, name, &size_bytes);
-  } else {
-    struct stat status;
-    if (::fstat(file.file.borrow(), &status) < 0) throw NativeError::from_errno("fstat", errno).with_path(name);
-    size_bytes = static_cast<uint64_t>(status.st_size);
+    file.file = open_page_file(images_directory, name, &file.length_bytes);
+    if (codec_of_file(name) != PageCodec::none) {
+      file.framed = std::make_unique<FramedFile>(file.file.borrow(), name);
+      file.length_bytes = file.framed->length_bytes();
+    }
   }
   const uint64_t length = fill.page_count * kPageBytes;
-  if (size_bytes < length || fill.file_offset_bytes > size_bytes - length)
+  if (file.length_bytes < length || fill.file_offset_bytes > file.length_bytes - length)
     throw NativeError("truncated", "a page file is shorter than the plan says").with_path(name);
   lazy.spaces.back().pending.add(fill.address, length, fill.page_file, fill.file_offset_bytes);
 }

@@ -7,9 +7,11 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "base/framed_file.h"
 #include "base/unique_fd.h"
 
 namespace stasis {
@@ -51,7 +53,9 @@ struct LazySpace {
 struct LazyFile {
   UniqueFd file;
   std::string name;
-  std::string digest;  // page digest or sha256; "": there is nothing to compare with
+  std::string digest;                  // page digest or sha256; "": there is nothing to compare with
+  uint64_t length_bytes = 0;           // of its content, when it was opened
+  std::unique_ptr<FramedFile> framed;  // of a compressed one
 };
 
 struct LazyMemory {

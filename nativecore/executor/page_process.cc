@@ -224,6 +224,7 @@ class PageProcess {
 
   // By read(2), not by a mapping: a file that is cut short is an answer then, and no SIGBUS.
   void read_file(const LazyFile& file, uint64_t offset_bytes, uint64_t length_bytes) {
+    if (file.framed) return file.framed->read(offset_bytes, buffer_.data(), length_bytes);
     const auto got = sys::try_pread_all(file.file.borrow(), buffer_.data(), length_bytes, offset_bytes);
     if (!got.ok()) throw NativeError::from_errno("pread", got.error).with_path(file.name);
     if (got.value < length_bytes)

@@ -30,7 +30,7 @@ PageStore::PageStore(const std::vector<std::string>& names, int images_directory
       files_(names.size()),
       sizes_bytes_(names.size()),
       digests_(names.size()),
-      compressed_(names.size()) {
+      framed_(names.size()) {
   for (size_t file = 0; file < std::min(names.size(), digests.size()); ++file) {
     if (!is_page_digest(digests[file])) continue;
     digests_[file] = std::make_unique<Digest>();
@@ -48,12 +48,12 @@ void PageStore::open(uint32_t page_file) {
 void PageStore::expect(uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes) {
   open(page_file);
   const std::string& name = names_[page_file];
-  if (codec_of_file(name) != PageCodec::none && !compressed_[page_file]) {
+  if (codec_of_file(name) != PageCodec::none && !framed_[page_file]) {
     PageDigest* const digest = digests_[page_file] ? &digests_[page_file]->found : nullptr;
-    compressed_[page_file] = std::make_unique<CompressedPages>(files_[page_file].borrow(), name, digest);
+    framed_[page_file] = std::make_unique<FramedFile>(files_[page_file].borrow(), name, digest);
   }
-  const CompressedPages* const compressed = compressed_[page_file].get();
-  const uint64_t size_bytes = compressed ? compressed->length_bytes() : sizes_bytes_[page_file];
+  const FramedFile* const framed = framed_[page_file].get();
+  const uint64_t size_bytes = framed ? framed->length_bytes() : sizes_bytes_[page_file];
   if (size_bytes < length_bytes || offset_bytes > size_bytes - length_bytes)
     throw NativeError("truncated", "a page file is shorter than the plan says").with_path(name);
 }
@@ -69,27 +69,15 @@ void PageStore::compare_digests(const std::function<void()>& check) {
   }
 }
 
-PageStore::Present::Present(PageStore& store, uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes,
-                            unsigned char* buffer)
-    : pages_(store.compressed_[page_file].get()), offset_bytes_(offset_bytes), length_bytes_(length_bytes) {
-  if (pages_) {
-    pages_->hold(offset_bytes, length_bytes);
-    data_ = pages_->data() + offset_bytes;
-    return;
-  }
+void PageStore::read(uint32_t page_file, uint64_t offset_bytes, unsigned char* to, uint64_t length_bytes) {
+  if (framed_[page_file]) return framed_[page_file]->read(offset_bytes, to, length_bytes);
   // By read(2), not by a mapping: each page of one is entered in page tables, faulted on where those are shadowed, and
   // taken out again, which together cost three times the copy; and a file that is cut short is no SIGBUS.
-  const sys::Try<size_t> count =
-      sys::try_pread_all(store.files_[page_file].borrow(), buffer, length_bytes, offset_bytes);
-  if (!count.ok()) throw NativeError::from_errno("pread", count.error).with_path(store.names_[page_file]);
+  const sys::Try<size_t> count = sys::try_pread_all(files_[page_file].borrow(), to, length_bytes, offset_bytes);
+  if (!count.ok()) throw NativeError::from_errno("pread", count.error).with_path(names_[page_file]);
   if (count.value < length_bytes)
-    throw NativeError("truncated", "a page file has become shorter").with_path(store.names_[page_file]);
-  data_ = buffer;
-  if (store.digests_[page_file]) store.digests_[page_file]->found.add(offset_bytes, buffer, length_bytes);
-}
-
-PageStore::Present::~Present() {
-  if (pages_) pages_->release(offset_bytes_, length_bytes_);
+    throw NativeError("truncated", "a page file has become shorter").with_path(names_[page_file]);
+  if (digests_[page_file]) digests_[page_file]->found.add(offset_bytes, to, length_bytes);
 }
 
 }  // namespace stasis

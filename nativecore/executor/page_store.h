@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "base/framed_file.h"
 #include "base/page_digest.h"
 #include "base/sys.h"
-#include "executor/compressed_pages.h"
 
 namespace stasis {
 
@@ -32,25 +32,10 @@ class PageStore {
   // is not the one that was written, whichever part of it was used.
   void compare_digests(const std::function<void()>& check);
 
-  // The bytes of a range that was expected, while this object lives: of a plain file
-  // read into the caller's `buffer`, of a compressed one decoded elsewhere. They
-  // count in the digest: hashed here they are in the cache when they are copied.
-  // Several threads at once, each with a buffer. Throws "truncated".
-  class Present {
-   public:
-    Present(PageStore& store, uint32_t page_file, uint64_t offset_bytes, uint64_t length_bytes, unsigned char* buffer);
-    ~Present();
-    Present(const Present&) = delete;
-    Present& operator=(const Present&) = delete;
-
-    const unsigned char* data() const { return data_; }
-
-   private:
-    CompressedPages* pages_;
-    uint64_t offset_bytes_;
-    uint64_t length_bytes_;
-    const unsigned char* data_;
-  };
+  // The bytes of a range that was expected. They count in the digest: hashed here
+  // they are in the cache when they are copied. Several threads at once. Throws
+  // "truncated", and "corrupt" for compressed pages that are damaged.
+  void read(uint32_t page_file, uint64_t offset_bytes, unsigned char* to, uint64_t length_bytes);
 
  private:
   struct Digest {
@@ -63,8 +48,8 @@ class PageStore {
   int images_directory_;
   std::vector<UniqueFd> files_;
   std::vector<uint64_t> sizes_bytes_;
-  std::vector<std::unique_ptr<Digest>> digests_;              // null: there is nothing to compare
-  std::vector<std::unique_ptr<CompressedPages>> compressed_;  // null: plain, or not asked for yet
+  std::vector<std::unique_ptr<Digest>> digests_;     // null: there is nothing to compare
+  std::vector<std::unique_ptr<FramedFile>> framed_;  // null: plain, or not asked for yet
 };
 
 }  // namespace stasis

@@ -57,7 +57,7 @@ export class CompileContext {
   readonly filesInPlace = new Set<number>();
   /** Lowest number for descriptors that are only held until every task has its own: above every target's. */
   highFdBase = 0;
-  /** So many numbers after highFdBase stay open until the root task closes them in CREDENTIALS: mappings are made from them. */
+  /** So many numbers after highFdBase stay open until the root task closes them in CREDENTIALS: mappings are made from them, and userfaultfds. */
   keptDescriptors = 0;
 
   constructor(

@@ -43,6 +43,29 @@ function smapsWith(capture: Capture, change: (text: string) => string): void {
 }
 
 describe('the engine, from recorded captures', () => {
+  it('makes userfaultfds through a device that was opened before, where it is given one', () => {
+    const images = new MemoryImages(readCapture('family'));
+    const options = { ...compileOptions, shellJob: true, lazyPages: true };
+    const without = compilePlan(decodeImages(images), options).plan;
+    const compiled = compilePlan(decodeImages(images), { ...options, userfaultfdDevice: 77 }).plan;
+    verifyPlan(compiled);
+    const device = compiled.externals.find(({ name }) => name === '/dev/userfaultfd');
+    assert.equal(device?.descriptor, 77);
+    const memoryOps = (of: Plan, op: string): number =>
+      of.tasks.reduce(
+        (sum, _task, index) => sum + steps(of, index, Phase.MEMORY).filter((each) => each === op).length,
+        0,
+      );
+    assert.ok(memoryOps(without, 'userfaultfd') > 1);
+    assert.equal(memoryOps(compiled, 'ioctl') - memoryOps(without, 'ioctl'), memoryOps(without, 'userfaultfd'));
+    assert.equal(memoryOps(compiled, 'userfaultfd'), 0);
+    const kept = (of: Plan): bigint | undefined =>
+      of.tasks[0]!.phases.find(({ phase }) => phase === Phase.DESCRIPTORS)!.steps.findLast(
+        ({ op }) => op === 'close_range',
+      )!.args[0]!.immediate;
+    assert.equal(kept(compiled), kept(without)! + 1n);
+  });
+
   it('plans a process with threads, reduced credentials and seccomp filters', () => {
     // the digest changes with every byte of the inventory; the plan should not
     const text = printPlan({ ...plan('credentials'), imageDigest: '' });

@@ -41,6 +41,8 @@ export interface CompileOptions {
   readonly shellJob: boolean;
   /** Private anonymous memory is filled while the tree runs. */
   readonly lazyPages?: boolean;
+  /** /dev/userfaultfd, open in the core process: of use where the tasks may make no userfaultfd that serves system calls. */
+  readonly userfaultfdDevice?: number;
   readonly kernel: KernelFacts;
 }
 

@@ -401,6 +401,12 @@ export function holdInherited(ctx: CompileContext, external: SlotRef, from: stri
   return hold(ctx, external, `${external.name}, held`, from, { keepLow: true });
 }
 
+/** The same, and kept until all mappings are made. Only before any file is held that is not. */
+export function keepInherited(ctx: CompileContext, external: SlotRef, from: string): SlotRef {
+  ctx.keptDescriptors += 1;
+  return holdInherited(ctx, external, from);
+}
+
 export type FileUse = Parameters<NonNullable<FileRoom['compileInTask']>>[1];
 
 /** Task of the plan by its index. */

@@ -22,6 +22,7 @@ import {
 } from './file-common.js';
 import { inetSocketRoom } from './inet-socket.js';
 import { memfdRoom, openMemfds } from './memfd.js';
+import { holdUserfaultfdDevice } from './memory-fills.js';
 import { pipeRoom } from './pipe.js';
 import { regularFileRoom } from './regular-file.js';
 import { signalfdRoom } from './signalfd.js';
@@ -67,6 +68,7 @@ export const filesRoom: Room = {
   compile(ctx) {
     compileHeldDescriptors(ctx);
     openMemfds(ctx);
+    holdUserfaultfdDevice(ctx);
     settleTerminals(ctx);
     const uses = countUses(ctx);
     for (const task of ctx.images.tasks)

@@ -2,13 +2,16 @@
 // userfaultfd and filled from outside, now or lazily, and what is written to.
 import type { mm_entry, vma_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext, ImageTask, PlannedTask } from '../compile-context.js';
-import { Phase } from '../plan/builder.js';
+import { Phase, type SlotRef } from '../plan/builder.js';
+import { keepInherited } from './file-common.js';
 import { isOurs, kPageBytes, mapFlag, vmaStatus } from './mapping-flags.js';
 import { readPageMap, type PageMap } from './page-map.js';
 import type { Stretch } from './stretches.js';
 
 const kCloseOnExec = 0o2000000;
 const kEbadf = 9;
+/** Of /dev/userfaultfd, Linux 6.1: whoever may open it may make one, whatever the privileges of the task that does. */
+const kUserfaultfdIocNew = 0xaa00;
 const kMethodUffd = 0;
 const kMethodMem = 1;
 /** UFFD_USER_MODE_ONLY: the coordinator fills before anything touches; needs no privilege */
@@ -115,6 +118,16 @@ class RangeList {
   }
 }
 
+/** In the root task, while files are opened; every task makes its userfaultfd through it in phase MEMORY. */
+export function holdUserfaultfdDevice(ctx: CompileContext): void {
+  const { lazyPages, userfaultfdDevice } = ctx.options;
+  if (lazyPages !== true || userfaultfdDevice === undefined) return;
+  const external = ctx.plan.external(kUserfaultfdDevice, userfaultfdDevice);
+  devices.set(ctx, keepInherited(ctx, external, 'lazy pages'));
+}
+export const kUserfaultfdDevice = '/dev/userfaultfd';
+const devices = new WeakMap<CompileContext, SlotRef>();
+
 export function compileFills(
   ctx: CompileContext,
   planned: PlannedTask,
@@ -168,7 +181,14 @@ export function compileFills(
   builder.uffdSlot = slot;
   // Lazy: a system call of the running program may be what meets a missing page, and the page process polls.
   const mode = ctx.options.lazyPages === true ? kNonBlocking : kUserModeOnly;
-  builder.step(Phase.MEMORY, 'userfaultfd', [kCloseOnExec | mode], { from, out: slot });
+  const device = devices.get(ctx);
+  if (device === undefined) builder.step(Phase.MEMORY, 'userfaultfd', [kCloseOnExec | mode], { from, out: slot });
+  else
+    builder.step(Phase.MEMORY, 'ioctl', [device, kUserfaultfdIocNew, kCloseOnExec | mode], {
+      from,
+      out: slot,
+      note: 'USERFAULTFD_IOC_NEW',
+    });
   // A task whose own descriptors fill all lower numbers got it above them: there the held ones have been closed together.
   builder.step(Phase.THREADS, 'close', [slot], { from, tolerate: [kEbadf] });
 }

@@ -1,9 +1,10 @@
 // Compressed page files read at random by several threads, and damaged ones.
-#include "executor/compressed_pages.h"
+#include "base/framed_file.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <random>
@@ -14,6 +15,7 @@
 #include "base/native_error.h"
 #include "base/page.h"
 #include "base/testing.h"
+#include "base/unique_fd.h"
 
 namespace stasis::testing {
 namespace {
@@ -46,21 +48,26 @@ struct File {
   uint64_t content_bytes = 0;
 };
 
-bool is_right(const CompressedPages& pages, uint64_t offset, uint64_t length) {
-  const auto* words = reinterpret_cast<const uint64_t*>(pages.data() + offset);
+bool is_right(const std::vector<uint64_t>& words, uint64_t offset, uint64_t length) {
   for (uint64_t i = 0; i < length / sizeof(uint64_t); ++i) {
     if (words[i] != offset / sizeof(uint64_t) + i) return false;
   }
   return true;
 }
 
-// Everything in pieces, and again and again at random: what has left comes back.
+std::vector<uint64_t> words_of(const FramedFile& pages, uint64_t offset, uint64_t length) {
+  std::vector<uint64_t> words(length / sizeof(uint64_t));
+  pages.read(offset, reinterpret_cast<unsigned char*>(words.data()), length);
+  return words;
+}
+
+// Everything in pieces, of frames whole and in part, of two files at once.
 void serves_several_threads() {
   for (const auto& [codec, name] :
        {std::pair{PageCodec::lz4, "pages-1.img.lz4"}, {PageCodec::zstd, "pages-1.img.zst"}}) {
     const File file(codec);
-    const UniqueFd opened = file.open();
-    CompressedPages pages(opened.borrow(), name);
+    const UniqueFd opened = file.open(), another = file.open();
+    const FramedFile pages(opened.borrow(), name), others(another.borrow(), name);
     EXPECT_EQ(pages.length_bytes(), file.content_bytes);
     std::atomic<int> wrong = 0;
     std::vector<std::jthread> threads;
@@ -70,9 +77,7 @@ void serves_several_threads() {
         for (int i = 0; i < 2000; ++i) {
           const uint64_t offset = random() % (file.content_bytes / kPageBytes) * kPageBytes;
           const uint64_t length = std::min((1 + random() % 100) * kPageBytes, file.content_bytes - offset);
-          pages.hold(offset, length);
-          if (!is_right(pages, offset, length)) ++wrong;
-          pages.release(offset, length);
+          if (!is_right(words_of(i % 2 ? pages : others, offset, length), offset, length)) ++wrong;
         }
       });
     }
@@ -81,46 +86,45 @@ void serves_several_threads() {
   }
 }
 
-// Memory is that of the frames in use, not of the file.
-void gives_memory_back() {
+// The digest is that of the file, whatever was read of it and how often.
+void hands_frames_to_the_digest() {
   const File file(PageCodec::lz4);
   const UniqueFd opened = file.open();
-  CompressedPages pages(opened.borrow(), "pages-1.img.lz4");
-  const auto resident = [&] {
-    std::vector<unsigned char> present(file.content_bytes / kPageBytes);
-    ::mincore(const_cast<unsigned char*>(pages.data()), file.content_bytes, present.data());
-    uint64_t count = 0;
-    for (const unsigned char page : present) count += page & 1;
-    return count;
-  };
-  for (uint64_t offset = 0; offset < file.content_bytes; offset += kPageBytes) {
-    pages.hold(offset, kPageBytes);
-    EXPECT(resident() <= kFrameBytes / kPageBytes);
-    pages.release(offset, kPageBytes);
+  PageDigest of_reader, of_file;
+  const FramedFile pages(opened.borrow(), "pages-1.img.lz4", &of_reader);
+  words_of(pages, 0, file.content_bytes / kPageBytes / 2 * kPageBytes);
+  words_of(pages, kPageBytes, kPageBytes);
+  EXPECT_EQ(of_reader.finish(opened.borrow(), file.bytes.size(), 1),
+            of_file.finish(opened.borrow(), file.bytes.size(), 1));
+}
+
+std::string reason_of(const FramedFile& pages, uint64_t offset, uint64_t length) {
+  try {
+    words_of(pages, offset, length);
+  } catch (const NativeError& error) {
+    return error.reason;
   }
-  EXPECT_EQ(resident(), 0u);
+  return "";
 }
 
 void tells_of_damage_where_it_is() {
   for (const auto& [codec, name] :
        {std::pair{PageCodec::lz4, "pages-1.img.lz4"}, {PageCodec::zstd, "pages-1.img.zst"}}) {
     File file(codec);
-    file.bytes[read_frame_index(file.open().borrow())[5].file_offset + 40] ^= 1;
+    const FramePlace frame = read_frame_index(file.open().borrow())[5];
+    file.bytes[frame.file_offset + 40] ^= 1;
     const UniqueFd opened = file.open();
-    CompressedPages pages(opened.borrow(), name);
-    const uint64_t damaged = read_frame_index(file.open().borrow())[5].content_offset;
-    pages.hold(0, damaged);
-    EXPECT(is_right(pages, 0, damaged));
+    const FramedFile pages(opened.borrow(), name);
+    EXPECT(is_right(words_of(pages, 0, frame.content_offset), 0, frame.content_offset));
+    // In part and whole, and again: nothing of it is kept.
     for (int attempt = 0; attempt < 2; ++attempt) {
-      bool failed = false;
-      try {
-        pages.hold(damaged, kPageBytes);
-      } catch (const NativeError& error) {
-        EXPECT_EQ(error.reason, std::string("corrupt"));
-        failed = true;
-      }
-      EXPECT(failed);
+      EXPECT_EQ(reason_of(pages, frame.content_offset, kPageBytes), std::string("corrupt"));
+      EXPECT_EQ(reason_of(pages, frame.content_offset, frame.size.content_bytes), std::string("corrupt"));
     }
+    std::vector<unsigned char> buffer(frame.content_offset + kPageBytes);
+    EXPECT_EQ(pages.try_read(0, buffer.data(), buffer.size()).done_bytes, frame.content_offset);
+    EXPECT_EQ(reason_of(pages, file.content_bytes - kPageBytes, 2 * kPageBytes), std::string("truncated"));
+    EXPECT_EQ(reason_of(pages, file.content_bytes, kPageBytes), std::string("truncated"));
   }
 }
 
@@ -132,7 +136,7 @@ int main(int argc, char** argv) {
   return run_cases(
       {
           {"serves several threads", serves_several_threads},
-          {"gives memory back", gives_memory_back},
+          {"hands frames to the digest", hands_frames_to_the_digest},
           {"tells of damage where it is", tells_of_damage_where_it_is},
       },
       argc, argv);
