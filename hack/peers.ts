@@ -9,7 +9,7 @@ import { installFromSid, isInstalled, markComplete, type SidFolder } from './sid
 
 const folder: SidFolder = {
   directory: peerDirectory,
-  packages: ['criu', 'runc', 'crun', 'python3-pycriu', 'checkpointctl'],
+  packages: ['criu', 'libcriu2', 'runc', 'crun', 'python3-pycriu', 'checkpointctl'],
   programs: ['usr/sbin/criu', 'usr/sbin/runc', 'usr/bin/crun', 'usr/bin/checkpointctl'],
 };
 

@@ -128,7 +128,7 @@ async function helpText(command: Command | undefined, options: readonly RuntimeO
   for (const option of options) {
     program.option(option.name, {
       type: option.type === 'list' ? 'array' : option.type,
-      describe: option.refused === undefined ? option.describe : `${option.describe} (not built yet)`,
+      describe: option.refused === undefined ? option.describe : `${option.describe} (refused)`,
       ...(option.alias === undefined ? {} : { alias: option.alias }),
     });
   }

@@ -1,25 +1,22 @@
 // CRIU's command line: process trees without a container around them, as
 // scripts that were written for criu checkpoint and restore them.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { requires } from '../support/lanes.js';
 import { criuProgram } from '../support/paths.js';
-import { isAlive, processState } from '../support/processes.js';
+import { isAlive } from '../support/processes.js';
 import { mustRun, run, type CommandResult } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
-import { waitFor } from '../support/wait.js';
-
-// One process: an orphan that nobody reaps would hold on to the number of its session.
-const kCounter = '$| = 1; while (1) { print ++$n, "\\n"; select(undef, undef, undef, 0.01) }';
+import { Tree } from '../support/tree.js';
 
 describe("CRIU's command line", () => {
   const bed = useTestBed();
 
   it('makes pre-dumps and a dump that leaves pages to them, and restores the tree', async function () {
     requires(this, 'root', 'built');
-    const pid = await startCounter();
+    const tree = await Tree.start(bed);
+    const { pid } = tree;
     const one = images('one');
     await mustRun(criuProgram, ['pre-dump', '-t', String(pid), '-D', one, '-v4', '-o', 'pre.log']);
     assert.match(readFileSync(join(one, 'pre.log'), 'utf8'), /frozen/);
@@ -28,8 +25,7 @@ describe("CRIU's command line", () => {
     const dump = ['dump', '--tree', String(pid), '--images-dir', two, '--prev-images-dir', '../one', '-vvvv'];
     await mustRun(criuProgram, dump);
     assert.equal(readlinkSync(join(two, 'parent')), '../one');
-    // Not only dead: its pid is wanted.
-    await waitFor('the tree to go', () => (processState(pid) === undefined ? true : undefined));
+    await tree.isGone();
 
     const taken = join(two, 'taken');
     writeFileSync(taken, '');
@@ -41,8 +37,8 @@ describe("CRIU's command line", () => {
     await mustRun(criuProgram, ['restore', '-D', two, '-d', '-o', 'restore-again.log', '--pidfile', 'pid']);
     assert.equal(readFileSync(join(two, 'pid'), 'utf8'), String(pid));
     assert.equal(existsSync(join(two, 'restore-again.log')), true);
-    await countsOn();
-    const numbers = output().trimEnd().split('\n').map(Number);
+    await tree.countsOn();
+    const numbers = tree.output().trimEnd().split('\n').map(Number);
     assert.deepEqual(
       numbers,
       numbers.map((_, index) => index + 1),
@@ -51,19 +47,21 @@ describe("CRIU's command line", () => {
 
   it('keeps note of changes when it is asked to, so that a later dump writes little', async function () {
     requires(this, 'root', 'built');
-    const pid = String(await startCounter());
+    const tree = await Tree.start(bed);
+    const pid = String(tree.pid);
     await mustRun(criuProgram, ['dump', '-t', pid, '-D', images('one'), '-R', '--track-mem']);
     await mustRun(criuProgram, ['dump', '-t', pid, '-D', images('two'), '-R', '--prev-images-dir', '../one']);
     const inParent = (await mustRun(criuProgram, ['check', '--feature', 'mem_dirty_track'])).stdout;
     assert.equal(inParent, 'Looks good.');
     const sizeOf = (name: string): number => readFileSync(join(images(name), 'pages-1.img')).length;
     assert.ok(sizeOf('two') < sizeOf('one') / 2, `${sizeOf('two')} of ${sizeOf('one')} bytes were written again`);
-    await countsOn();
+    await tree.countsOn();
   });
 
   it('says in one sentence what it cannot do, and the tree runs on', async function () {
     requires(this, 'root', 'built');
-    const pid = String(await startCounter());
+    const tree = await Tree.start(bed);
+    const pid = String(tree.pid);
     const refused = async (args: readonly string[], sentence: RegExp): Promise<void> => {
       const result = await run(criuProgram, [...args, '-D', images('none')]);
       assert.equal(result.exitCode, 1);
@@ -75,45 +73,13 @@ describe("CRIU's command line", () => {
     await refused(['dump', '-t', '4194304'], /cannot checkpoint pid 4194304: there is no such process/);
     await refused(['dedup'], /cannot dedup: this action is not built yet/);
     await refused(['check', '--feature', 'flying'], /cannot check flying: no such feature is known here/);
-    await countsOn();
+    await tree.countsOn();
   });
-
-  const output = (): string => readFileSync(join(bed.directory, 'output'), 'utf8');
 
   function images(name: string): string {
     const directory = join(bed.directory, name);
     mkdirSync(directory, { recursive: true });
     return directory;
-  }
-
-  /** A daemon: a session of its own, nothing open but a file. */
-  async function startCounter(): Promise<number> {
-    const file = openSync(join(bed.directory, 'output'), 'a');
-    const child = spawn('/usr/bin/perl', ['-e', kCounter], {
-      detached: true,
-      stdio: ['ignore', file, file],
-      cwd: bed.directory,
-      env: {},
-    });
-    closeSync(file);
-    const { pid } = child;
-    assert.ok(pid !== undefined);
-    bed.onClose(async () => {
-      try {
-        process.kill(-pid, 'SIGKILL');
-      } catch {
-        // It has gone.
-      }
-      // Not only dead: its pid is wanted.
-      await waitFor('the tree to go', () => (processState(pid) === undefined ? true : undefined));
-    });
-    await countsOn();
-    return pid;
-  }
-
-  async function countsOn(): Promise<void> {
-    const before = output().length;
-    await waitFor('more numbers', () => (output().length > before + 8 ? true : undefined));
   }
 });
 

@@ -74,7 +74,8 @@ export function checkpointExternals(
   return { mounts, files: new Set(state.externalDescriptors.filter((link) => link !== kNullDevice)), namespaces };
 }
 
-function bindsOfEmptyDirectory(hostPid: number): Set<string> {
+/** Mount points of what crun binds over masked directories. */
+export function bindsOfEmptyDirectory(hostPid: number): Set<string> {
   const result = new Set<string>();
   for (const line of readText(`/proc/${hostPid}/mountinfo`).split('\n')) {
     const [, , , root, mountPoint] = line.split(' ');

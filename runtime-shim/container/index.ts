@@ -35,6 +35,7 @@ export {
 export { copyOnWriteBytes } from './copy-on-write.js';
 export {
   checkpointExternals,
+  bindsOfEmptyDirectory,
   isEmptyDirectoryKey,
   kNullDevice,
   missingSources,

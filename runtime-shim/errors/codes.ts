@@ -118,6 +118,11 @@ const codes = {
     meaning: 'A process ended while it was being worked on, or was not there to begin with.',
     remedy: 'Try again.',
   },
+  PID_TAKEN: {
+    kind: 'conflict',
+    meaning: 'A process number of the images is in use where they are restored.',
+    remedy: 'End the process that has it, or restore in a pid namespace of its own.',
+  },
   DEADLINE: {
     kind: 'conflict',
     meaning: 'The work was not done in its time and was rolled back.',

@@ -78,6 +78,8 @@ function defaultStep(position: NonNullable<NativeFailure['position']>): string {
 function codeOf(failure: NativeFailure): ErrorCode {
   if (failure.errorNumber === ENOSPC || failure.errorNumber === EDQUOT || failure.reason === 'no_space')
     return 'NO_SPACE';
+  // clone3(2): a pid of set_tid is taken.
+  if (failure.call === 'clone3' && failure.errorNumber === EEXIST) return 'PID_TAKEN';
   switch (failure.reason) {
     case 'task_gone':
       return 'TASK_GONE';
@@ -111,10 +113,9 @@ function hintOf(code: ErrorCode, failure: NativeFailure): string | undefined {
       return 'use another copy of the checkpoint';
     case 'DEADLINE':
       return 'the machine may be overloaded; try again';
+    case 'PID_TAKEN':
+      return 'a process with that pid is there already: end it, or restore in a pid namespace of its own';
     default:
-      // clone3(2): a pid of set_tid is taken.
-      if (failure.call === 'clone3' && failure.errorNumber === EEXIST)
-        return 'a process with that pid is there already: end it, or restore in a pid namespace of its own';
       // bind(2): an address of no interface in the network namespace.
       if (failure.call === 'bind' && failure.errorNumber === EADDRNOTAVAIL)
         return 'restore into a network that has the address, or let the program listen on all addresses';

@@ -14,6 +14,7 @@ import {
   type CgroupLayout,
 } from '../container/index.js';
 import { StasisError } from '../errors/index.js';
+import { nameMasks } from './masks.js';
 import { BadRequest, kCloneNewNet, parseExternal, refuseUnbuiltOptions, type RpcDirectories } from './options.js';
 import type { Notify, RpcOptions } from './packets.js';
 
@@ -50,6 +51,7 @@ export async function dump(
     if (kind === 'net' || kind === 'pid') externalNamespaces.set(kind, key);
     if (kind === 'mnt' && inner !== '') externalMounts.set(inner, key === '' ? inner : key);
   }
+  if (!sharesOurMounts(hostPid)) nameMasks(hostPid, externalMounts);
   // The client has written it into our directory already; committing images clears such files away.
   const descriptorsPath = join(directories.imagePath, 'descriptors.json');
   const descriptors = existsSync(descriptorsPath) ? readFileSync(descriptorsPath) : undefined;

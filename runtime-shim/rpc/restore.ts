@@ -21,6 +21,7 @@ import { collectClaims } from '../image-claims.js';
 import { ImageInput } from '../image-input.js';
 import { restoreDefaults } from '../restore-request.js';
 import { kernelFacts, writeRestoreStats } from '../restore-steps.js';
+import { provideMasks } from './masks.js';
 import { kCloneNewNet, parseExternal, refuseUnbuiltOptions, type RpcDirectories } from './options.js';
 import type { Notify, RpcOptions } from './packets.js';
 
@@ -40,6 +41,7 @@ export async function restore(
   const model = decodeImages(images);
   const layout = readCgroupLayout();
   const mounts = externalMountsOf(options, layout);
+  using masks = provideMasks(model, options, mounts);
   using channel =
     options.orphan_pts_master === true && options.notify_scripts === true ? new ConsoleChannel() : undefined;
   using inheritance = inherit(options, images, channel?.innerFd);
@@ -82,6 +84,7 @@ export async function restore(
       notify('pre-resume');
     },
   });
+  masks.keep();
   log.write([timingLine(goal, timings)]);
   writeRestoreStats(directories.workPath, compiled.plan, timings, log);
   notify('post-resume');

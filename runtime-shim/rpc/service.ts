@@ -10,7 +10,9 @@ import { RpcSocket, type Notify, type RpcOptions, type RpcRequest, type RpcRespo
 import { restore } from './restore.js';
 
 const ESRCH = 3;
+const EEXIST = 17;
 const EBADRQC = 56;
+const ENOTSUP = 95;
 /** Clients read answers into 8 KiB. */
 const kMessageBytes = 1023;
 const kFailedPid = -1;
@@ -18,17 +20,26 @@ const kFailedPid = -1;
 /** The version of CRIU whose protocol this is. */
 export const criuVersion = { major: 4, minor: 2 } as const;
 
+/** Requests after which a client may keep the socket for the next one, as in CRIU. */
+const mayStayOpen: ReadonlySet<number> = new Set([criu_req_type.VERSION, criu_req_type.FEATURE_CHECK]);
+
 /** Returns the exit status: clients take another one than 0 for a failure of the call. */
 export async function serve(ownFd: number): Promise<number> {
   const socket = new RpcSocket(ownFd);
-  for (;;) {
+  for (let answered = false; ; answered = true) {
     const request = socket.receive();
-    if (request === undefined) return 1;
+    // A client that was answered and wants no more closes its end: runc does so after a pre-dump.
+    if (request === undefined) return answered ? 0 : 1;
     const response = await answer(request, socket);
     socket.send(response);
     if (response.success !== true) return 1;
-    if (request.keep_open !== true) return 0;
+    if (!expectsMore(request)) return 0;
   }
+}
+
+/** Rounds of pre-dumps go over one socket, up to the dump itself. */
+function expectsMore({ type, keep_open }: RpcRequest): boolean {
+  return type === criu_req_type.PRE_DUMP || (keep_open === true && mayStayOpen.has(type));
 }
 
 async function answer(request: RpcRequest, socket: RpcSocket): Promise<RpcResponse> {
@@ -37,7 +48,7 @@ async function answer(request: RpcRequest, socket: RpcSocket): Promise<RpcRespon
     case criu_req_type.VERSION:
       return { type, success: true, version: { major_number: criuVersion.major, minor_number: criuVersion.minor } };
     case criu_req_type.FEATURE_CHECK:
-      return { type, success: true, features: { mem_track: true, lazy_pages: false, pidfd_store: false } };
+      return { type, success: true, features: features(request) };
     case criu_req_type.CHECK:
       return check();
     case criu_req_type.DUMP:
@@ -58,9 +69,22 @@ async function answer(request: RpcRequest, socket: RpcSocket): Promise<RpcRespon
     case criu_req_type.PAGE_SERVER:
     case criu_req_type.PAGE_SERVER_CHLD:
       return failure(type, new BadRequest('cannot serve pages over a network: this is not built yet'));
+    case criu_req_type.WAIT_PID:
+      return failure(type, new BadRequest('cannot wait for a page server: serving pages is not built yet'));
+    case criu_req_type.CPUINFO_DUMP:
+    case criu_req_type.CPUINFO_CHECK:
+      return {
+        ...failure(type, new BadRequest('cannot tell or compare processors: a restore checks what its images need')),
+        cr_errno: ENOTSUP,
+      };
     default:
-      return failure(criu_req_type.EMPTY, new BadRequest(`cannot answer a request of type ${type}: it is not built`));
+      return failure(criu_req_type.EMPTY, new BadRequest(`Invalid req: there is no request of type ${type}`));
   }
+}
+
+/** Each one is answered; none is there that was not asked for. */
+function features({ features: asked }: RpcRequest): RpcResponse['features'] {
+  return { mem_track: asked?.mem_track === true, lazy_pages: false, pidfd_store: false };
 }
 
 type Work = (options: RpcOptions, directories: RpcDirectories, notify: Notify) => Promise<RpcResponse>;
@@ -83,8 +107,7 @@ async function work(request: RpcRequest, socket: RpcSocket, act: Work): Promise<
 
 function failure(type: number, error: unknown): RpcResponse {
   const sentence = error instanceof Error ? error.message : String(error);
-  const errno =
-    error instanceof BadRequest ? EBADRQC : error instanceof StasisError && error.code === 'TASK_GONE' ? ESRCH : 0;
+  const errno = errnoOf(error);
   return {
     type,
     success: false,
@@ -97,11 +120,19 @@ function failure(type: number, error: unknown): RpcResponse {
   };
 }
 
-/** Runtimes quote the lines of the log that have this word. */
+/** 0: none that clients know. */
+function errnoOf(error: unknown): number {
+  if (error instanceof BadRequest) return EBADRQC;
+  if (!(error instanceof StasisError)) return 0;
+  if (error.code === 'TASK_GONE') return ESRCH;
+  return error.code === 'PID_TAKEN' ? EEXIST : 0;
+}
+
+/** Runtimes quote the lines of the log that have this word: runc with anything after it, crun with a space. */
 function writeToLog(directories: RpcDirectories, sentence: string): void {
   try {
     using log = new LogFile(directories.workPath, directories.logName);
-    log.write([`Error: ${sentence}`]);
+    log.write([`Error (stasis): ${sentence}`]);
   } catch {
     // The answer has it, too.
   }
