@@ -1,6 +1,7 @@
 // podman with everything of its own below one folder: storage, state, volumes,
 // configuration; the runtime is an installed stasis, and so is the criu that
 // podman looks for.
+import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -47,6 +48,7 @@ export class Podman {
   readonly #hadNamespaces = isMountPoint(namespaceDirectory);
   /** podman refuses names of more than 50 characters here. */
   readonly #runDirectory = mkdtempSync(join(tmpdir(), 'stasis-podman-'));
+  #typed = 0;
 
   private constructor(directory: string, runtime: string, criuDirectory: string) {
     this.directory = directory;
@@ -96,22 +98,29 @@ export class Podman {
     return await countOn(name, () => this.must('logs', name));
   }
 
-  /** Types into a container's terminal; podman stays attached for ever unless it is ended. */
-  async type(name: string, text: string): Promise<void> {
-    await run(
-      'timeout',
-      [
-        '--signal=KILL',
-        '2',
-        this.set.podman,
-        ...this.#globals(),
-        'attach',
-        '--sig-proxy=false',
-        '--no-stdin=false',
-        name,
-      ],
-      { env: this.#environment(), input: text },
-    );
+  /**
+   * Types a command into a container's terminal, and returns what it has printed when it is done. podman would stay
+   * attached for ever.
+   */
+  async type(name: string, command: string): Promise<string> {
+    const answer = `/root/answer-${(this.#typed += 1)}`;
+    const attach = ['attach', '--sig-proxy=false', '--no-stdin=false', name];
+    const attached = spawn(this.set.podman, [...this.#globals(), ...attach], {
+      stdio: ['pipe', 'ignore', 'ignore'],
+      env: this.#environment(),
+    });
+    const ended = new Promise((resolve) => attached.once('close', resolve));
+    try {
+      // A shell moves a file that is complete; braces leave its variables to it.
+      attached.stdin.write(`{ ${command}; } >${answer}.new; mv ${answer}.new ${answer}\n`);
+      return await waitFor(`an answer to "${command}" in ${name}`, async () => {
+        const { exitCode, stdout } = await this.run('exec', name, 'cat', answer);
+        return exitCode === 0 ? stdout.trimEnd() : undefined;
+      });
+    } finally {
+      attached.kill('SIGKILL');
+      await ended;
+    }
   }
 
   async inspect(name: string, format: string): Promise<string> {
