@@ -18,6 +18,10 @@ const units: Readonly<Record<string, string>> = {
   'default.target': `[Unit]\n${target}Requires=dbus.socket\nAllowIsolate=yes\n`,
   'dbus.socket': `[Unit]\n${target}[Socket]\nListenStream=/run/dbus/system_bus_socket\n`,
   'dbus.service': `[Unit]\n${target}Requires=dbus.socket\n[Service]\nExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation\n`,
+  // Timers and services that are started on the way want these.
+  'sysinit.target': `[Unit]\n${target}`,
+  'basic.target': `[Unit]\n${target}`,
+  'shutdown.target': `[Unit]\n${target}`,
   // For units that need it.
   'failing.service': `[Unit]\n${target}[Service]\nType=oneshot\nExecStart=/bin/false\n`,
 };

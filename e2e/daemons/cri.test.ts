@@ -5,80 +5,44 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { hasController } from '../support/cgroups.js';
-import { boxImage, Containerd, countingInside } from '../support/containerd.js';
-import { containerState, Cri, namespaceMode } from '../support/cri.js';
-import { installedStasis } from '../support/daemon.js';
+import { Containerd, countingInside } from '../support/containerd.js';
+import { containerState, Cri } from '../support/cri.js';
+import { daemonEnvironment, installedStasis } from '../support/daemon.js';
+import { CriPods, criConfiguration } from '../support/cri-pods.js';
 import { requires } from '../support/lanes.js';
 import { stasisProgram } from '../support/paths.js';
 import { makeLayout } from '../support/oci-layout.js';
 import { alterCore, otherMachines } from '../support/other-machines.js';
 import { peers } from '../support/peers.js';
+import { assertAcl, setAcl } from '../support/access-lists.js';
 import { Registry } from '../support/registry.js';
 import { makeRootfs } from '../support/rootfs.js';
 import { mustRun } from '../support/run.js';
-import { cgroupParent } from '../support/run-identity.js';
 import { mountSmall } from '../support/small-disk.js';
 import { useTestBed } from '../support/test-bed.js';
-import { waitFor } from '../support/wait.js';
-
-const configuration = (hosts: string): string => `
-[plugins.'io.containerd.cri.v1.images']
-  snapshotter = 'native'
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = '${boxImage}'
-[plugins.'io.containerd.cri.v1.images'.registry]
-  config_path = '${hosts}'
-[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
-  platform = 'linux/amd64'
-  snapshotter = 'native'
-[plugins.'io.containerd.cri.v1.runtime']
-  # Lowering it needs CAP_SYS_RESOURCE.
-  restrict_oom_score_adj = true
-[plugins.'io.containerd.cri.v1.runtime'.containerd]
-  default_runtime_name = 'stasis'
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.stasis]
-  runtime_type = 'io.containerd.runc.v2'
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.stasis.options]
-  BinaryName = '${installedStasis}'
-`;
-
-interface Pod {
-  readonly pod_sandbox_id: unknown;
-  readonly sandbox_config: { readonly metadata: { readonly name: string } };
-}
 
 describe('the CRI of containerd', () => {
   const bed = useTestBed();
   let containerd: Containerd;
   let cri: Cri;
+  let pods: CriPods;
   let withoutShares: string | undefined;
 
   beforeEach(async function () {
     this.timeout(120_000);
     requires(this, 'root', 'built', 'daemons', 'peers');
     if (withoutShares !== undefined) skipWithoutShares(this, withoutShares);
-    containerd = await Containerd.open({ namespace: 'k8s.io', cri: configuration(hosts()) });
+    containerd = await Containerd.open({ namespace: 'k8s.io', cri: criConfiguration(hosts()) });
     const opened = containerd;
     bed.onClose(() => opened.close());
     const client = new Cri(containerd.socket);
     bed.onClose(async () => client.close());
     cri = client;
+    pods = new CriPods(bed, containerd, cri);
     if (hasController('cpu')) return;
-    withoutShares = await refusalOfPods();
+    withoutShares = await pods.refusalOfPods();
     if (withoutShares !== undefined) skipWithoutShares(this, withoutShares);
   });
-
-  /** containerd gives every pod CPU shares, and has no option not to: what it says where nobody can set them. */
-  async function refusalOfPods(): Promise<string | undefined> {
-    try {
-      await startPod('shares');
-      return undefined;
-    } catch (error) {
-      const { message } = error as Error;
-      if (/cpu\.weight: no such file or directory$/.test(message)) return message;
-      throw error;
-    }
-  }
 
   function skipWithoutShares(context: Mocha.Context, said: string): never {
     console.log(`      skipped: no CPU controller is here, and containerd says: ${said}`);
@@ -88,78 +52,10 @@ describe('the CRI of containerd', () => {
   /** What `config_path` names: for each registry, where it is to be asked. */
   const hosts = (): string => join(bed.directory, 'hosts');
 
-  const linux = {
-    security_context: {
-      namespace_options: { network: namespaceMode.node, pid: namespaceMode.container, ipc: namespaceMode.pod },
-    },
-  };
-
-  /** A pod, which is gone after the test with all that is in it. */
-  async function startPod(name: string): Promise<Pod> {
-    const sandbox_config = {
-      metadata: { name, uid: `${name}-uid`, namespace: 'default', attempt: 0 },
-      log_directory: containerd.directory,
-      linux: { cgroup_parent: cgroupParent, ...linux },
-    };
-    const { pod_sandbox_id } = await cri.call('RunPodSandbox', { config: sandbox_config });
-    bed.onClose(async () => {
-      await cri.call('StopPodSandbox', { pod_sandbox_id });
-      await cri.call('RemovePodSandbox', { pod_sandbox_id });
-    });
-    return { pod_sandbox_id, sandbox_config };
-  }
-
-  /** `image`: of a name that was pulled or imported, or the path of an archive. */
-  async function startContainer(pod: Pod, image: string, config: object = {}): Promise<string> {
-    const { name } = pod.sandbox_config.metadata;
-    const { container_id } = await cri.call('CreateContainer', {
-      ...pod,
-      config: {
-        metadata: { name: 'counter', attempt: 0 },
-        image: { image },
-        log_path: `${name}.log`,
-        linux,
-        ...config,
-      },
-    });
-    await cri.call('StartContainer', { container_id });
-    return String(container_id);
-  }
-
-  async function startCounter(script = countingInside, image: string = boxImage): Promise<string> {
-    return await startContainer(await startPod('pod'), image, { command: ['sh', '-c', script] });
-  }
-
-  async function count(container_id: string): Promise<number> {
-    const { stdout } = await cri.call('ExecSync', { container_id, cmd: ['cat', '/count'], timeout: 10 });
-    const numbers = Buffer.from(stdout as Uint8Array)
-      .toString()
-      .split('\n')
-      .filter(Boolean)
-      .map(Number);
-    assert.deepEqual(
-      numbers,
-      numbers.map((_, index) => index + 1),
-    );
-    return numbers.length;
-  }
-
-  /** Returns how far it had come. */
-  async function countsOn(id: string): Promise<number> {
-    const before = await count(id);
-    await waitFor('the container to count on', async () => ((await count(id)) > before ? true : undefined));
-    return before;
-  }
-
   async function checkpoint(container_id: string, name: string): Promise<string> {
     const location = join(bed.directory, name);
     await cri.call('CheckpointContainer', { container_id, location, timeout: 30 });
     return location;
-  }
-
-  async function remove(container_id: string): Promise<void> {
-    await cri.call('StopContainer', { container_id, timeout: 0 });
-    await cri.call('RemoveContainer', { container_id });
   }
 
   const status = async (container_id: string): Promise<{ state: number; annotations: Record<string, string> }> =>
@@ -167,13 +63,13 @@ describe('the CRI of containerd', () => {
   const state = async (id: string): Promise<number> => (await status(id)).state;
 
   it('checkpoints a container into an archive that checkpointctl shows', async () => {
-    const id = await startCounter();
-    await countsOn(id);
+    const id = await pods.startCounter();
+    await pods.countsOn(id);
     for (const name of ['first.tar', 'second.tar']) {
       const location = join(bed.directory, name);
       await cri.call('CheckpointContainer', { container_id: id, location, timeout: 30 });
       assert.equal(await state(id), containerState.running);
-      await countsOn(id);
+      await pods.countsOn(id);
       const members = (await mustRun('tar', ['-tf', location])).stdout.split('\n');
       for (const member of ['config.dump', 'spec.dump', 'stats-dump', 'dump.log', 'status', 'rootfs-diff.tar'])
         assert.ok(members.includes(member), `${member} is missing: ${members.join(' ')}`);
@@ -191,8 +87,8 @@ describe('the CRI of containerd', () => {
   });
 
   it('answers with one sentence where a checkpoint is refused, and the container runs on', async () => {
-    const id = await startCounter(`exec 5<>/dev/ptmx; ${countingInside}`);
-    await countsOn(id);
+    const id = await pods.startCounter(`exec 5<>/dev/ptmx; ${countingInside}`);
+    await pods.countsOn(id);
     const location = join(bed.directory, 'refused.tar');
     await assert.rejects(
       cri.call('CheckpointContainer', { container_id: id, location, timeout: 30 }),
@@ -200,12 +96,12 @@ describe('the CRI of containerd', () => {
     );
     assert.equal(existsSync(location), false);
     assert.equal(await state(id), containerState.running);
-    await countsOn(id);
+    await pods.countsOn(id);
   });
 
   it('answers in one sentence that the disk is full, and the container runs on', async () => {
-    const id = await startCounter();
-    await countsOn(id);
+    const id = await pods.startCounter();
+    await pods.countsOn(id);
     await mountSmall(bed, join(containerd.directory, 'tmp'));
     const location = join(bed.directory, 'refused.tar');
     await assert.rejects(
@@ -214,7 +110,7 @@ describe('the CRI of containerd', () => {
     );
     assert.equal(existsSync(location), false);
     assert.equal(await state(id), containerState.running);
-    await countsOn(id);
+    await pods.countsOn(id);
   });
 
   describe('with a registry', () => {
@@ -234,18 +130,18 @@ describe('the CRI of containerd', () => {
     });
 
     it('restores what it has checkpointed from the archive, and pulls the image that it was made from', async () => {
-      let id = await startCounter(countingInside, base);
+      let id = await pods.startCounter(countingInside, base);
       let last = 0;
       for (let round = 1; round <= 2; round += 1) {
-        const reached = await countsOn(id);
+        const reached = await pods.countsOn(id);
         assert.ok(reached > last, `it had come to ${reached}, after ${last}`);
         last = reached;
         const location = await checkpoint(id, `${round}.tar`);
-        await remove(id);
+        await pods.remove(id);
         await cri.call('RemoveImage', { image: { image: base } });
         await containerd.collectGarbage('k8s.io');
         registry.requests.length = 0;
-        id = await startContainer(await startPod(`again${round}`), location);
+        id = await pods.startContainer(await pods.startPod(`again${round}`), location);
         const asked = (what: RegExp): boolean => registry.requests.some((request) => what.test(request));
         assert.ok(asked(/^HEAD \/v2\/box\/manifests\/sha256:/));
         // Of the second pull containerd has the content still.
@@ -254,31 +150,57 @@ describe('the CRI of containerd', () => {
         assert.equal(state, containerState.running);
         assert.equal(annotations['restored'], 'true');
       }
-      assert.ok((await countsOn(id)) > last);
+      assert.ok((await pods.countsOn(id)) > last);
     });
 
     it('restores what stasis pack has made an image of', async () => {
-      const id = await startCounter(countingInside, base);
-      const reached = await countsOn(id);
+      const id = await pods.startCounter(countingInside, base);
+      const reached = await pods.countsOn(id);
       const location = await checkpoint(id, 'cp.tar');
-      await remove(id);
+      await pods.remove(id);
       const layout = join(bed.directory, 'packed');
       await mustRun(stasisProgram, ['pack', location, '--to', 'oci', '--tag', 'cp', '--output', layout]);
       const image = registry.add('counter', 'cp', layout);
       await cri.call('PullImage', { image: { image } });
       for (const name of ['one', 'two']) {
-        const again = await startContainer(await startPod(name), image);
+        const again = await pods.startContainer(await pods.startPod(name), image);
         assert.equal((await status(again)).annotations['restored'], 'true');
-        assert.ok((await countsOn(again)) >= reached);
+        assert.ok((await pods.countsOn(again)) >= reached);
       }
+    });
+
+    it('takes access control lists from what stasis has written', async () => {
+      const rootfs = (id: string): string =>
+        join(containerd.directory, 'state/io.containerd.runtime.v2.task/k8s.io', id, 'rootfs');
+      const id = await pods.startCounter(countingInside, base);
+      await pods.countsOn(id);
+      mkdirSync(join(rootfs(id), 'shared'), { mode: 0o700 });
+      await setAcl(join(rootfs(id), 'shared'), 'default');
+      await setAcl(join(rootfs(id), 'count'), 'access');
+      const [ours, packed, merged] = ['ours.tar', 'packed.tar', 'merged'].map((name) => join(bed.directory, name));
+      const lower = join(bed.directory, 'box');
+      const words = ['checkpoint', '--archive', ours!, '--lower', lower, '--leave-running', id];
+      await mustRun(installedStasis, ['--root', '/run/containerd/runc/k8s.io', ...words], { env: daemonEnvironment() });
+      await mustRun(stasisProgram, ['pack', ours!, '--to', 'containerd', '--output', packed!]);
+      // containerd itself writes no list, but knows the name by which the image is pulled: the rest is its own.
+      const location = await checkpoint(id, 'cp.tar');
+      await pods.remove(id);
+      mkdirSync(merged!);
+      await mustRun('tar', ['-xf', location, '-C', merged!]);
+      await mustRun('tar', ['-xf', packed!, '-C', merged!, 'rootfs-diff.tar']);
+      await mustRun('tar', ['-cf', location, '-C', merged!, '.']);
+      const again = await pods.startContainer(await pods.startPod('again'), location);
+      await assertAcl(join(rootfs(again), 'shared'), 'default');
+      await assertAcl(join(rootfs(again), 'count'), 'access');
+      assert.equal(await state(again), containerState.running);
     });
 
     async function saved(options: object = {}): Promise<string> {
       const command = ['sh', '-c', countingInside];
-      const id = await startContainer(await startPod('pod'), base, { command, ...options });
-      await countsOn(id);
+      const id = await pods.startContainer(await pods.startPod('pod'), base, { command, ...options });
+      await pods.countsOn(id);
       const location = await checkpoint(id, 'cp.tar');
-      await remove(id);
+      await pods.remove(id);
       return location;
     }
 
@@ -287,7 +209,7 @@ describe('the CRI of containerd', () => {
       await cri.call('RemoveImage', { image: { image: base } });
       registry.remove('box', '1');
       await assert.rejects(
-        startContainer(await startPod('again'), location),
+        pods.startContainer(await pods.startPod('again'), location),
         /failed to pull checkpoint base image localhost:\d+\/box@sha256:[0-9a-f]{64}: [^\n]*not found[^\n]*$/,
       );
     });
@@ -301,7 +223,7 @@ describe('the CRI of containerd', () => {
       const location = await saved();
       // Should containerd learn it: docs/managers.md says that it cannot.
       await assert.rejects(
-        startContainer(await startPod('again'), location),
+        pods.startContainer(await pods.startPod('again'), location),
         isSentence(
           /failed to pull checkpoint base image 127\.0\.0\.1:1\/box@sha256:[0-9a-f]{64}: .* connection refused$/,
         ),
@@ -317,7 +239,7 @@ describe('the CRI of containerd', () => {
         rmSync(join(directory, 'checkpoint/stasis-manifest.json'));
         await alterCore(join(directory, 'checkpoint'), change);
         await mustRun('tar', ['-cf', location, '-C', directory, '.']);
-        await assert.rejects(startContainer(await startPod('again'), location), isSentence(sentence));
+        await assert.rejects(pods.startContainer(await pods.startPod('again'), location), isSentence(sentence));
       });
     }
 
@@ -326,23 +248,26 @@ describe('the CRI of containerd', () => {
       mkdirSync(volume);
       const mounts = [{ container_path: '/data', host_path: volume }];
       const location = await saved({ mounts });
-      await assert.rejects(startContainer(await startPod('without'), location), isSentence(/cannot restore.*\/data/));
-      await countsOn(await startContainer(await startPod('with'), location, { mounts }));
+      await assert.rejects(
+        pods.startContainer(await pods.startPod('without'), location),
+        isSentence(/cannot restore.*\/data/),
+      );
+      await pods.countsOn(await pods.startContainer(await pods.startPod('with'), location, { mounts }));
     });
 
     it('says that the name is in use, and whoever has it runs on', async () => {
       const location = await saved();
-      const pod = await startPod('again');
-      const id = await startContainer(pod, location);
+      const pod = await pods.startPod('again');
+      const id = await pods.startContainer(pod, location);
       await assert.rejects(
-        startContainer(pod, location),
+        pods.startContainer(pod, location),
         isSentence(/failed to reserve container name.*is reserved for/),
       );
-      await countsOn(id);
+      await pods.countsOn(id);
     });
 
     it('says that the disk of the archive is full, and the container runs on', async () => {
-      const id = await startCounter();
+      const id = await pods.startCounter();
       const disk = join(bed.directory, 'disk');
       await mountSmall(bed, disk);
       await assert.rejects(
@@ -350,7 +275,7 @@ describe('the CRI of containerd', () => {
         isSentence(/disk\/cp\.tar: no space left on device/),
       );
       assert.equal(await state(id), containerState.running);
-      await countsOn(id);
+      await pods.countsOn(id);
     });
   });
 });

@@ -8,9 +8,9 @@ import { Docker } from '../support/docker.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
-/** Serves a number that grows; `address`: where it listens. */
+/** Serves a number that grows; `address`: where it listens. The file is in a tmpfs, and so of the moment of the checkpoint. */
 const server = (address: string): string =>
-  'mkdir -p /www; n=0; while :; do n=$((n + 1)); echo $n >/www/.count; mv /www/.count /www/count; sleep 0.02; done & ' +
+  'n=0; while :; do n=$((n + 1)); echo $n >/www/.count; mv /www/.count /www/count; sleep 0.02; done & ' +
   `exec httpd -f -p ${address} -h /www`;
 
 describe('docker with a bridge', () => {
@@ -24,7 +24,7 @@ describe('docker with a bridge', () => {
   const warm = (): string => join(docker.directory, 'saved/warm');
 
   async function run(name: string, script: string, ...options: readonly string[]): Promise<void> {
-    await docker.must('run', '--detach', '--name', name, ...options, 'box', 'sh', '-c', script);
+    await docker.must('run', '--detach', '--name', name, '--tmpfs', '/www', ...options, 'box', 'sh', '-c', script);
   }
 
   const address = async (name: string): Promise<string> =>

@@ -7,7 +7,11 @@ import { Daemon, daemonEnvironment, daemonProgram, installedStasis } from './dae
 import { makeRootfs } from './rootfs.js';
 import { cgroupParent } from './run-identity.js';
 import { describeFailure, mustRun, run, type CommandResult } from './run.js';
+import { managersUseSystemd } from './systemd.js';
 import { countOn } from './wait.js';
+
+/** Of its scopes, docker-ID.scope, where systemd makes them. */
+export const dockerSlice = 'stasistest-docker.slice';
 
 /** A bridge is in a network namespace of the daemon's own; without, it keeps off the host's network. */
 const withoutBridge = { iptables: false, ip6tables: false, bridge: 'none' };
@@ -21,8 +25,8 @@ function configuration(directory: string, bridge: boolean): object {
     ...(bridge ? {} : withoutBridge),
     'userland-proxy': false,
     'storage-driver': 'vfs',
-    'exec-opts': ['native.cgroupdriver=cgroupfs'],
-    'cgroup-parent': cgroupParent,
+    'exec-opts': [`native.cgroupdriver=${managersUseSystemd() ? 'systemd' : 'cgroupfs'}`],
+    'cgroup-parent': managersUseSystemd() ? dockerSlice : cgroupParent,
     'data-root': join(directory, 'data'),
     'exec-root': join(directory, 'exec'),
     pidfile: join(directory, 'pid'),

@@ -40,6 +40,10 @@ function configuration(set: PodmanSet): string {
 /** Prints numbers, and ends on SIGTERM. */
 export const counter = 'trap "exit 7" TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done';
 
+/** Where podman keeps what nobody told it to keep elsewhere, and what configures it then. */
+const systemStorage = '/var/lib/containers';
+const systemConfiguration = '/etc/containers';
+
 export class Podman {
   readonly directory: string;
   readonly set = chosenPodman();
@@ -48,12 +52,49 @@ export class Podman {
   readonly #hadNamespaces = isMountPoint(namespaceDirectory);
   /** podman refuses names of more than 50 characters here. */
   readonly #runDirectory = mkdtempSync(join(tmpdir(), 'stasis-podman-'));
+  /** Mounts that make a host of its own of the system's places, the last one first; empty: it has other places. */
+  readonly #systemMounts: string[] = [];
   #typed = 0;
 
   private constructor(directory: string, runtime: string, criuDirectory: string) {
     this.directory = directory;
     this.#runtime = runtime;
     this.#criuDirectory = criuDirectory;
+  }
+
+  /**
+   * One that is configured as docs/managers.md says, by files in /etc, and keeps its storage where it does by itself, so
+   * that what systemd starts finds its containers. Only in a mount namespace of the lane's own.
+   */
+  static async openForSystem(directory: string): Promise<Podman> {
+    const podman = new Podman(directory, 'stasis', join(installedPrefix, 'bin'));
+    mkdirSync(directory, { recursive: true });
+    try {
+      await podman.#takeSystemPlaces();
+      await podman.#importBox();
+    } catch (error) {
+      await podman.close();
+      throw error;
+    }
+    return podman;
+  }
+
+  async #takeSystemPlaces(): Promise<void> {
+    const over = join(this.#runDirectory, 'over');
+    mkdirSync(over);
+    for (const place of [systemStorage, systemConfiguration, over]) mkdirSync(place, { recursive: true });
+    for (const place of [over, systemStorage]) {
+      await mustRun('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'none', place]);
+      this.#systemMounts.unshift(place);
+    }
+    for (const name of ['upper', 'work']) mkdirSync(join(over, name));
+    const layers = `lowerdir=${systemConfiguration},upperdir=${over}/upper,workdir=${over}/work`;
+    await mustRun('mount', ['-t', 'overlay', '-o', layers, 'overlay', systemConfiguration]);
+    this.#systemMounts.unshift(systemConfiguration);
+    const runtimes = `[engine.runtimes]\nstasis = ["${join(installedPrefix, 'bin/stasis')}"]\n`;
+    const engine = '[engine]\nruntime = "stasis"\nruntime_supports_json = ["stasis", "crun", "runc"]\n';
+    const text = configuration(this.set).replace('[engine]\n', engine) + runtimes;
+    writeFileSync(join(systemConfiguration, 'containers.conf'), text);
   }
 
   /** Has an image "box" made of busybox. `programs`: the runtime, below the installed prefix; or two of others. */
@@ -67,11 +108,15 @@ export class Podman {
         : new Podman(directory, programs.runtime, programs.criuDirectory);
     mkdirSync(directory, { recursive: true });
     writeFileSync(join(directory, 'containers.conf'), configuration(podman.set));
-    const rootfs = join(directory, 'box');
+    await podman.#importBox();
+    return podman;
+  }
+
+  async #importBox(): Promise<void> {
+    const rootfs = join(this.directory, 'box');
     await makeRootfs('busybox', rootfs);
     await mustRun('tar', ['-C', rootfs, '-cf', `${rootfs}.tar`, '.']);
-    await podman.must('import', `${rootfs}.tar`, 'box');
-    return podman;
+    await this.must('import', `${rootfs}.tar`, 'box');
   }
 
   async run(...words: readonly string[]): Promise<CommandResult> {
@@ -164,24 +209,34 @@ export class Podman {
     // podman 5 binds the directory of network namespaces to itself, once.
     if (!this.#hadNamespaces) await run('umount', [namespaceDirectory]);
     // podman keeps its storage mounted.
-    await run('umount', ['-R', join(this.directory, 'root/overlay')]);
+    await run('umount', [
+      '-R',
+      join(this.#isForSystem() ? `${systemStorage}/storage` : join(this.directory, 'root'), 'overlay'),
+    ]);
+    for (const place of this.#systemMounts) await mustRun('umount', [place]);
     rmSync(this.#runDirectory, { recursive: true, force: true });
   }
 
+  #isForSystem(): boolean {
+    return this.#systemMounts.length > 0;
+  }
+
   #processes(): number[] {
-    return processesWhere((pid) => pid !== process.pid && readOrEmpty(`/proc/${pid}/cmdline`).includes(this.directory));
+    const mark = this.#isForSystem() ? `${systemStorage}/storage` : this.directory;
+    return processesWhere((pid) => pid !== process.pid && readOrEmpty(`/proc/${pid}/cmdline`).includes(mark));
   }
 
   #environment(): Record<string, string> {
     return {
       PATH: `${this.#criuDirectory}:/usr/sbin:/usr/bin:/sbin:/bin`,
-      CONTAINERS_CONF: join(this.directory, 'containers.conf'),
+      ...(this.#isForSystem() ? {} : { CONTAINERS_CONF: join(this.directory, 'containers.conf') }),
       HOME: this.directory,
       PODMAN_IGNORE_CGROUPSV1_WARNING: '1',
     };
   }
 
   #globals(): string[] {
+    if (this.#isForSystem()) return [];
     const below = (name: string): string => join(this.directory, name);
     return [
       '--root',

@@ -2,6 +2,8 @@
 // and those that managers ask for.
 import assert from 'node:assert/strict';
 import type { Container } from './container.js';
+import { cgroupDirectories, processesIn } from './cgroups.js';
+import { readOrEmpty } from './processes.js';
 import { run } from './run.js';
 import { waitFor } from './wait.js';
 
@@ -23,4 +25,27 @@ export async function property(name: string, unit = scope): Promise<string> {
 export async function assertCounting(container: Container): Promise<void> {
   const before = container.output().length;
   await waitFor('the container to count', () => (container.output().length > before ? true : undefined));
+}
+
+/** The scope is delegated, in its slice, and holds the process and nothing but what a counter is made of. */
+export async function assertScopeHolds(unit: string, hostPid: number, inSlice: string): Promise<void> {
+  assert.equal(await property('ActiveState', unit), 'active');
+  assert.equal(await property('Slice', unit), inSlice);
+  assert.equal(await property('Delegate', unit), 'yes');
+  const held = processesIn(await property('ControlGroup', unit));
+  assert.ok(held.includes(hostPid), `${hostPid} is not among ${held.join(' ')}`);
+  for (const one of held) assert.match(readOrEmpty(`/proc/${one}/comm`), /^(sh|sleep|)$/m, `process ${one}`);
+}
+
+/**
+ * Neither systemd nor a hierarchy knows anything of it any more. Managers clear away after the scope what systemd does
+ * not have: hierarchies of v1 that are none of its own.
+ */
+export async function assertScopeGone(unit: string, cgroup: string): Promise<void> {
+  await waitFor(
+    `${unit} to go`,
+    async () =>
+      (await property('LoadState', unit)) === 'not-found' && cgroupDirectories(cgroup).length === 0 ? true : undefined,
+    { seen: () => [...cgroupDirectories(cgroup), ...processesIn(cgroup)].join(' ') },
+  );
 }

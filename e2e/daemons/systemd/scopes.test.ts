@@ -3,15 +3,13 @@
 import assert from 'node:assert/strict';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { cgroupDirectories, hasController, processesIn } from '../../support/cgroups.js';
+import { hasController } from '../../support/cgroups.js';
 import { Containerd, containerdSlice, countingInside } from '../../support/containerd.js';
 import { openFor } from '../../support/daemon.js';
 import { requires } from '../../support/lanes.js';
-import { readOrEmpty } from '../../support/processes.js';
 import { mustRun } from '../../support/run.js';
-import { property } from '../../support/systemd.js';
+import { assertScopeGone, assertScopeHolds, property } from '../../support/systemd.js';
 import { useTestBed } from '../../support/test-bed.js';
-import { waitFor } from '../../support/wait.js';
 
 const scopeOf = (id: string): string => `ctr-${id}.scope`;
 
@@ -28,21 +26,8 @@ describe("containerd's tasks in systemd's scopes", function () {
   /** The task counts, and is all that the scope holds. */
   async function assertHeld(id: string, scope = scopeOf(id)): Promise<void> {
     await containerd.count(id);
-    assert.equal(await property('ActiveState', scope), 'active');
-    assert.equal(await property('Slice', scope), containerdSlice);
-    assert.equal(await property('Delegate', scope), 'yes');
+    await assertScopeHolds(scope, (await containerd.task(id))!.pid, containerdSlice);
     if (hasController('memory')) assert.equal(await property('MemoryLimit', scope), String(64 << 20));
-    const { pid } = (await containerd.task(id))!;
-    const held = processesIn(await property('ControlGroup', scope));
-    assert.ok(held.includes(pid), `${pid} is not among ${held.join(' ')}`);
-    for (const one of held) assert.match(readOrEmpty(`/proc/${one}/comm`), /^(sh|sleep|)$/m, `process ${one}`);
-  }
-
-  async function assertGone(scope: string, cgroup: string): Promise<void> {
-    await waitFor(`${scope} to go`, async () =>
-      (await property('LoadState', scope)) === 'not-found' ? true : undefined,
-    );
-    assert.deepEqual(cgroupDirectories(cgroup), []);
   }
 
   const limits = (): string[] => (hasController('memory') ? ['--memory-limit', String(64 << 20)] : []);
@@ -59,13 +44,13 @@ describe("containerd's tasks in systemd's scopes", function () {
       await containerd.must('container', 'checkpoint', '--rw', '--image', '--task', 'one', `saved/one:${round}`);
       await assertHeld('one');
       await containerd.remove('one');
-      await assertGone(scopeOf('one'), cgroup);
+      await assertScopeGone(scopeOf('one'), cgroup);
       await containerd.must('container', 'restore', '--live', '--rw', 'one', `saved/one:${round}`);
       await assertHeld('one');
     }
     await mustRun('systemctl', ['daemon-reload']);
     await assertHeld('one');
     await containerd.remove('one');
-    await assertGone(scopeOf('one'), cgroup);
+    await assertScopeGone(scopeOf('one'), cgroup);
   });
 });

@@ -8,9 +8,8 @@ import { requires } from '../../support/lanes.js';
 import { Podman } from '../../support/podman.js';
 import { readOrEmpty } from '../../support/processes.js';
 import { mustRun } from '../../support/run.js';
-import { property } from '../../support/systemd.js';
+import { assertScopeGone, property } from '../../support/systemd.js';
 import { useTestBed } from '../../support/test-bed.js';
-import { waitFor } from '../../support/wait.js';
 
 /** What is the container's own, not of one start of it. */
 const lasting = [
@@ -73,14 +72,7 @@ describe("podman in systemd's scopes", function () {
 
   /** Neither systemd nor a hierarchy knows anything of them any more. */
   async function assertGone(...scopes: readonly string[]): Promise<void> {
-    for (const scope of scopes) {
-      await waitFor(
-        `${scope} to go`,
-        async () => ((await property('LoadState', scope)) === 'not-found' ? true : undefined),
-        { seen: () => processesIn(`/machine.slice/${scope}`).join(' ') },
-      );
-      assert.deepEqual(cgroupDirectories(`/machine.slice/${scope}`), []);
-    }
+    for (const scope of scopes) await assertScopeGone(scope, `/machine.slice/${scope}`);
   }
 
   const limits = (): string[] => [

@@ -1,0 +1,78 @@
+// containerd's CRI with SystemdCgroup = true, as Kubernetes has it where systemd
+// runs: the scope of a container, from CreateContainer to RemoveContainer.
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import { boxImage, Containerd, countingInside } from '../../support/containerd.js';
+import { hasController } from '../../support/cgroups.js';
+import { Cri } from '../../support/cri.js';
+import { CriPods, criConfiguration, criSlice } from '../../support/cri-pods.js';
+import { requires } from '../../support/lanes.js';
+import { makeLayout } from '../../support/oci-layout.js';
+import { Registry } from '../../support/registry.js';
+import { makeRootfs } from '../../support/rootfs.js';
+import { assertScopeGone, assertScopeHolds, property } from '../../support/systemd.js';
+import { useTestBed } from '../../support/test-bed.js';
+import { readOrEmpty } from '../../support/processes.js';
+
+const scopeOf = (id: string): string => `cri-containerd-${id}.scope`;
+
+describe("containers of containerd's CRI in systemd's scopes", function () {
+  this.timeout(300_000);
+  const bed = useTestBed();
+  let containerd: Containerd;
+  let cri: Cri;
+  let pods: CriPods;
+
+  beforeEach(async function () {
+    requires(this, 'root', 'built', 'daemons', 'systemd');
+    containerd = await Containerd.open({ namespace: 'k8s.io', cri: criConfiguration(join(bed.directory, 'hosts')) });
+    const opened = containerd;
+    bed.onClose(() => opened.close());
+    const client = new Cri(containerd.socket);
+    bed.onClose(async () => client.close());
+    cri = client;
+    pods = new CriPods(bed, containerd, cri);
+    if (hasController('cpu')) return;
+    const refusal = await pods.refusalOfPods();
+    if (refusal === undefined) return;
+    console.log(`      skipped: no CPU controller is here, and containerd says: ${refusal}`);
+    this.skip();
+  });
+
+  /** It counts, and its scope holds it. */
+  async function assertHeld(id: string): Promise<void> {
+    await pods.countsOn(id);
+    const cgroup = await property('ControlGroup', scopeOf(id));
+    const hostPid = Number((await containerd.must('--namespace', 'k8s.io', 'task', 'ls')).match(pidOf(id))?.[1]);
+    assert.match(readOrEmpty(`/proc/${hostPid}/cgroup`), new RegExp(`:${cgroup}$`, 'm'));
+    await assertScopeHolds(scopeOf(id), hostPid, criSlice);
+  }
+
+  const pidOf = (id: string): RegExp => new RegExp(`^${id} +(\\d+) `, 'm');
+
+  it('are held after CheckpointContainer and after a restore from the archive, and by none when they are removed', async () => {
+    const registry = await Registry.open();
+    bed.onClose(() => registry.close());
+    const rootfs = join(bed.directory, 'box');
+    await makeRootfs('busybox', rootfs);
+    await makeLayout(rootfs, 'box', join(bed.directory, 'layout'));
+    const base = registry.add('box', '1', join(bed.directory, 'layout'));
+    await cri.call('PullImage', { image: { image: base } });
+    assert.notEqual(base, boxImage);
+    let id = await pods.startCounter(countingInside, base);
+    for (const round of [1, 2]) {
+      await assertHeld(id);
+      const location = join(bed.directory, `${round}.tar`);
+      await cri.call('CheckpointContainer', { container_id: id, location, timeout: 30 });
+      await assertHeld(id);
+      const cgroup = await property('ControlGroup', scopeOf(id));
+      await pods.remove(id);
+      await assertScopeGone(scopeOf(id), cgroup);
+      id = await pods.startContainer(await pods.startPod(`again${round}`), location);
+    }
+    await assertHeld(id);
+    const cgroup = await property('ControlGroup', scopeOf(id));
+    await pods.remove(id);
+    await assertScopeGone(scopeOf(id), cgroup);
+  });
+});
