@@ -2,7 +2,7 @@
 // directory: it freezes a container before it has it checkpointed. And what
 // managers ask a runtime before they use it.
 import assert from 'node:assert/strict';
-import { closeSync, mkdirSync, openSync, readFileSync, readdirSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Container } from '../support/container.js';
 import { requires } from '../support/lanes.js';
@@ -33,13 +33,16 @@ describe("CRI-O's command lines", () => {
     assert.match((await mustRun(stasisProgram, ['checkpoint', '--help'], { env: environment, cwd: '/' })).stdout, /./);
     const images = join(user, 'checkpoint');
     const paths = ['--image-path', images, '--work-path', user];
+    const log = prepareLog(join(user, 'dump.log'));
     await command(container, ['checkpoint', '--file-locks', ...paths, '--leave-running', id]);
+    log.assertUsed();
     // CRI-O resumes what says that it is paused, and nothing else.
     assert.equal(await status(container), 'paused');
     await command(container, ['resume', id]);
     assert.equal(await status(container), 'running');
     assert.ok(readdirSync(images, { withFileTypes: true }).every((entry) => entry.isFile()));
     assert.ok(readdirSync(images).includes('inventory.img'));
+    assert.ok(!readdirSync(images).includes('core-99.img'));
     for (const name of ['dump.log', 'stats-dump']) assert.ok(readdirSync(user).includes(name), `${name} is missing`);
   }
 
@@ -47,15 +50,18 @@ describe("CRI-O's command lines", () => {
     const { bundle, id } = container;
     // conmon gives it the pipes of the container's log; here it is the file that takes the container's output.
     const output = openSync(container.outputFile, 'a');
+    const log = prepareLog(join(bundle, 'restore.log'));
     try {
       const words = ['--bundle', bundle, '--pid-file', join(bundle, 'pidfile'), '--detach'];
       const paths = ['--image-path', join(user, 'checkpoint'), '--work-path', bundle];
-      return await run(stasisProgram, [`--root=${container.stateRoot}`, 'restore', ...words, ...paths, id], {
+      const result = await run(stasisProgram, [`--root=${container.stateRoot}`, 'restore', ...words, ...paths, id], {
         cwd: bundle,
         env: { ...environment, _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4' },
         stdout: output,
         stderr: output,
       });
+      log.assertUsed();
+      return result;
     } finally {
       closeSync(output);
     }
@@ -66,6 +72,9 @@ describe("CRI-O's command lines", () => {
     const container = await bed.start({ args: counter });
     const user = join(bed.directory, 'userdata');
     mkdirSync(user);
+    // runc makes it like this; root needs no right to search.
+    mkdirSync(join(user, 'checkpoint'), { mode: 0o600 });
+    writeFileSync(join(user, 'checkpoint/core-99.img'), 'of an older checkpoint');
     await container.waitForOutput(/^3$/m);
     for (let round = 0; round < 2; round += 1) {
       await checkpoint(container, user);
@@ -144,6 +153,19 @@ describe('what managers ask a runtime', () => {
     assert.match(features.stderr, /^cannot find the base runtime: STASIS_RUNTIME names "\/nowhere\/runc"/m);
   });
 });
+
+/** Managers make the logs themselves, with a security label: what has it must stay. */
+function prepareLog(path: string): { assertUsed(): void } {
+  writeFileSync(path, '', { mode: 0o600 });
+  const before = statSync(path).ino;
+  return {
+    assertUsed: () => {
+      const { ino, mode, size } = statSync(path);
+      assert.deepEqual([ino, mode & 0o777], [before, 0o600], `${path} is another file`);
+      assert.ok(size > 0, `${path} is empty`);
+    },
+  };
+}
 
 function lines(container: Container): number[] {
   return container.output().split('\n').filter(Boolean).map(Number);

@@ -1,9 +1,12 @@
 // docker, unmodified and experimental, with stasis as its runtime: what its
 // users type.
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { Docker } from '../support/docker.js';
 import { counter } from '../support/podman.js';
 import { openFor } from '../support/daemon.js';
+import { stasisProgram } from '../support/paths.js';
+import { mustRun } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -56,6 +59,20 @@ describe('docker', () => {
     await docker.must('stop', 'web');
     assert.equal(await docker.inspect('web', '{{.State.ExitCode}}'), '7');
     await docker.must('rm', 'web');
+  });
+
+  it('keeps checkpoints in another directory, which docker itself starts none from', async () => {
+    await start('web');
+    await docker.count('web');
+    const elsewhere = ['--checkpoint-dir', join(docker.directory, 'elsewhere')];
+    await docker.must('checkpoint', 'create', '--leave-running', ...elsewhere, 'web', 'one');
+    assert.match(await docker.must('checkpoint', 'ls', ...elsewhere, 'web'), /^one$/m);
+    await mustRun(stasisProgram, ['inspect', join(docker.directory, 'elsewhere/one')]);
+    await docker.must('stop', '--time', '0', 'web');
+    const { exitCode, stderr } = await docker.run('start', '--checkpoint', 'one', ...elsewhere, 'web');
+    // Should docker learn it: docs/managers.md says that it cannot.
+    assert.notEqual(exitCode, 0);
+    assert.match(stderr, /^Error response from daemon: custom checkpointdir is not supported$/m);
   });
 
   it('carries a terminal', async () => {

@@ -49,6 +49,15 @@ describe('archives', () => {
         /Checkpoint size/i,
       ])
         assert.match(all, section);
+      const [described] = JSON.parse(
+        (await mustRun(peers.checkpointctl, ['inspect', '--all', '--format', 'json', packed])).stdout,
+      ) as Record<string, unknown>[];
+      assert.equal(described!['container_name'], 'c1');
+      for (const part of ['process_tree', 'file_descriptors', 'mounts', 'checkpoint_size', 'statistics'])
+        assert.ok(described![part] !== undefined, `${part} is missing`);
+      // By the name that the kubelet gives it.
+      await mustRun('cp', [packed, join(bed.directory, 'checkpoint-pod_default-c1.tar')]);
+      assert.match((await mustRun(peers.checkpointctl, ['list', bed.directory])).stdout, /\bc1\b/);
       const memory = (await mustRun(peers.checkpointctl, ['memparse', packed])).stdout;
       assert.match(memory, /\bsh\b/);
       const found = await mustRun(peers.checkpointctl, ['memparse', '--pid', '1', '--search', 'stasis-needle', packed]);

@@ -17,15 +17,23 @@ import { countOn, waitFor } from './wait.js';
 /** Where hack/managers installs stasis. */
 export const installedPrefix = join(managersDirectory, 'stasis');
 
+/** Lines of containers.conf, by section. */
+export interface PodmanSettings {
+  readonly containers?: readonly string[];
+  readonly engine?: readonly string[];
+}
+
 // Its defaults raise hard limits, which a root without CAP_SYS_RESOURCE cannot do.
-function configuration(set: PodmanSet): string {
+function configuration(set: PodmanSet, settings: PodmanSettings = {}): string {
   const lines = [
     '[containers]',
+    ...(settings.containers ?? []),
     'default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]',
     'log_driver = "k8s-file"',
     // A default limit needs the controller for it.
     ...(hasController('pids') ? [] : ['pids_limit = 0']),
     '[engine]',
+    ...(settings.engine ?? []),
     `cgroup_manager = "${managersUseSystemd() ? 'systemd' : 'cgroupfs'}"`,
     'events_logger = "file"',
     `conmon_path = ["${set.conmon}"]`,
@@ -91,9 +99,9 @@ export class Podman {
     const layers = `lowerdir=${systemConfiguration},upperdir=${over}/upper,workdir=${over}/work`;
     await mustRun('mount', ['-t', 'overlay', '-o', layers, 'overlay', systemConfiguration]);
     this.#systemMounts.unshift(systemConfiguration);
+    const engine = ['runtime = "stasis"', 'runtime_supports_json = ["stasis", "crun", "runc"]'];
     const runtimes = `[engine.runtimes]\nstasis = ["${join(installedPrefix, 'bin/stasis')}"]\n`;
-    const engine = '[engine]\nruntime = "stasis"\nruntime_supports_json = ["stasis", "crun", "runc"]\n';
-    const text = configuration(this.set).replace('[engine]\n', engine) + runtimes;
+    const text = configuration(this.set, { engine }) + runtimes;
     writeFileSync(join(systemConfiguration, 'containers.conf'), text);
   }
 
@@ -101,13 +109,14 @@ export class Podman {
   static async open(
     directory: string,
     programs: string | { readonly runtime: string; readonly criuDirectory: string } = 'bin/stasis',
+    settings: PodmanSettings = {},
   ): Promise<Podman> {
     const podman =
       typeof programs === 'string'
         ? new Podman(directory, join(installedPrefix, programs), join(installedPrefix, 'bin'))
         : new Podman(directory, programs.runtime, programs.criuDirectory);
     mkdirSync(directory, { recursive: true });
-    writeFileSync(join(directory, 'containers.conf'), configuration(podman.set));
+    writeFileSync(join(directory, 'containers.conf'), configuration(podman.set, settings));
     await podman.#importBox();
     return podman;
   }
