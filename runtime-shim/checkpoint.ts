@@ -1,5 +1,6 @@
 // THE checkpoint sequence: freeze and capture, encode, commit the images, and
 // only then end the target. What a step does in detail is elsewhere.
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { encodeImages, encodePageMaps, encodeStats, preDumpInventory, type EncodeOptions } from './engine/index.js';
 import {
@@ -9,10 +10,12 @@ import {
   openContainer,
   readCgroupLayout,
   removeContainer,
+  type RuntimeFamily,
 } from './container/index.js';
 import { refuseObjections, type CheckpointOptions, type CheckpointResult } from './checkpoint-request.js';
 import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from './checkpoint-steps.js';
 import { CoreSession, LogFile, timingLine } from './core-session.js';
+import { criuConfigurationOf } from './criu-configuration.js';
 import { archiveContainer, type ContainerArchive } from './container-archive.js';
 import { awaitLazyPages } from './lazy-pages.js';
 import { ImageOutput } from './image-output.js';
@@ -36,35 +39,50 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
   const goal = `checkpoint container ${JSON.stringify(request.id)}`;
   await awaitLazyPages(goal, join(request.root, request.id));
   const externals = checkpointExternals(state, request.root, readCgroupLayout());
+  const configured = criuConfigurationOf(state.annotations, familyOf(request));
 
   using archive = request.archive === undefined ? undefined : archiveContainer(request.archive, container, request);
-  const result = await checkpointTree(request, {
-    ...(archive === undefined ? {} : { output: archive }),
-    goal,
-    capture: {
-      rootHostPid: state.initHostPid,
-      rootStartTicks: state.initStartTicks,
-      cgroupDirectories: cgroupDirectoriesOf(state.cgroupPaths),
-      freezerFile: container.freezer?.file ?? '',
-      foundPaused: container.status === 'paused',
-      tmpfsMountPoints: liveTmpfsMounts(state.initHostPid, externals.mounts),
+  const encode = {
+    shellJob: configured.shell_job ?? request.encode.shellJob,
+    fileLocks: configured.file_locks ?? request.encode.fileLocks,
+    tcpEstablished: configured.tcp_established ?? request.encode.tcpEstablished,
+    externalUnixSockets: configured.ext_unix_sk ?? request.encode.externalUnixSockets,
+  };
+  const result = await checkpointTree(
+    { ...request, encode },
+    {
+      ...(archive === undefined ? {} : { output: archive }),
+      goal,
+      capture: {
+        rootHostPid: state.initHostPid,
+        rootStartTicks: state.initStartTicks,
+        cgroupDirectories: cgroupDirectoriesOf(state.cgroupPaths),
+        freezerFile: container.freezer?.file ?? '',
+        foundPaused: container.status === 'paused',
+        tmpfsMountPoints: liveTmpfsMounts(state.initHostPid, externals.mounts),
+      },
+      encode: {
+        externalMounts: externals.mounts,
+        externalFiles: externals.files,
+        externalNamespaces: externals.namespaces,
+        emptyNetNamespace: true,
+        rootfs: state.rootfs,
+        cgroupPaths: state.cgroupPaths,
+      },
+      files: [{ name: 'descriptors.json', bytes: Buffer.from(JSON.stringify(state.externalDescriptors)) }],
     },
-    encode: {
-      externalMounts: externals.mounts,
-      externalFiles: externals.files,
-      externalNamespaces: externals.namespaces,
-      emptyNetNamespace: true,
-      rootfs: state.rootfs,
-      cgroupPaths: state.cgroupPaths,
-    },
-    files: [{ name: 'descriptors.json', bytes: Buffer.from(JSON.stringify(state.externalDescriptors)) }],
-  });
+  );
   if (base !== undefined) {
     // A frozen cgroup without processes still counts as "paused", which cannot be deleted.
     container.freezer?.thaw();
     await removeContainer(base, request.root, container);
   }
   return result;
+}
+
+/** By the file that it keeps a container's state in. */
+function familyOf({ root, id }: ContainerCheckpoint): RuntimeFamily {
+  return existsSync(join(root, id, 'state.json')) ? 'runc' : 'crun';
 }
 
 export interface TreeCheckpoint {

@@ -14,6 +14,7 @@ import {
   refuseCrunOnVersion1,
 } from './container/index.js';
 import { LogFile, timingLine } from './core-session.js';
+import { criuConfigurationOf } from './criu-configuration.js';
 import { collectClaims, emptyDirectoryKeys } from './image-claims.js';
 import { ImageInput } from './image-input.js';
 import { refuseObjections } from './checkpoint-request.js';
@@ -51,6 +52,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
   const layout = readCgroupLayout();
   const version = await answer;
   if (version.family === 'crun') refuseCrunOnVersion1(`cannot ${goal}`);
+  const configured = criuConfigurationOf(bundle.spec.annotations, version.family);
   const request = { ...asked, root: asked.root ?? defaultStateRoot(version.family, process.env) };
   const scope = scopeOfContainer(version.family, bundle, request);
   const place = placeOfCgroup(version.family, bundle, request.id, scope);
@@ -75,7 +77,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     rootfs: bundle.rootfs,
     yardDirectory: NewContainer.yardOf(request),
     emptyNetNamespace: true,
-    shellJob: request.shellJob,
+    shellJob: configured.shell_job ?? request.shellJob,
     kernel,
   } satisfies CompileOptions);
   refuseObjections(goal, compiled.objections);

@@ -2,11 +2,12 @@
 // dump, pre-dump and restore. Every option that is not built is refused by name.
 import { writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { defaultCriuConfiguration, readCriuConfiguration } from '../../runtime-shim/criu-configuration.js';
 import { fileError } from '../../runtime-shim/errors/index.js';
 import { becomeSubreaper, stayWith } from '../../runtime-shim/foreground.js';
 import { checkHost } from '../../runtime-shim/host-check.js';
 import { dump } from '../../runtime-shim/rpc/dump.js';
-import { completeOptions } from '../../runtime-shim/rpc/packets.js';
+import { completeOptions, type RpcOptions } from '../../runtime-shim/rpc/packets.js';
 import { restore } from '../../runtime-shim/rpc/restore.js';
 import { criuVersion, serve } from '../../runtime-shim/rpc/service.js';
 import { usage } from '../arguments.js';
@@ -60,7 +61,7 @@ export async function main(words: readonly string[]): Promise<number> {
 async function dumpTree(line: CommandLine, action: 'dump' | 'pre-dump', signal: AbortSignal): Promise<number> {
   if (line.options.pid === undefined) throw usage(`cannot ${action}: --tree must name a pid`, 'give -t PID');
   requireRoot(`${action} pid ${line.options.pid}`);
-  await dump(completeOptions(line.options), directoriesOf(line.around, `${action}.log`), noNotify, {
+  await dump(optionsOf(line), directoriesOf(line.around, `${action}.log`), noNotify, {
     preDump: action === 'pre-dump',
     // A bare tree brings back its streams, or says that it cannot; a runtime gives a container new ones.
     ownStreams: true,
@@ -74,11 +75,20 @@ async function restoreTree(line: CommandLine, signal: AbortSignal): Promise<numb
   const { around } = line;
   if (!around.detached) becomeSubreaper();
   const directories = directoriesOf(around, 'restore.log');
-  const hostPid = await restore(completeOptions(line.options), directories, noNotify, {
+  const hostPid = await restore(optionsOf(line), directories, noNotify, {
     signal,
     ...(around.pidFile === undefined ? {} : { parked: writePidFile(resolve(directories.workPath, around.pidFile)) }),
   });
   return around.detached ? 0 : await stayWith(hostPid);
+}
+
+/** The command line counts more than configuration files. */
+function optionsOf({ options, around }: CommandLine): RpcOptions {
+  const configured =
+    around.configuration === undefined
+      ? defaultCriuConfiguration(process.env)
+      : readCriuConfiguration(around.configuration);
+  return completeOptions({ ...configured, ...options });
 }
 
 /** While nothing runs yet: if it cannot be written, nothing has been restored. */

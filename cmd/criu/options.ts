@@ -16,6 +16,8 @@ interface Surroundings {
   logFile?: string;
   pidFile?: string;
   detached: boolean;
+  /** Configuration file in place of the usual ones, "" for none; undefined: those. */
+  configuration?: string;
   features: string[];
   help: boolean;
   version: boolean;
@@ -232,7 +234,17 @@ const table: readonly Option[] = [
   known('all', 'check: accepted, everything is checked'),
   known('extra', 'check: accepted, everything is checked'),
   known('experimental', 'check: accepted, everything is checked'),
-  known('no-default-config', 'accepted: there are no configuration files'),
+  {
+    name: 'config',
+    value: 'FILE',
+    describe: "options from this file, and not from the system's and the user's own",
+    apply: (_draft, value, around) => void (around.configuration = value),
+  },
+  {
+    name: 'no-default-config',
+    describe: 'read no configuration files',
+    apply: (_draft, _value, around) => void (around.configuration = ''),
+  },
   known('evasive-devices', 'accepted: devices are found by their numbers'),
   known('skip-in-flight', 'accepted: connections that nobody has accepted yet are not carried'),
   known('network-lock', 'accepted: what locks the network is chosen here', { value: 'METHOD' }),

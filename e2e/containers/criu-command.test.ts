@@ -58,6 +58,34 @@ describe("CRIU's command line", () => {
     await tree.countsOn();
   });
 
+  it('reads configuration files, each of which counts less than what comes after it', async function () {
+    requires(this, 'root', 'built');
+    const tree = await Tree.start(bed, { ownSession: false });
+    const at = ['-D', images('images')];
+    await mustRun(criuProgram, ['dump', '-t', String(tree.pid), ...at]);
+    await tree.isGone();
+    mkdirSync(join(bed.directory, '.criu'));
+    const [own, other] = [join(bed.directory, '.criu/default.conf'), join(bed.directory, 'other.conf')];
+    const restore = async (words: readonly string[], file = ''): Promise<CommandResult> =>
+      await run(criuProgram, ['restore', '-d', ...at, ...words], {
+        env: { PATH: process.env['PATH'] ?? '', HOME: bed.directory, CRIU_CONFIG_FILE: file },
+      });
+    writeFileSync(own, 'shell-job\n');
+    writeFileSync(other, 'no-shell-job\n');
+    for (const refused of [
+      await restore(['--no-default-config']),
+      await restore(['--config', other]),
+      await restore(['--no-shell-job']),
+      await restore([], other),
+    ]) {
+      assert.equal(refused.exitCode, 1);
+      assert.match(lastLine(refused), /session/);
+    }
+    const restored = await restore([]);
+    assert.equal(restored.exitCode, 0, restored.stderr);
+    await tree.countsOn();
+  });
+
   it('says in one sentence what it cannot do, and the tree runs on', async function () {
     requires(this, 'root', 'built');
     const tree = await Tree.start(bed);

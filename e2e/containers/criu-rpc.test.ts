@@ -1,7 +1,7 @@
 // CRIU's remote procedure calls, message by message: what go-criu, libcriu and
 // runc rely on without saying so.
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { talk } from '../support/criu-rpc.js';
 import { requires } from '../support/lanes.js';
 import { isAlive, processState } from '../support/processes.js';
@@ -145,6 +145,25 @@ describe('criu swrk, message by message', () => {
       assert.equal(tree.output(), before, 'it has run');
     }
     assert.equal((await talk([{ type: 'RESTORE', opts }])).exitStatus, 0);
+    await tree.countsOn();
+  });
+
+  it('reads the configuration file that a runtime names, whose options win', async () => {
+    const tree = await Tree.start(bed, { ownSession: false });
+    const file = `${bed.directory}/runc.conf`;
+    const opts = { images_dir_fd: images('images'), pid: tree.pid, config_file: file };
+    writeFileSync(file, 'verbosity 4\nlazy-pages # not here\n');
+    const [refused] = (await talk([{ type: 'DUMP', opts }])).answers;
+    assert.equal(refused?.cr_errno, 56);
+    assert.match(refused.cr_errmsg!, /^cannot use CRIU's configuration \S+: line 2: lazy-pages is not built/);
+    await tree.countsOn();
+    writeFileSync(file, 'shell-job\n');
+    assert.equal((await talk([{ type: 'DUMP', opts }])).exitStatus, 0);
+    await tree.isGone();
+    const restore = { images_dir_fd: images('images'), shell_job: false };
+    assert.match((await talk([{ type: 'RESTORE', opts: restore }])).answers[0]!.cr_errmsg!, /session/);
+    const restored = await talk([{ type: 'RESTORE', opts: { ...restore, config_file: file } }]);
+    assert.equal(restored.exitStatus, 0, restored.answers[0]?.cr_errmsg);
     await tree.countsOn();
   });
 });

@@ -149,6 +149,31 @@ describe('the life of a container', () => {
     assert.deepEqual(await facts(), before);
   });
 
+  it('is led by the configuration file that its annotation names for CRIU, at checkpoint and restore', async () => {
+    const file = join(bed.directory, 'criu.conf');
+    const container = await bed.start({
+      args: counter,
+      adjust: (spec) => void (spec.annotations = { 'org.criu.config': file }),
+    });
+    await container.waitForOutput(/\d/);
+    writeFileSync(file, 'auto-dedup\n');
+    const sentence = `cannot use CRIU's configuration ${file}: line 1: auto-dedup is not built; take that line out`;
+    const refused = await container.stasis(container.checkpointArgs(container.imagesDirectory()));
+    assert.equal(refused.exitCode, 1);
+    assert.equal(lastLine(refused.stderr), sentence);
+    container.assertUntouched();
+    writeFileSync(file, 'tcp-established\nfile-locks # for all\n');
+    await container.checkpoint();
+    writeFileSync(file, 'auto-dedup\n');
+    const again = await container.runDetached(container.restoreArgs(container.imagesDirectory()));
+    assert.equal(lastLine(again.stderr), sentence);
+    assert.equal(container.hasStateDirectory(), false);
+    // As for CRIU: a file that is not there says nothing.
+    rmSync(file);
+    await container.restore();
+    await container.cycle();
+  });
+
   it('gives the exit status of a container that was restored in the foreground', async () => {
     const container = await bed.start({ args: counter });
     await container.waitForOutput(/^3$/m);

@@ -20,12 +20,12 @@ export class Tree {
     this.#file = file;
   }
 
-  /** Counts already; it has gone when the test has ended. */
-  static async start(bed: TestBed): Promise<Tree> {
+  /** Counts already; it has gone when the test has ended. `ownSession`: or it is in ours, as what a shell starts is. */
+  static async start(bed: TestBed, { ownSession = true } = {}): Promise<Tree> {
     const path = join(bed.directory, 'output');
     const file = openSync(path, 'a');
     const child = spawn('/usr/bin/perl', ['-e', counter], {
-      detached: true,
+      detached: ownSession,
       stdio: ['ignore', file, file],
       cwd: bed.directory,
       env: {},
@@ -35,7 +35,7 @@ export class Tree {
     const tree = new Tree(child.pid, path);
     bed.onClose(async () => {
       try {
-        process.kill(-tree.pid, 'SIGKILL');
+        process.kill(tree.pid, 'SIGKILL');
       } catch {
         // It has gone.
       }

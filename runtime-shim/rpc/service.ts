@@ -2,6 +2,7 @@
 // What is not built is answered as a failure with a sentence, not by silence.
 import { criu_req_type } from '../../oci-spec/images/messages.js';
 import { LogFile } from '../core-session.js';
+import { defaultCriuConfiguration, readCriuConfiguration } from '../criu-configuration.js';
 import { StasisError } from '../errors/index.js';
 import { checkHost } from '../host-check.js';
 import { dump } from './dump.js';
@@ -97,12 +98,18 @@ async function work(request: RpcRequest, socket: RpcSocket, act: Work): Promise<
     directories = directoriesOf(opts, socket.clientHostPid);
     // Clients of a dump may do without scripts, those of a restore as well.
     const notify: Notify = (script, about) => opts.notify_scripts === true && socket.notify(script, about);
-    return { type, success: true, ...(await act(opts, directories, notify)) };
+    return { type, success: true, ...(await act(configured(opts), directories, notify)) };
   } catch (error) {
     const response = failure(type, error);
     if (directories !== undefined) writeToLog(directories, response.cr_errmsg ?? '');
     return response;
   }
+}
+
+/** What is said in the request counts more than the files that are read always, and less than the one that it names. */
+function configured(options: RpcOptions): RpcOptions {
+  const said = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as RpcOptions;
+  return { ...defaultCriuConfiguration(process.env), ...said, ...readCriuConfiguration(options.config_file ?? '') };
 }
 
 function failure(type: number, error: unknown): RpcResponse {
@@ -122,10 +129,17 @@ function failure(type: number, error: unknown): RpcResponse {
 
 /** 0: none that clients know. */
 function errnoOf(error: unknown): number {
-  if (error instanceof BadRequest) return EBADRQC;
   if (!(error instanceof StasisError)) return 0;
-  if (error.code === 'TASK_GONE') return ESRCH;
-  return error.code === 'PID_TAKEN' ? EEXIST : 0;
+  switch (error.code) {
+    case 'OPTION_NOT_BUILT':
+      return EBADRQC;
+    case 'TASK_GONE':
+      return ESRCH;
+    case 'PID_TAKEN':
+      return EEXIST;
+    default:
+      return 0;
+  }
 }
 
 /** Runtimes quote the lines of the log that have this word: runc with anything after it, crun with a space. */
