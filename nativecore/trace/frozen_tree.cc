@@ -40,6 +40,10 @@ bool wait_for_sigchld(uint64_t patience_ns) {
   return ::sigtimedwait(&set, nullptr, &patience) == SIGCHLD;
 }
 
+// Whatever else a thread stops for takes back an interrupt that is pending
+// (Linux: ptrace_stop() clears JOBCTL_TRAP_STOP), so it is asked for once more.
+void interrupt_again(pid_t host_tid) { try_ptrace(PTRACE_INTERRUPT, host_tid, 0, 0); }
+
 }  // namespace
 
 void prepare_signal_waiting() {
@@ -340,7 +344,8 @@ void FrozenTree::on_status(pid_t host_tid, int status) {
       uint64_t newborn = 0;
       const bool known = try_ptrace(PTRACE_GETEVENTMSG, host_tid, 0, reinterpret_cast<uint64_t>(&newborn)) == 0;
       if (known && newborn) add_newborn(static_cast<pid_t>(newborn), stop_event(status) == PTRACE_EVENT_VFORK);
-      // On to the interrupt that is pending: the system call returns first.
+      // On to the next stop: the system call returns first.
+      interrupt_again(host_tid);
       try_ptrace(PTRACE_CONT, host_tid, 0, 0);
       return;
     }
@@ -351,13 +356,14 @@ void FrozenTree::on_status(pid_t host_tid, int status) {
         if (other != host_tid) remove_thread(other);
       }
       find_thread(host_tid)->vfork_child = false;
-      try_ptrace(PTRACE_INTERRUPT, host_tid, 0, 0);
+      interrupt_again(host_tid);
       try_ptrace(PTRACE_CONT, host_tid, 0, 0);
       return;
     }
     default:
       // Signal-delivery-stop: the signal has been taken off the queue, so it is
       // handed on; the handler's frame is set up, then the interrupt stops it.
+      interrupt_again(host_tid);
       try_ptrace(PTRACE_CONT, host_tid, 0, static_cast<uint64_t>(WSTOPSIG(status)));
       return;
   }
@@ -415,6 +421,7 @@ void FrozenTree::interrupt(const std::vector<TracedThread*>& threads, const Dead
       if (stop_event(status) == PTRACE_EVENT_STOP) break;
       // All signals are blocked while foreign code runs, but SIGSTOP cannot be.
       if (stop_event(status) == 0 && WSTOPSIG(status) == SIGSTOP) thread->deferred_signal = SIGSTOP;
+      interrupt_again(thread->host_tid);
       checked_ptrace(PTRACE_CONT, thread->host_tid, 0, 0);
     }
     thread->stopped = true;
