@@ -40,7 +40,7 @@ const lazyCheckpoint =
 const shared: readonly RuntimeOption[] = [
   { name: 'image-path', type: 'string', describe: 'directory of the images (default "<cwd>/checkpoint")' },
   { name: 'work-path', type: 'string', describe: 'directory of log and statistics (default: that of the images)' },
-  { name: 'tcp-established', type: 'boolean', describe: 'allow established TCP connections' },
+  { name: 'tcp-established', type: 'boolean', describe: 'carry TCP connections to outside' },
   { name: 'ext-unix-sk', type: 'boolean', describe: 'allow unix sockets with a peer outside' },
   { name: 'shell-job', type: 'boolean', describe: 'allow a session that belongs to a shell outside' },
   { name: 'file-locks', type: 'boolean', describe: 'allow file locks' },
@@ -137,7 +137,7 @@ export const restoreOptions: readonly RuntimeOption[] = [
   {
     name: 'tcp-close',
     type: 'boolean',
-    describe: "accepted for conmon's sake: established connections are not carried",
+    describe: 'TCP connections are restored as closed ones',
   },
   {
     name: 'lsm-profile',

@@ -1,5 +1,6 @@
 // What a checkpoint is asked for and what it answers.
 import type { Timing } from '../nativecore/index.js';
+import type { TcpRule } from '../oci-spec/tcp-rule.js';
 import type { EncodedImages, EncodeOptions } from './engine/index.js';
 import type { ArchiveTarget } from './archive-output.js';
 import { StasisError, type Degradation } from './errors/index.js';
@@ -42,7 +43,9 @@ export interface CheckpointOptions {
   /** How long the target may be frozen until everything but memory is read. */
   readonly deadlineMs: number;
   readonly tmpfsLimitBytes: bigint;
-  readonly encode: Pick<EncodeOptions, 'shellJob' | 'fileLocks' | 'tcpEstablished' | 'externalUnixSockets'>;
+  readonly encode: Pick<EncodeOptions, 'shellJob' | 'fileLocks' | 'externalUnixSockets'>;
+  /** What an option says of TCP connections; undefined: the container's annotation says it. */
+  readonly tcp?: TcpRule | undefined;
   readonly signal?: AbortSignal;
   /** Told seldom, and at the end of each part that it is told of. Images in a directory only. */
   readonly onProgress?: OnProgress | undefined;

@@ -2,7 +2,14 @@
 // only then end the target. What a step does in detail is elsewhere.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { encodeImages, encodePageMaps, encodeStats, preDumpInventory, type EncodeOptions } from './engine/index.js';
+import {
+  connectionLockName,
+  encodeImages,
+  encodePageMaps,
+  encodeStats,
+  preDumpInventory,
+  type EncodeOptions,
+} from './engine/index.js';
 import {
   checkpointExternals,
   copyOnWriteBytes,
@@ -22,6 +29,8 @@ import { ImageOutput } from './image-output.js';
 import { comparisonRemark, newTrackingToken, openParent, trackingFile } from './incremental.js';
 import { PhaseClock } from './phase-clock.js';
 import { timingsFile } from './timings-file.js';
+import type { TcpRule } from '../oci-spec/tcp-rule.js';
+import { configuredTcpRule, connectionsOf, decideTcpRule, newConnectionLock } from './tcp-rule.js';
 import type { StasisError } from './errors/index.js';
 import type { Capture, CaptureRequest, PageRun } from '../nativecore/index.js';
 
@@ -45,7 +54,6 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
   const encode = {
     shellJob: configured.shell_job ?? request.encode.shellJob,
     fileLocks: configured.file_locks ?? request.encode.fileLocks,
-    tcpEstablished: configured.tcp_established ?? request.encode.tcpEstablished,
     externalUnixSockets: configured.ext_unix_sk ?? request.encode.externalUnixSockets,
   };
   const result = await checkpointTree(
@@ -69,6 +77,7 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
         rootfs: state.rootfs,
         cgroupPaths: state.cgroupPaths,
       },
+      tcp: decideTcpRule(goal, configuredTcpRule(configured) ?? request.tcp, state.annotations),
       files: [{ name: 'descriptors.json', bytes: Buffer.from(JSON.stringify(state.externalDescriptors)) }],
     },
   );
@@ -95,6 +104,8 @@ export interface TreeCheckpoint {
     EncodeOptions,
     'externalMounts' | 'externalFiles' | 'externalNamespaces' | 'emptyNetNamespace' | 'rootfs' | 'cgroupPaths'
   >;
+  /** What is done with TCP connections whose other end is not in the tree. */
+  readonly tcp: TcpRule;
   /** Files beside the images. */
   readonly files: readonly { readonly name: string; readonly bytes: Uint8Array }[];
   /** The images are complete, and the tree has not been ended: a failure here leaves it running. */
@@ -126,6 +137,7 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
     onProgress: request.onProgress,
   });
   clock.enter('capture');
+  const connectionLock = request.leaveRunning || tree.tcp !== 'established' ? '' : newConnectionLock();
 
   core.send({
     capture: {
@@ -146,13 +158,21 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
       parentTasks: [...(parent?.pages.tasks ?? [])],
       parentObjects: [...(parent?.pages.objects ?? [])],
       preDump,
+      connections: connectionsOf[preDump ? 'close' : tree.tcp],
+      connectionLock: connectionLock === '' ? '' : connectionLockName(connectionLock),
     },
   });
   const capture: Capture = await core.receive('captured');
   log.write([...capture.log, ...capture.remarks]);
   clock.enter('encode');
   // While the core writes pages: what cannot be carried must be known before anything is committed.
-  const encoded = encodeImages(capture, { ...request.encode, ...tree.encode, leaveRunning: request.leaveRunning });
+  const encoded = encodeImages(capture, {
+    ...request.encode,
+    ...tree.encode,
+    leaveRunning: request.leaveRunning,
+    tcp: tree.tcp,
+    connectionLock,
+  });
   if (!preDump) refuseObjections(tree.goal, encoded.objections);
   for (const file of preDump ? [] : [...encoded.files, ...tree.files]) output.write(file);
   if (trackingToken !== '') output.write(trackingFile(trackingToken));

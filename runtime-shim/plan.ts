@@ -38,6 +38,7 @@ export function planContainer(request: {
           joinNamespaces: new Map(),
           emptyNetNamespace: true,
           shellJob: true,
+          tcp: 'established',
           kernel,
         }),
       );
@@ -64,6 +65,7 @@ export function planContainer(request: {
       yardDirectory: '/yard',
       emptyNetNamespace: true,
       shellJob: true,
+      tcp: 'established',
       kernel,
     });
     return complete({ ...compiled, objections: [...refused, ...compiled.objections] });

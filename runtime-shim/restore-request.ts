@@ -1,5 +1,6 @@
 // What a restore is asked for and what it answers.
 import type { Timing } from '../nativecore/index.js';
+import type { TcpRule } from '../oci-spec/tcp-rule.js';
 import type { BaseRuntime } from './container/index.js';
 import type { Degradation } from './errors/index.js';
 import type { OnProgress } from './phase-clock.js';
@@ -26,6 +27,8 @@ export interface ContainerRestore {
   readonly noPivot: boolean;
   readonly noNewKeyring: boolean;
   readonly shellJob: boolean;
+  /** What an option says of TCP connections; undefined: the annotation of the bundle says it. */
+  readonly tcp?: TcpRule | undefined;
   /** Release first, fill private memory while the container runs. */
   readonly lazyPages?: boolean;
   /** From the start of the core until every task is parked. */

@@ -2,6 +2,7 @@
 // made is undone by the core (or its janitor) unless the container is
 // released; release is the last act, when all the world already knows of it.
 // A prepared restore leaves that act to the core, which waits for the `start`.
+import { configuredTcpRule, decideTcpRule } from './tcp-rule.js';
 import { compilePlan, containerFilter, decodeImages, type CompileOptions } from './engine/index.js';
 import {
   baseRuntimeVersion,
@@ -78,6 +79,7 @@ export async function restoreContainer(asked: RestoreRequest): Promise<RestoredC
     yardDirectory: NewContainer.yardOf(request),
     emptyNetNamespace: true,
     shellJob: configured.shell_job ?? request.shellJob,
+    tcp: decideTcpRule(goal, configuredTcpRule(configured) ?? asked.tcp, bundle.spec.annotations),
     kernel,
   } satisfies CompileOptions);
   refuseObjections(goal, compiled.objections);

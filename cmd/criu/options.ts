@@ -113,8 +113,8 @@ const table: readonly Option[] = [
   },
   flag('shell-job', 'shell_job', 'the session belongs to a shell outside', 'j'),
   flag('file-locks', 'file_locks', 'allow file locks', 'l'),
-  flag('tcp-established', 'tcp_established', 'accepted; a tree with established TCP connections is refused'),
-  flag('tcp-close', 'tcp_close', 'accepted; a tree with established TCP connections is refused'),
+  flag('tcp-established', 'tcp_established', 'carry TCP connections to outside'),
+  flag('tcp-close', 'tcp_close', 'restore TCP connections as closed ones'),
   {
     name: 'ext-unix-sk',
     alias: 'x',

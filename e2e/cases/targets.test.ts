@@ -21,6 +21,7 @@ const cases: readonly Case[] = [
   { what: 'epoll registrations', target: 'epoll' },
   { what: 'unix socket pairs with queued data', target: 'unix_socketpair' },
   { what: 'listening TCP sockets', target: 'tcp_listen' },
+  { what: 'TCP connections between its own sockets', target: 'tcp_loopback' },
   { what: 'interval timers', target: 'itimers' },
   { what: 'POSIX timers', target: 'posix_timers' },
   { what: 'signal actions, masks and the alternate stack', target: 'signal_actions' },
@@ -72,7 +73,14 @@ describe('a container', () => {
 // Where the root task of a restore has no privilege over the host: of shared memory that matters most.
 describe('a container in a user namespace', () => {
   const bed = useTestBed();
-  for (const target of ['memory_layout', 'shared_anonymous', 'memfd', 'sysv_segments', 'sysv_semaphores'])
+  for (const target of [
+    'tcp_loopback',
+    'memory_layout',
+    'shared_anonymous',
+    'memfd',
+    'sysv_segments',
+    'sysv_semaphores',
+  ])
     it(`restores ${target}`, () => expectTwoCycles(bed, target, withUserNamespace));
 });
 

@@ -22,6 +22,7 @@
 #include "base/progress.h"
 #include "base/sys.h"
 #include "base/timing.h"
+#include "capture/capture_connections.h"
 #include "capture/capture_from_inside.h"
 #include "capture/capture_host.h"
 #include "capture/capture_memory.h"
@@ -160,7 +161,9 @@ class CaptureCommand {
     FreezePriority priority;
     const uint64_t frozen_from_ns = monotonic_now_ns();
     FrozenTree tree = freeze(request, paused, preparation.tree);
+    ConnectionCapture connections;  // let go before the tree is
     CaptureContext context = context_of(request, tree, preparation, tracking);
+    context.connections = &connections;
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
     preparation.files.find_names(context);
     phases_.enter("scan pages");
@@ -178,9 +181,10 @@ class CaptureCommand {
     shared.write();
     phases_.finish();
     fault_point("capture_complete");
+    connections.check_unchanged();
     channel_.send(FromCoreKind::pages_written,
                   encode_page_map(memory.pages(), shared.pages(), phases_.phases(), files.written()));
-    return hold(tree, paused, files, frozen_from_ns);
+    return hold(tree, paused, files, connections, frozen_from_ns);
   }
 
   // A tree that lives on: what is large is read from twins after the thaw.
@@ -195,10 +199,13 @@ class CaptureCommand {
     FreezePriority priority;
     const uint64_t frozen_from_ns = monotonic_now_ns();
     FrozenTree tree = freeze(request, paused, preparation.tree);
+    ConnectionCapture connections;  // let go before the tree is
     CaptureContext context = context_of(request, tree, preparation, tracking);
+    context.connections = &connections;
     context.reaper = reaper ? &*reaper : nullptr;
     context.read_in_window = read_in_window;
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
+    connections.let_go();  // what comes from here on is for the tree that runs on, and need not be sent twice
     phases_.enter("scan pages");
     Progress progress(channel_, "write pages");
     PageFiles files(kImagesDescriptor, progress, codec_of_name(request.page_compression),
@@ -291,11 +298,13 @@ class CaptureCommand {
   }
 
   // The tree stays in its ptrace stops until the images are committed.
-  int hold(FrozenTree& tree, PausedContainer& paused, PageFiles& files, uint64_t frozen_from_ns) {
+  int hold(FrozenTree& tree, PausedContainer& paused, PageFiles& files, ConnectionCapture& connections,
+           uint64_t frozen_from_ns) {
     fault_point("hold");
     phases_.enter("hold");
     const std::optional<ToCoreMessage> decision = channel_.receive();
     if (!decision || decision->kind != ToCoreKind::kill) {
+      connections.let_go();
       tree.thaw();
       phases_.finish();
       phases_.add("frozen", frozen_from_ns, monotonic_now_ns());
@@ -306,7 +315,9 @@ class CaptureCommand {
     files.keep();
     fault_point("kill");
     phases_.enter("kill");
+    connections.silence();
     tree.kill_all(Deadline::in_ms(kKillPatienceMs));
+    connections.finish_end();
     paused.forget();
     phases_.finish();
     phases_.add("frozen", frozen_from_ns, monotonic_now_ns());

@@ -102,7 +102,7 @@ void target_survives_the_death_of_the_core_at_every_step() {
   for (size_t step = 1; step <= kCaptureSteps.size(); ++step) {
     const CaptureStep& description = kCaptureSteps[step - 1];
     const std::string name = description.name;
-    if (name == "killed" || name == "kill" || name == "hold") continue;
+    if (name == "killed" || name == "kill" || name == "hold" || is_ending_step(name)) continue;
     if (name.starts_with("twin_")) continue;  // too small for one: twin_test.cc
     if (is_tracking_step(name)) continue;
     Target target;
@@ -135,7 +135,7 @@ void target_is_untouched_after_a_failure_at_every_step() {
   for (size_t step = 1; step <= kCaptureSteps.size(); ++step) {
     const std::string name = kCaptureSteps[step - 1].name;
     if (name == "killed" || name == "kill" || name == "hold" || name == "thawed") continue;
-    if (name.starts_with("twin_") || is_tracking_step(name)) continue;
+    if (name.starts_with("twin_") || is_tracking_step(name) || is_ending_step(name)) continue;
     // Nothing can fail there: a made-up failure would lose the call's result.
     if (name == "remote_call_done") continue;
     Target target;
@@ -158,6 +158,41 @@ void target_is_untouched_after_a_failure_at_every_step() {
     if (before.masks != after.masks) throw Failed("masks differ after failure at " + name);
     EXPECT(std::filesystem::is_empty(images.path()));
   }
+}
+
+// A tree with connections is about to be killed; `fault`: what happens to the core at this step.
+int end_with_fault(const Target& target, const std::string& name, bool dies) {
+  const ImagesDirectory images;
+  size_t step = 1;
+  while (kCaptureSteps[step - 1].name != name) ++step;
+  const std::string number = std::to_string(step);
+  Core core(images.path(), dies ? number.c_str() : nullptr, dies ? nullptr : number.c_str());
+  core.request_capture(target.pid(), false);
+  core.expect(FromCoreKind::captured);
+  core.expect(FromCoreKind::pages_written);
+  core.send(3, "");
+  if (!dies) core.expect(FromCoreKind::failed);
+  return core.wait();
+}
+
+void connections_survive_what_comes_before_the_end() {
+  for (const char* name : {"connections_silenced", "end_announced"}) {
+    Target target;
+    EXPECT_EQ(WEXITSTATUS(end_with_fault(target, name, false)), 1);
+    target.expect_alive();
+  }
+  Target target;
+  EXPECT(WIFSIGNALED(end_with_fault(target, "connections_silenced", true)));
+  target.expect_alive();
+}
+
+void the_guard_ends_what_was_to_end() {
+  Target target;
+  EXPECT(WIFSIGNALED(end_with_fault(target, "end_announced", true)));
+  int status = 0;
+  EXPECT_EQ(::waitpid(target.pid(), &status, 0), target.pid());
+  EXPECT(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  target.forget();
 }
 
 // Real-time signals queue: each one sent must be handled once, in order.
@@ -290,6 +325,8 @@ int main(int argc, char** argv) {
           {"the target survives the death of the core at every step",
            target_survives_the_death_of_the_core_at_every_step},
           {"the target is untouched after a failure at every step", target_is_untouched_after_a_failure_at_every_step},
+          {"connections survive what comes before the end", connections_survive_what_comes_before_the_end},
+          {"the guard ends what was to end", the_guard_ends_what_was_to_end},
       },
       argc, argv);
 }

@@ -14,6 +14,7 @@
 
 namespace stasis {
 
+class ConnectionCapture;
 class MemoryTracking;
 
 using KcmpOrders = std::map<int, std::vector<pid_t>>;  // by KCMP_*
@@ -31,6 +32,7 @@ struct CaptureContext {
   std::set<pid_t> read_in_window;
   KcmpOrders kcmp_orders;
   std::set<pid_t> many_mappings;  // as it was before the freeze (host pids)
+  ConnectionCapture* connections = nullptr;
 };
 
 }  // namespace stasis

@@ -61,6 +61,9 @@ struct CaptureRequest {
   std::vector<ParentTask> parent_tasks;
   std::vector<ParentObject> parent_objects;
   bool pre_dump = false;
+  enum class Connections { inside, all, none };
+  Connections connections = Connections::inside;
+  std::string connection_lock;  // "": no table is left behind
 };
 
 struct CapturedNamespaceId {
@@ -171,6 +174,15 @@ struct CapturedSocketOption {
   std::string value;
 };
 
+struct CapturedConnection {
+  bool present = false;
+  uint32_t receive_sequence = 0, send_sequence = 0;
+  std::string receive_queue, send_queue;
+  uint32_t unsent_bytes = 0, timestamp = 0, mss_clamp = 0;
+  std::string window;
+  int32_t output_bytes = 0;
+};
+
 struct CapturedSocket {
   bool present = false;
   uint64_t inode = 0;
@@ -183,6 +195,7 @@ struct CapturedSocket {
   int32_t input_bytes = 0, output_bytes = 0;
   std::string tcp_info;
   CapturedPath bound_file;  // link empty: not bound to a path
+  CapturedConnection connection;
 };
 
 struct CapturedTerminal {

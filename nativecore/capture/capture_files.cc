@@ -18,6 +18,7 @@
 #include "base/native_error.h"
 #include "base/parallel.h"
 #include "base/sys.h"
+#include "capture/capture_connections.h"
 #include "capture/capture_pipes.h"
 #include "capture/capture_sockets.h"
 #include "capture/capture_terminals.h"
@@ -304,6 +305,9 @@ void FilesCapture::capture(CaptureContext& context) {
       std::unique_ptr<PathChecker>& paths = path_checkers_[descriptor.task];
       if (!paths) paths = std::make_unique<PathChecker>(context.tree.processes()[descriptor.task]->proc);
       unnamed_.push_back({context.data.open_files.size(), descriptor.task, std::move(descriptor.copy)});
+    } else if (is_connection(descriptor.file.socket)) {
+      if (!descriptor.copy.valid()) descriptor.fetch_copy(*context.tree.processes()[descriptor.task]);
+      context.connections->hold(context.data.open_files.size(), std::move(descriptor.copy));
     }
     context.data.open_files.push_back(std::move(descriptor.file));
   }

@@ -33,6 +33,10 @@ const std::vector<CaptureStep> kCaptureSteps = {
     {"parasite_unmap", false, false, "threads are put back, its memory is still mapped"},
     {"parasite_unmapped", false, false, "nothing of it is left"},
     {"capture_files", false, false, "descriptors are read"},
+    {"lock_connections", false, true, "TCP connections have been found"},
+    {"connections_locked", false, true, "their packets are dropped, and the guard waits for our death"},
+    {"connection_in_repair", false, true, "one of them would neither take nor send anything"},
+    {"connections_read", false, true, "none of them is in repair mode any more"},
     {"metadata_complete", false, false, "all but pages"},
     {"scan_pages", false, false, "pages are looked for"},
     {"write_pages", false, true, "page files are created"},
@@ -47,6 +51,8 @@ const std::vector<CaptureStep> kCaptureSteps = {
     {"keep", false, true, "the images are committed, the keeper does not know it yet"},
     {"hold", false, true, "waiting for kill or abort"},
     {"kill", false, true, "about to kill the tree"},
+    {"connections_silenced", false, true, "TCP connections are in repair mode, so that their end is silent"},
+    {"end_announced", false, true, "from here on the guard ends the tree if we do not"},
     {"killed", false, true, "killed, not reported"},
 };
 

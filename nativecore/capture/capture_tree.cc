@@ -1,6 +1,7 @@
 #include "capture/capture_tree.h"
 
 #include "base/fault_point.h"
+#include "capture/capture_connections.h"
 #include "capture/capture_files.h"
 #include "capture/capture_from_inside.h"
 #include "capture/capture_host.h"
@@ -27,6 +28,9 @@ void capture_tree(CaptureContext& context, ReturnPathFinder& return_paths, Files
   capture_strangers(context);
   phases.enter("namespaces");
   namespaces.finish(context.data, phases);
+  // When no other thread of ours runs: the guard is forked, and our death has to be one.
+  phases.enter("connections");
+  context.connections->capture(context);
   context.check_abort();
   fault_point("metadata_complete");
 }

@@ -4,6 +4,7 @@
 #include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
 
+#include "base/connection_lock.h"
 #include "base/native_error.h"
 #include "base/page.h"
 
@@ -190,6 +191,19 @@ void put_task(Writer& message, uint32_t field, const CapturedTask& task) {
   put(entry, 47, task.timens_offsets);
 }
 
+void put_connection(Writer& message, uint32_t field, const CapturedConnection& connection) {
+  Writer entry(message, field);
+  put(entry, 1, connection.receive_sequence);
+  put(entry, 2, connection.receive_queue);
+  put(entry, 3, connection.send_sequence);
+  put(entry, 4, connection.send_queue);
+  put(entry, 5, connection.unsent_bytes);
+  put(entry, 6, connection.timestamp);
+  put(entry, 7, connection.window);
+  put(entry, 8, connection.mss_clamp);
+  put_signed(entry, 9, connection.output_bytes);
+}
+
 void put_socket(Writer& message, uint32_t field, const CapturedSocket& socket) {
   Writer entry(message, field);
   put(entry, 1, socket.inode);
@@ -211,6 +225,7 @@ void put_socket(Writer& message, uint32_t field, const CapturedSocket& socket) {
   put_signed(entry, 12, socket.output_bytes);
   put(entry, 13, socket.tcp_info);
   if (!socket.bound_file.link.empty()) put_path(entry, 14, socket.bound_file);
+  if (socket.connection.present) put_connection(entry, 15, socket.connection);
 }
 
 void put_open_file(Writer& message, uint32_t field, const CapturedOpenFile& file) {
@@ -351,6 +366,12 @@ void validate_parent(const CaptureRequest& request) {
   if (!good) throw NativeError("bad_request", "CaptureRequest with a parent that is none");
 }
 
+CaptureRequest::Connections decode_connections(int32_t value) {
+  if (value < 0 || value > static_cast<int32_t>(CaptureRequest::Connections::none))
+    throw NativeError("bad_request", "CaptureRequest with connections of unknown kind");
+  return static_cast<CaptureRequest::Connections>(value);
+}
+
 }  // namespace
 
 CaptureRequest decode_capture_request(std::string_view encoded) {
@@ -388,6 +409,8 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
         case 20: request.parent_tasks.push_back(decode_parent_task(message.get_message())); break;
         case 21: request.parent_objects.push_back(decode_parent_object(message.get_message())); break;
         case 22: request.pre_dump = message.get_bool(); break;
+        case 23: request.connections = decode_connections(message.get_enum()); break;
+        case 24: request.connection_lock = message.get_string(); break;
         default: message.skip();
       }
     }
@@ -400,6 +423,8 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
   if (request.root_host_pid <= 0 || request.deadline_ms == 0) {
     throw NativeError("bad_request", "CaptureRequest without root_host_pid or deadline_ms");
   }
+  if (!request.connection_lock.empty() && !is_lock_name(request.connection_lock))
+    throw NativeError("bad_request", "CaptureRequest with the name of a lock that is none");
   validate_parent(request);
   return request;
 }

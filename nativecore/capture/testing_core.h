@@ -30,6 +30,14 @@ inline bool is_tracking_step(std::string_view name) {
   return name == "protect_memory" || name == "memory_protected" || name == "keeper_started" || name == "keep";
 }
 
+// Of the end of a tree that has TCP connections.
+inline bool is_ending_step(std::string_view name) { return name == "connections_silenced" || name == "end_announced"; }
+
+inline bool is_connection_step(std::string_view name) {
+  return is_ending_step(name) || name == "lock_connections" || name == "connections_locked" ||
+         name == "connection_in_repair" || name == "connections_read";
+}
+
 class ImagesDirectory {
  public:
   ImagesDirectory() {

@@ -5,11 +5,13 @@
 
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -40,10 +42,15 @@ class Target {
     shared_ = static_cast<Shared*>(
         ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
     if (::pipe2(silent_pipe_, O_CLOEXEC) < 0) throw Failed("pipe2");
+    connect();
     pid_ = ::fork();
     if (pid_ == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       main(extra_threads);
+    }
+    for (int& fd : connection_) {
+      ::close(fd);
+      fd = -1;
     }
     while (shared_->ready.load() < kThreads + extra_threads) ::sched_yield();
   }
@@ -54,6 +61,9 @@ class Target {
     }
     ::close(silent_pipe_[0]);
     ::close(silent_pipe_[1]);
+    for (const int fd : connection_) {
+      if (fd >= 0) ::close(fd);
+    }
     ::munmap(shared_, sizeof(Shared));
   }
   Target(const Target&) = delete;
@@ -77,7 +87,7 @@ class Target {
     if (shared_->failures) throw Failed(std::string("the target says: ") + shared_->message);
   }
 
-  static constexpr int kThreads = 7;
+  static constexpr int kThreads = 8;
 
  private:
   struct Start {
@@ -123,6 +133,7 @@ class Target {
         case 4: check_vectors(); break;
         case 5: check_sigwait(); break;
         case 6: check_absolute_sleep(); break;
+        case 7: check_connection(); break;
         default: ::pause(); break;
       }
       if (number < kThreads) ++shared_->rounds[number];
@@ -186,6 +197,40 @@ class Target {
     if (::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, nullptr) != 0) fail("clock_nanosleep", 6);
   }
 
+  // Somebody talks to itself over TCP.
+  void check_connection() {
+    unsigned char sent[1000], received[sizeof sent];
+    for (unsigned char& byte : sent) byte = static_cast<unsigned char>(next_byte_++);
+    for (const int from : {0, 1}) {
+      if (::send(connection_[from], sent, sizeof sent, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof sent))
+        fail("send", 7);
+      std::memset(received, 0, sizeof received);
+      if (::recv(connection_[1 - from], received, sizeof received, MSG_WAITALL) !=
+          static_cast<ssize_t>(sizeof received))
+        fail("recv", 7);
+      if (std::memcmp(sent, received, sizeof sent) != 0) fail("TCP data changed", 7);
+    }
+    const timespec pause{0, 1'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+  // Both ends become the child's alone, as soon as it has been forked.
+  void connect() {
+    const int listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address;
+    auto* const name = reinterpret_cast<sockaddr*>(&address);
+    if (::bind(listener, name, length) < 0 || ::listen(listener, 1) < 0 || ::getsockname(listener, name, &length) < 0)
+      throw Failed("cannot listen");
+    connection_[0] = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (::connect(connection_[0], name, length) < 0) throw Failed("cannot connect");
+    connection_[1] = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+    ::close(listener);
+  }
+
+  unsigned next_byte_ = 0;
+  int connection_[2] = {-1, -1};
   Shared* shared_ = nullptr;
   int silent_pipe_[2] = {-1, -1};
   pid_t pid_ = -1;

@@ -99,6 +99,7 @@ Coordinator::~Coordinator() { take_back(); }
 void Coordinator::prepare() {
   timings_.enter("prepare");
   validate_request(request_);
+  if (!plan_.connections.empty()) try_connections(plan_);  // a missing address is told before anything exists
   block_signals_and_reset_dispositions();
   signals_ = open_signal_descriptor();
   hole_.emplace(Hole::reserve(plan_));  // before the janitor, which reaches the tasks through it
@@ -332,9 +333,17 @@ void Coordinator::release() {
   threads_->stop();
   fault_point("unmap_hole");
   threads_->unmap_hole();
+  if (!plan_.connections.empty()) {
+    timings_.enter("connections");
+    connections_.emplace(plan_, *tree_);
+    connections_->make();
+    timings_.enter("release");
+  }
   fault_point("set_registers");
   threads_->set_registers();
+  if (connections_) connections_->open();  // last: from here on the peers hear of us
   threads_->detach();
+  connections_.reset();
 }
 
 void Coordinator::commit() {
@@ -355,7 +364,8 @@ std::vector<NativeError> Coordinator::take_back() {
   finished_ = true;
   // Not reset: the tree's descriptors may still be named by an error on its way out.
   if (tree_) tree_->kill_all();
-  lazy_.reset();  // after the tasks: with the last descriptor of their memory it would read as zeros
+  connections_.reset();  // after the tasks: in repair mode the last close is silent
+  lazy_.reset();         // after the tasks: with the last descriptor of their memory it would read as zeros
   std::vector<NativeError> failures = perform_undo(request_.undo);
   if (janitor_) janitor_->dismiss();
   return failures;

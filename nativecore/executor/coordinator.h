@@ -14,6 +14,7 @@
 #include "executor/lazy_memory.h"
 #include "executor/parked_threads.h"
 #include "executor/plan_model.h"
+#include "executor/restored_connections.h"
 #include "executor/restored_tree.h"
 #include "executor/start_door.h"
 
@@ -73,6 +74,7 @@ class Coordinator {
   std::optional<RestoredTree> tree_;
   std::optional<LazyPages> lazy_;
   std::optional<ParkedThreads> threads_;
+  std::optional<RestoredConnections> connections_;
   std::optional<StartDoor> door_;
   bool finished_ = false;
 };

@@ -225,6 +225,37 @@ PlanExternal decode_external(pbf_reader reader) {
   return external;
 }
 
+PlanSocketCall decode_socket_call(pbf_reader reader) {
+  PlanSocketCall call;
+  while (reader.next()) {
+    switch (reader.tag()) {
+      case 1: call.kind = static_cast<PlanSocketCall::Kind>(reader.get_enum()); break;
+      case 2: call.level = reader.get_int32(); break;
+      case 3: call.name = reader.get_int32(); break;
+      case 4: call.data = view_of(reader); break;
+      default: reader.skip();
+    }
+  }
+  return call;
+}
+
+PlanConnection decode_connection(pbf_reader reader) {
+  PlanConnection connection;
+  while (reader.next()) {
+    switch (reader.tag()) {
+      case 1: connection.task = reader.get_uint32(); break;
+      case 2: connection.fd = reader.get_int32(); break;
+      case 3: connection.local = view_of(reader); break;
+      case 4: connection.peer = view_of(reader); break;
+      case 5: connection.calls.push_back(decode_socket_call(reader.get_message())); break;
+      case 6: connection.last_calls.push_back(decode_socket_call(reader.get_message())); break;
+      case 7: connection.lock = reader.get_string(); break;
+      default: reader.skip();
+    }
+  }
+  return connection;
+}
+
 Plan decode_plan(pbf_reader reader) {
   Plan plan;
   while (reader.next()) {
@@ -241,6 +272,8 @@ Plan decode_plan(pbf_reader reader) {
       case 5: plan.slot_count = reader.get_uint32(); break;
       case 6: plan.externals.push_back(decode_external(reader.get_message())); break;
       case 7: plan.page_files.push_back(reader.get_string()); break;
+      case 9: plan.connections.push_back(decode_connection(reader.get_message())); break;
+      case 10: plan.network_descriptor = reader.get_int32(); break;
       default: reader.skip();
     }
   }

@@ -15,6 +15,8 @@ void arm(int number, FaultKind kind) {
     arm_fault_point(kExecuteSteps[at], kind);
   } else if (at - kExecuteSteps.size() < kKeepingSteps.size()) {
     arm_fault_point(kKeepingSteps[at - kExecuteSteps.size()], kind);
+  } else if (at - kExecuteSteps.size() - kKeepingSteps.size() < kConnectionSteps.size()) {
+    arm_fault_point(kConnectionSteps[at - kExecuteSteps.size() - kKeepingSteps.size()], kind);
   }
 }
 
@@ -36,6 +38,9 @@ const std::vector<const char*> kExecuteSteps = {
 
 const std::vector<const char*> kKeepingSteps = {"make_door", "hand_over", "await_start", "committed"};
 
+const std::vector<const char*> kConnectionSteps = {"try_connections", "make_connections", "unlock_connections",
+                                                   "finish_connections"};
+
 void arm_execute_faults(const std::vector<int32_t>& stop_before_step) {
   for (const int32_t number : stop_before_step) arm(number, FaultKind::stop);
   arm_from_environment("STASIS_FAULT_STEP", FaultKind::kill);
@@ -46,6 +51,8 @@ int print_execute_steps() {
   for (size_t i = 0; i < kExecuteSteps.size(); ++i) std::printf("%zu %s\n", i + 1, kExecuteSteps[i]);
   for (size_t i = 0; i < kKeepingSteps.size(); ++i)
     std::printf("%zu %s keeping\n", kExecuteSteps.size() + i + 1, kKeepingSteps[i]);
+  for (size_t i = 0; i < kConnectionSteps.size(); ++i)
+    std::printf("%zu %s connections\n", kExecuteSteps.size() + kKeepingSteps.size() + i + 1, kConnectionSteps[i]);
   return 0;
 }
 

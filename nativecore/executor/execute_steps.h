@@ -12,6 +12,8 @@ namespace stasis {
 extern const std::vector<const char*> kExecuteSteps;
 // Only of a restore that is kept (start_fifo); their numbers go on after those of kExecuteSteps.
 extern const std::vector<const char*> kKeepingSteps;
+// Only of a plan with TCP connections; numbered after those.
+extern const std::vector<const char*> kConnectionSteps;
 
 // From the environment and from ExecuteRequest.stop_before_step.
 void arm_execute_faults(const std::vector<int32_t>& stop_before_step);

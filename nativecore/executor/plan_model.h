@@ -91,6 +91,30 @@ struct PlanExternal {
   int32_t descriptor = -1;
 };
 
+struct PlanSocketCall {
+  enum class Kind : uint32_t {
+    setsockopt = 0,
+    bind = 1,
+    connect = 2,
+    send = 3,
+    shutdown = 4,
+    send_raw = 5,
+    await_peer_end = 6
+  };
+  Kind kind = Kind::setsockopt;
+  int32_t level = 0;
+  int32_t name = 0;
+  std::string_view data;
+};
+
+struct PlanConnection {
+  uint32_t task = 0;
+  int32_t fd = -1;
+  std::string_view local, peer;  // sockaddr
+  std::vector<PlanSocketCall> calls, last_calls;
+  std::string lock;
+};
+
 struct Plan {
   uint32_t version = 0;
   uint64_t hole_address = 0;
@@ -100,6 +124,8 @@ struct Plan {
   uint32_t slot_count = 0;
   std::vector<PlanExternal> externals;
   std::vector<std::string> page_files;
+  std::vector<PlanConnection> connections;
+  int32_t network_descriptor = 0;
 };
 
 struct IdMapEntry {

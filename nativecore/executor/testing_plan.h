@@ -198,6 +198,24 @@ inline std::string encode(const ExecuteRequest& request, const std::vector<uint6
       out.add_int32(3, external.descriptor);
     }
     for (const std::string& name : request.plan.page_files) plan.add_string(7, name);
+    for (const PlanConnection& connection : request.plan.connections) {
+      pbf_writer out(plan, 9);
+      out.add_uint32(1, connection.task);
+      out.add_int32(2, connection.fd);
+      out.add_bytes(3, connection.local.data(), connection.local.size());
+      out.add_bytes(4, connection.peer.data(), connection.peer.size());
+      for (const auto& [field, calls] : {std::pair{5u, &connection.calls}, std::pair{6u, &connection.last_calls}}) {
+        for (const PlanSocketCall& call : *calls) {
+          pbf_writer inner(out, field);
+          inner.add_enum(1, static_cast<int32_t>(call.kind));
+          inner.add_int32(2, call.level);
+          inner.add_int32(3, call.name);
+          inner.add_bytes(4, call.data.data(), call.data.size());
+        }
+      }
+      out.add_string(7, connection.lock);
+    }
+    plan.add_int32(10, request.plan.network_descriptor);
   }
   writer.add_uint32(3, request.deadline_ms);
   for (const std::string& file : request.cgroup_tasks_files) writer.add_string(4, file);

@@ -10,6 +10,7 @@
 #include <iterator>
 #include <optional>
 
+#include "base/connection_lock.h"
 #include "base/control_channel.h"
 #include "base/native_error.h"
 #include "executor/syscall_table.h"
@@ -56,6 +57,7 @@ class Validator {
     check_creation();
     for (uint32_t index = 0; index < plan_.tasks.size(); ++index) check_steps(index);
     for (const PlanTask& task : plan_.tasks) check_memory(task);
+    check_connections();
   }
 
  private:
@@ -78,6 +80,28 @@ class Validator {
     for (const std::string& path : request_.cgroup_tasks_files) check_absolute(path, "cgroup file");
     if (!request_.start_fifo.empty()) check_absolute(request_.start_fifo, "named pipe");
     if (!request_.cgroup2_directory.empty()) check_absolute(request_.cgroup2_directory, "cgroup directory");
+  }
+
+  void check_connections() const {
+    const auto refuse_call = [](const PlanSocketCall& call) {
+      const auto kind = static_cast<uint32_t>(call.kind);
+      return kind > static_cast<uint32_t>(PlanSocketCall::Kind::await_peer_end) ||
+             (call.kind == PlanSocketCall::Kind::shutdown && (call.level < 0 || call.level > 2));
+    };
+    for (const PlanConnection& connection : plan_.connections) {
+      if (connection.task >= plan_.tasks.size() || plan_.tasks[connection.task].kind != TaskKind::process)
+        refuse("a connection belongs to a task that is no process");
+      if (connection.fd < 0) refuse("a connection has no descriptor");
+      if (!connection_address(connection.local, connection.peer)) refuse("a connection has no addresses");
+      if (!connection.lock.empty() && !is_lock_name(connection.lock))
+        refuse("a connection has a lock whose name is none");
+      if (std::any_of(connection.calls.begin(), connection.calls.end(), refuse_call) ||
+          std::any_of(connection.last_calls.begin(), connection.last_calls.end(), refuse_call))
+        refuse("a connection has a call that no socket takes");
+    }
+    if (plan_.network_descriptor < -1 ||
+        (plan_.network_descriptor > 0 && plan_.network_descriptor <= kImagesDescriptor))
+      refuse("the network of connections is a descriptor of the core's own");
   }
 
   static void check_absolute(const std::string& path, const char* of_what) {

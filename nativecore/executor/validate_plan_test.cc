@@ -2,6 +2,7 @@
 // decoded as it was encoded.
 #include <linux/sched.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #include "base/native_error.h"
 #include "executor/decode_plan.h"
@@ -176,6 +177,34 @@ void refuses_bad_bounds() {
   expect_refused(filling, "a fill lies outside the userfaultfd ranges");
 }
 
+void refuses_impossible_connections() {
+  std::string four(16, '\0');
+  four[0] = AF_INET;
+  const auto spoiled = [&](const char* reason, auto spoil) {
+    Refusable plan;
+    PlanConnection connection;
+    connection.fd = 3;
+    connection.local = connection.peer = four;
+    plan.plan().connections = {connection};
+    expect_accepted(plan);
+    spoil(plan.plan().connections[0]);
+    expect_refused(plan, reason);
+  };
+  spoiled("no process", [](PlanConnection& one) { one.task = 7; });
+  spoiled("no descriptor", [](PlanConnection& one) { one.fd = -1; });
+  spoiled("no addresses", [](PlanConnection& one) { one.peer = "short"; });
+  spoiled("whose name is none", [](PlanConnection& one) { one.lock = "filter"; });
+  spoiled("no socket takes", [](PlanConnection& one) {
+    one.calls.push_back({static_cast<PlanSocketCall::Kind>(7), 0, 0, {}});
+  });
+  spoiled("no socket takes", [](PlanConnection& one) {
+    one.last_calls.push_back({PlanSocketCall::Kind::shutdown, 3, 0, {}});
+  });
+  Refusable network;
+  network.plan().network_descriptor = 3;
+  expect_refused(network, "the core's own");
+}
+
 void refuses_impossible_trees() {
   Refusable orphan;
   orphan.add_task(TaskKind::process, 0);
@@ -247,6 +276,7 @@ int main(int argc, char** argv) {
           {"bounds repeats", bounds_repeats},
           {"refuses slots that are used too early", refuses_slots_used_too_early},
           {"refuses what is out of bounds", refuses_bad_bounds},
+          {"refuses impossible connections", refuses_impossible_connections},
           {"refuses impossible trees", refuses_impossible_trees},
           {"refuses noise", refuses_noise},
       },

@@ -13,6 +13,7 @@ export { printPlan, printStep, type StepPosition } from './plan/print.js';
 export { stepAt } from './plan/repeats.js';
 export { containerFilter } from './resources/seccomp.js';
 export { kUserfaultfdDevice } from './resources/memory-fills.js';
+export { connectionLockName } from './resources/tcp-connection.js';
 export { kConsoleChannel } from './resources/tty.js';
 export { ProcStatus } from './proc-text.js';
 export { verifyPlan } from './plan/verify.js';

@@ -1,6 +1,8 @@
 // What the engine is told by its caller, besides the capture or the images.
 // Everything here is data; the engine looks nothing up by itself.
 
+import type { TcpRule } from '../../oci-spec/tcp-rule.js';
+
 export interface EncodeOptions {
   /** Mount point inside the target's root -> external key, for mounts that the restoring side provides. */
   readonly externalMounts: ReadonlyMap<string, string>;
@@ -13,7 +15,10 @@ export interface EncodeOptions {
   /** Terminals of a session outside the tree are inherited on restore. */
   readonly shellJob: boolean;
   readonly fileLocks: boolean;
-  readonly tcpEstablished: boolean;
+  /** For connections whose other end is not in the tree. */
+  readonly tcp: TcpRule;
+  /** Of this checkpoint, in the name of the table that drops the packets of its connections; "": there is none. */
+  readonly connectionLock: string;
   readonly externalUnixSockets: boolean;
   /** Host directory that is the target's root, for file paths in notes; "" if unknown. */
   readonly rootfs: string;
@@ -39,6 +44,8 @@ export interface CompileOptions {
   readonly newNamespaces?: ReadonlySet<string>;
   readonly emptyNetNamespace: boolean;
   readonly shellJob: boolean;
+  /** For connections whose other end is not in the images. */
+  readonly tcp: TcpRule;
   /** Private anonymous memory is filled while the tree runs. */
   readonly lazyPages?: boolean;
   /** /dev/userfaultfd, open in the core process: of use where the tasks may make no userfaultfd that serves system calls. */

@@ -116,6 +116,11 @@ function hintOf(code: ErrorCode, failure: NativeFailure): string | undefined {
     case 'PID_TAKEN':
       return 'a process with that pid is there already: end it, or restore in a pid namespace of its own';
     default:
+      if (failure.reason === 'connection' && failure.errorNumber === EADDRNOTAVAIL)
+        return failure.call === 'bind'
+          ? 'restore into a network that has the address, or with --tcp-close'
+          : 'that connection exists here already: end it, or restore with --tcp-close';
+      if (failure.reason === 'connection') return 'check the network of the container, or restore with --tcp-close';
       // bind(2): an address of no interface in the network namespace.
       if (failure.call === 'bind' && failure.errorNumber === EADDRNOTAVAIL)
         return 'restore into a network that has the address, or let the program listen on all addresses';

@@ -1,4 +1,5 @@
 // DUMP: what a runtime tells CRIU about its container, as a checkpoint of ours.
+import { tcpRuleOfOptions } from '../tcp-rule.js';
 import { existsSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkpointTree } from '../checkpoint.js';
@@ -73,12 +74,12 @@ export async function dump(
       encode: {
         shellJob: options.shell_job === true,
         fileLocks: options.file_locks === true,
-        tcpEstablished: options.tcp_established === true,
         externalUnixSockets: options.ext_unix_sk === true,
       },
     },
     {
       goal: `checkpoint pid ${hostPid}`,
+      tcp: tcpRuleOfOptions(options),
       capture: {
         rootHostPid: hostPid,
         rootStartTicks: facts.startTicks,

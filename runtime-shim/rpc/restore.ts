@@ -1,5 +1,6 @@
 // RESTORE: images of a container whose runtime has prepared the root file
 // system, the cgroup that we are in, and descriptors under their keys.
+import { tcpRuleOfOptions } from '../tcp-rule.js';
 import { closeSync, mkdirSync, openSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { kFirstExternalDescriptor, UndoAction_Kind, type ExecuteRequest, type IdMap } from '../../nativecore/index.js';
@@ -54,6 +55,7 @@ export async function restore(
     joinNamespaces: inheritance.joinNamespaces,
     emptyNetNamespace: ((options.empty_ns ?? 0) & kCloneNewNet) !== 0,
     shellJob: options.shell_job === true,
+    tcp: tcpRuleOfOptions(options),
     kernel: kernelFacts(),
   });
   refuseObjections(goal, compiled.objections);

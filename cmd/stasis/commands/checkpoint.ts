@@ -42,9 +42,9 @@ export const checkpointCommand: Command = {
       encode: {
         shellJob: flag(given, 'shell-job'),
         fileLocks: flag(given, 'file-locks'),
-        tcpEstablished: flag(given, 'tcp-established'),
         externalUnixSockets: flag(given, 'ext-unix-sk'),
       },
+      tcp: flag(given, 'tcp-established') ? ('established' as const) : undefined,
       signal: context.signal,
     };
     const result = await showProgress(text(given, 'progress') === 'json', (onProgress) => {

@@ -1,17 +1,23 @@
 // restore <container-id>: bring a container back from its images.
 import { resolve } from 'node:path';
 import { restoreOptions } from '../../../oci-spec/runtime-options.js';
+import type { TcpRule } from '../../../oci-spec/tcp-rule.js';
 import { deleteContainer } from '../../../runtime-shim/container/index.js';
 import { ForegroundTerminal } from '../../../runtime-shim/foreground-terminal.js';
 import { becomeSubreaper, stayWith } from '../../../runtime-shim/foreground.js';
 import { restoreContainer } from '../../../runtime-shim/restore.js';
 import { restoreDefaults } from '../../../runtime-shim/restore-request.js';
 import { restoreArchive } from '../../../runtime-shim/restore-archive.js';
-import { usage } from '../../arguments.js';
+import { usage, type Given } from '../../arguments.js';
 import { showProgress } from '../../render/progress.js';
 import { jsonText } from '../../render/table.js';
 import { requireRoot } from '../../require-root.js';
 import { bytesOption, flag, text, type Command } from '../command.js';
+
+function tcpOption(given: Given): TcpRule | undefined {
+  if (flag(given, 'tcp-close')) return 'close';
+  return flag(given, 'tcp-established') ? 'established' : undefined;
+}
 
 export const restoreCommand: Command = {
   verb: 'restore',
@@ -54,6 +60,7 @@ export const restoreCommand: Command = {
       noPivot: flag(given, 'no-pivot'),
       noNewKeyring: flag(given, 'no-new-keyring'),
       shellJob: flag(given, 'shell-job'),
+      tcp: tcpOption(given),
       lazyPages: flag(given, 'lazy-pages'),
       signal: context.signal,
     };

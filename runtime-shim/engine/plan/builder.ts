@@ -4,6 +4,7 @@ import {
   Phase,
   type Arg,
   type Blob,
+  type Connection,
   type Plan,
   type PlanTask,
   type Release,
@@ -120,6 +121,9 @@ export class TaskBuilder {
 
 export class PlanBuilder {
   readonly tasks: TaskBuilder[] = [];
+  readonly connections: Connection[] = [];
+  /** Where the connections' network is before the tree is; 0: nowhere. */
+  networkDescriptor = 0;
   hole: { address: bigint; lengthBytes: bigint } = { address: 0n, lengthBytes: 0n };
   #slots = 0;
   readonly #blobs: Blob[] = [];
@@ -197,6 +201,8 @@ export class PlanBuilder {
       externals: [...this.#externals].map(([name, { slot, descriptor }]) => ({ name, slot: slot.slot, descriptor })),
       pageFiles: this.#pageFiles,
       imageDigest,
+      connections: this.connections,
+      networkDescriptor: this.networkDescriptor,
     };
   }
 }

@@ -4,8 +4,10 @@ import {
   Phase,
   type Arg,
   type Blob,
+  type Connection,
   type Plan,
   type PlanTask,
+  type SocketCall,
   type Step,
 } from '../../../nativecore/schema/messages.js';
 import { decodeArgument, isTextArgument } from './print-arguments.js';
@@ -28,6 +30,7 @@ const kPhases: readonly { readonly name: string; readonly value: number }[] = Ob
   .filter(({ value }) => value !== Phase.PHASE_UNKNOWN)
   .sort((left, right) => left.value - right.value);
 
+const kSocketCalls = ['setsockopt', 'bind', 'connect', 'send', 'shutdown', 'send a packet', 'poll'] as const;
 const kTaskKinds = ['process', 'thread', 'helper', 'zombie'] as const;
 const kRuleWidth = 58;
 const kBodyWidth = 100;
@@ -61,6 +64,12 @@ export function printPlan(plan: Plan): string {
     if (body.length === 0) continue;
     lines.push(`${`── phase ${phase.name.toLowerCase()} `.padEnd(kRuleWidth, '─')} ${kPhaseReasons[phase.name] ?? ''}`);
     lines.push(...body);
+  }
+  if (plan.connections.length > 0) {
+    lines.push(
+      `${'── connections '.padEnd(kRuleWidth, '─')} the coordinator makes them while their packets are dropped`,
+    );
+    plan.connections.forEach((connection, index) => lines.push(...printConnection(connection, index)));
   }
   lines.push(`${'── release '.padEnd(kRuleWidth, '─')} every thread goes on where it was`);
   plan.tasks.forEach((task, index) => {
@@ -180,6 +189,17 @@ function printFills(plan: Plan, task: PlanTask, index: number): string[] {
     );
   }
   return lines;
+}
+
+function printConnection(connection: Connection, index: number): string[] {
+  const { task, fd, lock, calls, lastCalls, from } = connection;
+  const line = (call: SocketCall): string => `c${index}  ${kSocketCalls[call.kind] ?? '?'}  ${call.note}`.trimEnd();
+  return [
+    withFrom(`c${index}  fd ${fd} of p${task}${lock === '' ? '' : `, unlock table "${lock}"`}`, from),
+    ...calls.map(line),
+    `c${index}  packets come`,
+    ...lastCalls.map(line),
+  ];
 }
 
 function printRelease(task: PlanTask, index: number): string {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { Phase, type Plan, type Step } from '../../../nativecore/schema/messages.js';
+import { Phase, type Connection, type Plan, type Step } from '../../../nativecore/schema/messages.js';
 import { StasisError } from '../../errors/index.js';
 import { compilePlan } from '../compile.js';
 import { decodeImages } from '../decode.js';
@@ -13,6 +13,18 @@ const stepsOf = (plan: Plan, task: number, phase: number): Step[] =>
   plan.tasks[task]!.phases.find((candidate) => candidate.phase === phase)!.steps;
 
 const find = (steps: readonly Step[], op: string): Step => steps.find((step) => step.op === op)!;
+
+const none = new Uint8Array(0);
+const someConnection: Connection = {
+  task: 0,
+  fd: 3,
+  local: new Uint8Array(16),
+  peer: new Uint8Array(16),
+  calls: [],
+  lastCalls: [],
+  lock: '',
+  from: 'file[1]',
+};
 
 describe('plan verification', () => {
   const wrong: readonly (readonly [string, (plan: Plan) => void, RegExp])[] = [
@@ -77,6 +89,14 @@ describe('plan verification', () => {
     ['a fill outside of its ranges', (plan) => (plan.tasks[0]!.uffdRanges.length = 1), /outside its ranges/],
     ['a fill from no file', (plan) => (plan.pageFiles.length = 0), /page file that is not there/],
     ['ranges without a userfaultfd', (plan) => (plan.tasks[0]!.uffdSlot = 0), /no userfaultfd/],
+    ['a connection of nobody', (plan) => plan.connections.push({ ...someConnection, task: 999 }), /no process/],
+    ['a connection to nowhere', (plan) => plan.connections.push({ ...someConnection, peer: none }), /no addresses/],
+    [
+      'a connection with a call of unknown kind',
+      (plan) =>
+        plan.connections.push({ ...someConnection, calls: [{ kind: 7, level: 0, name: 0, data: none, note: '' }] }),
+      /no socket takes/,
+    ],
     ['a task without registers', (plan) => (plan.tasks[1]!.release = undefined), /no registers/],
   ];
 

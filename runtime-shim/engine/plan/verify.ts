@@ -1,7 +1,14 @@
 // The cheap proof that a plan makes sense, before anything is executed. The
 // executor makes the same checks again on its side (executor/validate_plan.cc):
 // a pair of assertions, one where plans are made and one where they are obeyed.
-import { Phase, type Arg, type Plan, type PlanTask, type Step } from '../../../nativecore/schema/messages.js';
+import {
+  Phase,
+  type Arg,
+  type Connection,
+  type Plan,
+  type PlanTask,
+  type Step,
+} from '../../../nativecore/schema/messages.js';
 import { StasisError } from '../../errors/index.js';
 import { kTaskEnd, mapFlag } from '../resources/mapping-flags.js';
 
@@ -12,6 +19,10 @@ const kZombie = 3;
 const kMaximalArguments = 6;
 const kPageBytes = 4096n;
 const kRegistersBytes = 216;
+/** struct sockaddr_in */
+const kAddressBytes = 16;
+/** SocketCall.AWAIT_PEER_END */
+const kLastCallKind = 6;
 
 interface Position {
   readonly task: number;
@@ -54,6 +65,15 @@ export function verifyPlan(plan: Plan): void {
       );
     checkFills(plan, task, index);
   });
+  plan.connections.forEach((connection, index) => checkConnection(plan, connection, index));
+}
+
+function checkConnection(plan: Plan, { task, fd, local, peer, calls, lastCalls }: Connection, index: number): void {
+  if (plan.tasks[task]?.kind !== kProcess) refuse(`connection ${index} belongs to no process`);
+  if (fd < 0) refuse(`connection ${index} has no descriptor`);
+  if (local.length !== peer.length || local.length < kAddressBytes) refuse(`connection ${index} has no addresses`);
+  if ([...calls, ...lastCalls].some(({ kind }) => kind < 0 || kind > kLastCallKind))
+    refuse(`connection ${index} has a call that no socket takes`);
 }
 
 function refuse(problem: string, at?: Position, step?: Step): never {

@@ -287,6 +287,7 @@ const compileOptions: CompileOptions = {
   joinNamespaces: new Map(),
   emptyNetNamespace: false,
   shellJob: false,
+  tcp: 'fail',
   kernel: {
     pageSize: 4096n,
     vdsoSpanBytes: 0n,

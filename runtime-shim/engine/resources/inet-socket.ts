@@ -1,13 +1,13 @@
-// TCP and UDP sockets, v4 and v6, that have no connection: listening, bound,
-// fresh; UDP also connected, since that sends nothing. Established TCP is
-// refused by name.
+// TCP and UDP sockets, v4 and v6: listening, bound, fresh, connected. What is
+// special about a TCP connection is in tcp-connection.
 import type { OpenFile, Socket } from '../../../nativecore/schema/messages.js';
-import { fd_types, type inet_sk_entry } from '../../../oci-spec/images/messages.js';
+import { fd_types, type inet_sk_entry, type tcp_opts_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext } from '../compile-context.js';
 import type { EncodeContext } from '../encode-context.js';
 import { Phase, type SlotRef } from '../plan/builder.js';
 import type { FileRoom } from '../room.js';
 import { corrupt, descriptorPhrase, encodeOwner, hold, kOCloexec, setStatusFlags, u32 } from './file-common.js';
+import { addressText, inetAddressOf, kInet, kInet6, socketAddress } from './inet-address.js';
 import { namespaceOf } from './namespaces.js';
 import {
   compileOptionsBeforeBind,
@@ -24,31 +24,21 @@ import {
   optionNumber,
   setOption,
 } from './socket-options.js';
+import {
+  compileConnection,
+  encodeConnection,
+  forgetConnection,
+  isConnectionState,
+  tcpState,
+} from './tcp-connection.js';
 
-const kInet = 2;
-const kInet6 = 10;
 const kStream = 1;
 const kDatagram = 2;
 const kTcp = 6;
 const kUdp = 17;
 
-const kEstablished = 1;
-const kClose = 7;
-const kListen = 10;
-const stateNames = [
-  '',
-  'established',
-  'connecting',
-  'accepting',
-  'closing',
-  'closing',
-  'closing',
-  'closed',
-  'half closed by its peer',
-  'closing',
-  'listening',
-  'closing',
-];
+const kShutdownBoth = 2;
+const kEnotconn = 107;
 
 const kIpTos = 1;
 const kIpTtl = 2;
@@ -63,13 +53,6 @@ const kTcpKeepInterval = 5;
 const kTcpKeepCount = 6;
 const kDefaultTtl = 64;
 
-interface InetAddress {
-  readonly port: number;
-  /** Words as they lie in memory, network byte order. */
-  readonly words: readonly number[];
-  readonly scope: number;
-}
-
 export const inetSocketRoom: FileRoom = {
   kind: 'inet-socket',
   fdType: fd_types.INETSK,
@@ -78,8 +61,8 @@ export const inetSocketRoom: FileRoom = {
   encode(file, fileId, ctx) {
     const socket = file.socket;
     if (socket === undefined || !isCarried(file, socket, ctx)) return undefined;
-    const local = parseAddress(socket.localAddress);
-    const peer = parseAddress(socket.peerAddress);
+    const local = inetAddressOf(socket.localAddress);
+    const peer = inetAddressOf(socket.peerAddress);
     const state = stateOf(socket);
     if (local.scope !== 0) {
       object(file, ctx, 'is bound to a link-local address, whose interface is not carried');
@@ -95,9 +78,9 @@ export const inetSocketRoom: FileRoom = {
       src_port: local.port,
       dst_port: peer.port,
       flags: file.statusFlags,
-      backlog: state === kListen ? backlogOf(socket) : 0,
-      src_addr: [...local.words],
-      dst_addr: [...peer.words],
+      backlog: state === tcpState.listen ? backlogOf(socket) : 0,
+      src_addr: wordsOf(socket.family, local.words),
+      dst_addr: wordsOf(socket.family, peer.words),
       fown: encodeOwner(file, ctx),
       opts: encodeSocketOptions(socket),
       v6only: socket.family === kInet6 ? optionFlag(socket, kSolIpv6, kIpv6Only) : undefined,
@@ -111,7 +94,8 @@ export const inetSocketRoom: FileRoom = {
         ttl: optionNumber(socket, kSolIp, kIpTtl),
       },
       ns_id: ctx.namespaceId('net', socket.netNamespace),
-      shutdown: 0,
+      // Not even as 0: CRIU would call shutdown(2) for it.
+      shutdown: undefined,
       tcp_opts:
         socket.type === kStream
           ? {
@@ -124,6 +108,7 @@ export const inetSocketRoom: FileRoom = {
           : undefined,
       stasis: encodePlainOptions(socket),
     };
+    if (isTcp(isk) && isConnectionState(state) && !encodeConnection(file, socket, isk, ctx)) return undefined;
     return { type: fd_types.INETSK, id: fileId, isk };
   },
 
@@ -131,7 +116,7 @@ export const inetSocketRoom: FileRoom = {
     const socket = entry.isk;
     if (socket === undefined) throw corrupt('files.img', `has no inet socket in entry ${entry.id}`);
     const from = `file[${entry.id}]`;
-    checkEntry(socket, entry.id, ctx);
+    checkEntry(socket, entry.id);
     const task = ctx.root.builder;
     const name = `${socket.type === kStream ? 'tcp' : 'udp'} socket ${entry.id}`;
     const low = ctx.plan.slot(name);
@@ -145,11 +130,23 @@ export const inetSocketRoom: FileRoom = {
       setOption(ctx, low, kSolIpv6, kIpv6Only, u32(socket.v6only ? 1 : 0), from, 'IPV6_V6ONLY');
     if (socket.ip_opts?.freebind === true) setOption(ctx, low, kSolIp, kIpFreebind, u32(1), from, 'IP_FREEBIND');
     // Before listen: accepted sockets inherit them, and the window follows the buffer.
-    compileSocketOptions(ctx, low, socket.opts, from);
+    const isConnection = isTcp(socket) && isConnectionState(socket.state);
+    const isMade = isConnection && !isClosedOnRestore(ctx);
+    // A connection gets its buffers when it is made, by who may force them.
+    compileSocketOptions(ctx, low, socket.opts, from, { bufferSizes: isMade });
     compileIpOptions(ctx, low, socket, from);
     compilePlainOptions(ctx, low, socket.stasis, from);
+    if (isConnection) {
+      if (isMade) compileConnection(socket, entry.id, ctx);
+      else {
+        closeBothWays(ctx, low, from);
+        forgetConnection(socket, entry.id, ctx);
+      }
+      setStatusFlags(task, Phase.FILES, low, socket.flags, from);
+      return hold(ctx, low, name, from);
+    }
     if (socket.src_port !== 0) bindTo(ctx, low, socket, from);
-    if (socket.state === kListen) {
+    if (socket.state === tcpState.listen) {
       task.step(Phase.FILES, 'listen', [low, socket.backlog], { from, note: `backlog ${socket.backlog}` });
     } else if (socket.type === kDatagram && socket.dst_port !== 0) {
       const address = socketAddress(socket.family, socket.dst_port, socket.dst_addr);
@@ -159,6 +156,30 @@ export const inetSocketRoom: FileRoom = {
     return hold(ctx, low, name, from);
   },
 };
+
+function isTcp(socket: inet_sk_entry): boolean {
+  return socket.type === kStream;
+}
+
+/** CRIU wants the length of the family also where there is no address. */
+function wordsOf(family: number, words: readonly number[]): number[] {
+  if (words.length > 0) return [...words];
+  return family === kInet ? [0] : [0, 0, 0, 0];
+}
+
+/** Asked for now, or when the checkpoint was taken: then there is nothing to make a connection from. */
+function isClosedOnRestore(ctx: CompileContext): boolean {
+  return ctx.options.tcp === 'close' || ctx.images.inventory.tcp_close === true;
+}
+
+/** Reads give end of file, writes EPIPE. Of a socket without a peer the kernel takes it, and says ENOTCONN. */
+function closeBothWays(ctx: CompileContext, low: SlotRef, from: string): void {
+  ctx.root.builder.step(Phase.FILES, 'shutdown', [low, kShutdownBoth], {
+    from,
+    tolerate: [kEnotconn],
+    note: 'the connection is not made again',
+  });
+}
 
 function object(file: OpenFile, ctx: EncodeContext, what: string, hint?: string): void {
   ctx.object('CAPTURE_FD_UNSUPPORTED', `${descriptorPhrase(file, ctx)} ${what}`, ctx.subjectOfFile(file), hint);
@@ -186,17 +207,28 @@ function isCarried(file: OpenFile, socket: Socket, ctx: EncodeContext): boolean 
     object(file, ctx, 'is a socket of another network namespace than that of its task');
     return false;
   }
-  if (!tcp) return true;
+  if (tcp) degradeWhatIsLost(file, socket, ctx);
+  return true;
+}
+
+/** What a TCP socket without a connection may hold all the same. */
+function degradeWhatIsLost(file: OpenFile, socket: Socket, ctx: EncodeContext): void {
   const state = stateOf(socket);
-  if (state === kListen || state === kClose) return true;
-  const connection = `${text(socket.localAddress)} to ${text(socket.peerAddress)}`;
-  object(
-    file,
-    ctx,
-    `is a TCP connection (${stateNames[state] ?? `state ${state}`}) from ${connection}; connections are not carried`,
-    'close the connection, or stop the client, before the checkpoint',
-  );
-  return false;
+  const info = Buffer.from(socket.tcpInfo);
+  // Of a listening socket, tcp_info carries the length of its queue in tcpi_unacked.
+  const waiting = state === tcpState.listen && info.length >= 28 ? info.readUInt32LE(24) : 0;
+  if (waiting > 0)
+    ctx.degrade(
+      'TCP_ACCEPT_QUEUE_LOST',
+      `${descriptorPhrase(file, ctx)} has ${waiting} TCP connections that were not accepted yet, which are lost`,
+      ctx.subjectOfFile(file),
+    );
+  if (state === tcpState.closed && socket.inputBytes > 0)
+    ctx.degrade(
+      'TCP_DATA_LOST',
+      `${descriptorPhrase(file, ctx)} has ${socket.inputBytes} unread bytes of a TCP connection that is over, which are lost`,
+      ctx.subjectOfFile(file),
+    );
 }
 
 export function isElsewhere(socket: Socket, ctx: EncodeContext): boolean {
@@ -206,10 +238,10 @@ export function isElsewhere(socket: Socket, ctx: EncodeContext): boolean {
 
 /** struct tcp_info starts with the state; without it, a peer address tells. */
 function stateOf(socket: Socket): number {
-  if (socket.type !== kStream) return socket.peerAddress.length > 0 ? kEstablished : kClose;
+  if (socket.type !== kStream) return socket.peerAddress.length > 0 ? tcpState.established : tcpState.closed;
   const state = socket.tcpInfo[0];
   if (state !== undefined && state !== 0) return state;
-  return socket.peerAddress.length > 0 ? kEstablished : kClose;
+  return socket.peerAddress.length > 0 ? tcpState.established : tcpState.closed;
 }
 
 /** Of a listening socket, tcp_info carries the backlog in tcpi_sacked (offset 28). */
@@ -218,43 +250,9 @@ function backlogOf(socket: Socket): number {
   return info.length >= 32 ? info.readUInt32LE(28) : 128;
 }
 
-/** struct sockaddr_in: family, port (big-endian), address; sockaddr_in6 has flow information before and a scope after. */
-function parseAddress(bytes: Uint8Array): InetAddress {
-  const buffer = Buffer.from(bytes);
-  const family = buffer.length >= 4 ? buffer.readUInt16LE(0) : 0;
-  if (family === kInet && buffer.length >= 8)
-    return { port: buffer.readUInt16BE(2), words: [buffer.readUInt32LE(4)], scope: 0 };
-  if (family === kInet6 && buffer.length >= 24) {
-    const words = [8, 12, 16, 20].map((at) => buffer.readUInt32LE(at));
-    return { port: buffer.readUInt16BE(2), words, scope: buffer.length >= 28 ? buffer.readUInt32LE(24) : 0 };
-  }
-  return { port: 0, words: [], scope: 0 };
-}
-
-function text(bytes: Uint8Array): string {
-  const address = parseAddress(bytes);
-  return addressText(address.words, address.port);
-}
-
-export function addressText(words: readonly number[], port: number): string {
-  const bytes = Buffer.alloc(4 * words.length);
-  words.forEach((word, index) => bytes.writeUInt32LE(word >>> 0, 4 * index));
-  if (words.length === 1) return `${[...bytes].join('.')}:${port}`;
-  const groups = words.length === 4 ? (bytes.toString('hex').match(/.{4}/g) ?? []) : [];
-  return `[${groups.map((group) => group.replace(/^0{1,3}/, '')).join(':')}]:${port}`;
-}
-
 function describe(socket: inet_sk_entry): string {
-  const state = socket.state === kListen ? 'listening on ' : '';
+  const state = socket.state === tcpState.listen ? 'listening on ' : '';
   return `${state}${addressText(socket.src_addr, socket.src_port)}`;
-}
-
-function socketAddress(family: number, port: number, words: readonly number[]): Buffer {
-  const address = Buffer.alloc(family === kInet ? 16 : 28);
-  address.writeUInt16LE(family, 0);
-  address.writeUInt16BE(port, 2);
-  words.forEach((word, index) => address.writeUInt32LE(word >>> 0, (family === kInet ? 4 : 8) + 4 * index));
-  return address;
 }
 
 /** TCP: connections of the old socket may linger (TIME_WAIT) on its port; they must not keep the new one away. */
@@ -279,8 +277,13 @@ function compileIpOptions(ctx: CompileContext, low: SlotRef, socket: inet_sk_ent
   if (ip?.ttl !== undefined && ip.ttl !== kDefaultTtl) setOption(ctx, low, kSolIp, kIpTtl, u32(ip.ttl), from, 'IP_TTL');
   const tcp = socket.tcp_opts;
   if (socket.type !== kStream || tcp === undefined) return;
+  if (isConnectionState(socket.state)) return compileKeepalive(ctx, low, tcp, from);
   if (tcp.nodelay === true) setOption(ctx, low, kSolTcp, kTcpNodelay, u32(1), from, 'TCP_NODELAY');
   if (tcp.cork === true) setOption(ctx, low, kSolTcp, kTcpCork, u32(1), from, 'TCP_CORK');
+  compileKeepalive(ctx, low, tcp, from);
+}
+
+function compileKeepalive(ctx: CompileContext, low: SlotRef, tcp: tcp_opts_entry, from: string): void {
   const keep = (value: number | undefined, usual: number, name: number, note: string): void => {
     if (value !== undefined && value !== usual && value !== 0)
       setOption(ctx, low, kSolTcp, name, u32(value), from, note);
@@ -290,7 +293,7 @@ function compileIpOptions(ctx: CompileContext, low: SlotRef, socket: inet_sk_ent
   keep(tcp.keepintvl, 75, kTcpKeepInterval, 'TCP_KEEPINTVL');
 }
 
-function checkEntry(socket: inet_sk_entry, id: number, ctx: CompileContext): void {
+function checkEntry(socket: inet_sk_entry, id: number): void {
   const words = socket.family === kInet ? 1 : 4;
   const bad =
     (socket.family !== kInet && socket.family !== kInet6) ||
@@ -300,11 +303,4 @@ function checkEntry(socket: inet_sk_entry, id: number, ctx: CompileContext): voi
     socket.src_port > 0xffff ||
     socket.dst_port > 0xffff;
   if (bad) throw corrupt('files.img', `has an impossible internet socket in entry ${id}`);
-  if (socket.type === kStream && socket.state !== kListen && socket.state !== kClose) {
-    ctx.object(
-      'IMAGE_FEATURE_UNSUPPORTED',
-      `file ${id} is a TCP connection from ${addressText(socket.src_addr, socket.src_port)} to ${addressText(socket.dst_addr, socket.dst_port)}; connections are not carried`,
-      { image: 'files.img' },
-    );
-  }
 }

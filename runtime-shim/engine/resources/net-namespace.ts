@@ -16,6 +16,8 @@ const kIffLoopback = 8;
 const kInet = 2;
 const kDatagram = 2;
 const kSiocSetFlags = 0x8914;
+/** Plan.network_descriptor: that of whoever restores. */
+const kOwnNetwork = -1;
 
 interface Link {
   readonly index: number;
@@ -56,7 +58,10 @@ export const netNamespaceRoom: Room = {
   },
 
   compile(ctx) {
-    if (!createsNamespace(ctx, 'net')) return;
+    if (!createsNamespace(ctx, 'net')) {
+      ctx.plan.networkDescriptor = ctx.options.joinNamespaces.get('net') ?? kOwnNetwork;
+      return;
+    }
     const task = ctx.root.builder;
     const id = imageNamespaceId(ctx, 'net');
     const from = `netns-${id ?? 'new'}`;

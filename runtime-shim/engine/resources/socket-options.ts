@@ -28,8 +28,8 @@ const kReceiveTimeout = 20;
 const kSendTimeout = 21;
 const kBindToDevice = 25;
 const kAttachFilter = 26;
-const kSendBufferForce = 32;
-const kReceiveBufferForce = 33;
+export const kSendBufferForce = 32;
+export const kReceiveBufferForce = 33;
 const kPassSec = 34;
 const kMark = 36;
 const kBufferLock = 72;
@@ -200,7 +200,13 @@ export function compileOptionsBeforeBind(
 }
 
 /** The rest, after queues have been filled: small buffers would not take them. */
-export function compileSocketOptions(ctx: CompileContext, socket: SlotRef, options: sk_opts_entry, from: string): void {
+export function compileSocketOptions(
+  ctx: CompileContext,
+  socket: SlotRef,
+  options: sk_opts_entry,
+  from: string,
+  except: { readonly bufferSizes?: boolean } = {},
+): void {
   const flag = (value: boolean | undefined, name: number, note: string): void => {
     if (value === true) setOption(ctx, socket, kSolSocket, name, u32(1), from, note);
   };
@@ -225,14 +231,25 @@ export function compileSocketOptions(ctx: CompileContext, socket: SlotRef, optio
   time(options.so_snd_tmo_sec, options.so_snd_tmo_usec, kSendTimeout, 'SO_SNDTIMEO');
   time(options.so_rcv_tmo_sec, options.so_rcv_tmo_usec, kReceiveTimeout, 'SO_RCVTIMEO');
   attachFilter(ctx, socket, options, from);
+  if (except.bufferSizes === true) return;
+  for (const { name, value, note } of lastBufferSizes(options))
+    setOption(ctx, socket, kSolSocket, name, value, from, note);
+}
+
+/** Options of SOL_SOCKET, to be set in this order. */
+export function lastBufferSizes(
+  options: sk_opts_entry,
+): { readonly name: number; readonly value: Uint8Array; readonly note: string }[] {
+  const sizes = [];
   // The kernel doubles what is set, and what it reports is doubled already.
   if (options.so_sndbuf > 0)
-    setOption(ctx, socket, kSolSocket, kSendBufferForce, u32(options.so_sndbuf >>> 1), from, 'SO_SNDBUFFORCE');
+    sizes.push({ name: kSendBufferForce, value: u32(options.so_sndbuf >>> 1), note: 'SO_SNDBUFFORCE' });
   if (options.so_rcvbuf > 0)
-    setOption(ctx, socket, kSolSocket, kReceiveBufferForce, u32(options.so_rcvbuf >>> 1), from, 'SO_RCVBUFFORCE');
+    sizes.push({ name: kReceiveBufferForce, value: u32(options.so_rcvbuf >>> 1), note: 'SO_RCVBUFFORCE' });
   // Setting a size locks it; TCP tunes its buffers only while they are unlocked.
   if (options.so_buf_lock !== undefined)
-    setOption(ctx, socket, kSolSocket, kBufferLock, u32(options.so_buf_lock & 3), from, 'SO_BUF_LOCK');
+    sizes.push({ name: kBufferLock, value: u32(options.so_buf_lock & 3), note: 'SO_BUF_LOCK' });
+  return sizes;
 }
 
 /** Room for a queue that is about to be sent from this socket. */
