@@ -136,7 +136,7 @@ void put_task(Writer& message, uint32_t field, const CapturedTask& task) {
   put(entry, 8, task.limits);
   put(entry, 9, task.cgroup);
   put(entry, 10, task.timers);
-  put(entry, 11, task.smaps);
+  put(entry, 11, smaps_without_counts(task.smaps));
   put(entry, 12, task.oom_score_adj);
   put(entry, 13, task.loginuid);
   put(entry, 14, task.personality);
@@ -433,7 +433,7 @@ std::string encode_capture(const CaptureData& capture, const std::vector<TimedPh
                            const std::vector<std::string>& log) {
   std::string encoded;
   size_t expected_bytes = 65536;
-  for (const CapturedTask& task : capture.tasks) expected_bytes += task.smaps.size() + task.threads.size() * 8192;
+  for (const CapturedTask& task : capture.tasks) expected_bytes += task.smaps.size() / 4 + task.threads.size() * 8192;
   encoded.reserve(expected_bytes);
   Writer message(encoded);
   message.add_uint32(1, kCaptureVersion);

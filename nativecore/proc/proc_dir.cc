@@ -293,6 +293,16 @@ std::vector<Vma> parse_maps(std::string_view text) {
   return found;
 }
 
+std::string smaps_without_counts(std::string_view smaps) {
+  std::string kept;
+  kept.reserve(smaps.size() / 8);
+  for_each_line(smaps, [&kept](std::string_view line) {
+    const bool is_range = !line.empty() && !(line[0] >= 'A' && line[0] <= 'Z');
+    if (is_range || line.starts_with("VmFlags:") || line.starts_with("ProtectionKey:")) kept.append(line) += '\n';
+  });
+  return kept;
+}
+
 namespace {
 
 // struct procmap_query of linux/fs.h, which our oldest headers lack.

@@ -102,6 +102,10 @@ std::string map_files_name(uint64_t start, uint64_t end);
 // The range lines of a maps or smaps text. Throws "bug" on a text that is not one.
 std::vector<Vma> parse_maps(std::string_view text);
 
+// A smaps text without its counts: the range lines, ProtectionKey and VmFlags, as they are. Counts are nine tenths of
+// it, and of no use to anybody once the process runs on.
+std::string smaps_without_counts(std::string_view smaps);
+
 // Mappings by single questions (PROCMAP_QUERY, Linux 6.11), where a list of all would take too long.
 class MappingQuery {
  public:
