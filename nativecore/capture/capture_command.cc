@@ -8,9 +8,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <latch>
 #include <new>
 #include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -19,6 +21,7 @@
 #include "base/fault_point.h"
 #include "base/log_ring.h"
 #include "base/native_error.h"
+#include "base/parallel.h"
 #include "base/progress.h"
 #include "base/sys.h"
 #include "base/timing.h"
@@ -30,6 +33,7 @@
 #include "capture/capture_steps.h"
 #include "capture/capture_tasks.h"
 #include "capture/capture_tree.h"
+#include "capture/copy_space.h"
 #include "capture/encode_capture.h"
 #include "capture/memory_tracking.h"
 #include "capture/paused_container.h"
@@ -46,6 +50,13 @@ constexpr uint64_t kHurriedBytes = 256u << 20;
 constexpr size_t kShareOfTexts = 4;
 constexpr uint64_t kKillPatienceMs = 30'000;
 constexpr uint64_t kVisitPatienceMs = 2'000;
+
+constexpr int kHeapBytes = 16 << 20;
+constexpr size_t kHugePageBytes = 2 << 20;
+constexpr size_t kWarmBytes = 4 * kHugePageBytes;
+constexpr size_t kHelperWarmBytes = 2 * kHugePageBytes;
+// With fewer threads or processes the others have nothing to read.
+constexpr size_t kManyTasks = 16;
 
 // The other side has gone, or has said `abort`.
 constexpr const char* kAborted = "aborted";
@@ -70,30 +81,43 @@ class FreezePriority {
   bool raised_ = false;
 };
 
-// Kept until we end: what lies before the first boundary of huge pages.
-void* block_before_heap;
+// What lies before the first boundary of huge pages is kept until we end.
+void keep_for_good(void* block) { __asm__ volatile("" : : "r"(block) : "memory"); }
 
 // Memory that the window needs is there before it: a page fault costs 0.3 us, with
 // shadow page tables 10, and a hundred processes are some thousand of them. In pages
 // of 2 MiB where the system gives them: 4 faults, not 2048 that a small checkpoint
-// would wait for. Of the main thread only: with one arena for all, threads waited
-// for each other (twice the time).
-void warm_up_heap() {
-  constexpr int kHeapBytes = 16 << 20;
-  constexpr size_t kWarmBytes = kHeapBytes / 2;
-  constexpr size_t kHugePageBytes = 2 << 20;
-  ::mallopt(M_MMAP_THRESHOLD, kHeapBytes);
-  ::mallopt(M_TRIM_THRESHOLD, 2 * kHeapBytes);
-  ::mallopt(M_TOP_PAD, kHeapBytes);
-  char* const block = static_cast<char*>(std::malloc(kHugePageBytes + kWarmBytes));
+// would wait for. Each thread has an arena of its own: with one for all, they
+// waited for each other (twice the time).
+void warm_up_heap(size_t warm_bytes) {
+  char* const block = static_cast<char*>(std::malloc(kHugePageBytes + warm_bytes));
   if (block == nullptr) throw std::bad_alloc();
   const size_t to_boundary = -reinterpret_cast<uintptr_t>(block) % kHugePageBytes;
   char* const heap = block + to_boundary;
-  (void)::madvise(heap, kWarmBytes, MADV_HUGEPAGE);  // refused where there are none: then it is small ones
-  std::memset(heap, 1, kWarmBytes);
+  (void)::madvise(heap, warm_bytes, MADV_HUGEPAGE);  // refused where there are none: then it is small ones
+  std::memset(heap, 1, warm_bytes);
   __asm__ volatile("" : : "r"(heap) : "memory");  // it has to be written
   // Given back but for what lies before the boundary: nothing is to be allocated in pages that are not there.
-  block_before_heap = std::realloc(block, to_boundary);
+  keep_for_good(std::realloc(block, to_boundary));
+}
+
+void set_up_heap() {
+  ::mallopt(M_MMAP_THRESHOLD, kHeapBytes);
+  ::mallopt(M_TRIM_THRESHOLD, 2 * kHeapBytes);
+  ::mallopt(M_TOP_PAD, kHeapBytes);
+}
+
+// A thread that starts takes over the arena of one that has ended, so those that
+// will read in the window find theirs warm. All at once, or they would take turns with one.
+void warm_up_helpers() {
+  const unsigned count = std::min(kMaximalWorkers, processor_count());
+  std::latch all_have_theirs(count);
+  std::vector<std::jthread> helpers;
+  for (unsigned i = 0; i < count; ++i)
+    helpers.emplace_back([&] {
+      warm_up_heap(kHelperWarmBytes);
+      all_have_theirs.arrive_and_wait();
+    });
 }
 
 class CaptureCommand {
@@ -129,9 +153,11 @@ class CaptureCommand {
       const size_t descriptor_limit = sys::raise_descriptor_limit();  // before the tree is opened, which may be large
       tree = find_running_tree(request.root_host_pid, descriptor_limit / kShareOfTexts);
       files.open_before_freeze(tree, descriptor_limit);
+      if (count_tasks(tree) >= kManyTasks) warm_up_helpers();
       kcmp_orders = order_tasks_before_freeze(tree);
       if (request.leave_running) {
         copies.make_before_freeze(request, tree);
+        copy_space.make_before_freeze(tree);
         many_mappings = find_many_mappings_before_freeze(tree);
       }
     }
@@ -142,6 +168,7 @@ class CaptureCommand {
     ReturnPathFinder return_paths;
     FilesCapture files;
     SharedMemoryCopies copies;
+    CopySpace copy_space;
   };
 
   CaptureContext context_of(const CaptureRequest& request, FrozenTree& tree, Preparation& preparation,
@@ -156,6 +183,7 @@ class CaptureCommand {
   // written while TypeScript works on the metadata.
   int capture_and_hold(const CaptureRequest& request) {
     PausedContainer paused(request.found_paused ? request.freezer_file : std::string());
+    warm_up_heap(kWarmBytes);
     Preparation preparation(request);
     MemoryTracking tracking(request);
     FreezePriority priority;
@@ -194,6 +222,8 @@ class CaptureCommand {
     // A paused container does not run on after the thaw, so nothing is won, and it could not be visited.
     std::optional<TwinReaper> reaper;
     if (request.copy_on_write_bytes > 0 && !request.found_paused) reaper.emplace();
+    // After that fork: what parent and child have in common is copied page by page when it is written to.
+    warm_up_heap(kWarmBytes);
     Preparation preparation(request);
     CaptureData& data = preparation.data;
     FreezePriority priority;
@@ -216,7 +246,7 @@ class CaptureCommand {
     shared.scan();
     if (memory.found_bytes() + shared.bytes_to_save() > kHurriedBytes) priority.relax();
     phases_.enter("copy pages");
-    memory.save_what_has_no_twin();
+    memory.save_what_has_no_twin(preparation.copy_space);
     shared.save(preparation.copies);
     if (!request.tracking_token.empty()) phases_.enter("protect memory");
     tracking.protect(context);
@@ -352,7 +382,7 @@ int report_failure(ControlChannel& channel, CaptureCommand& command, NativeError
 
 int run_capture_command(bool early) {
   prepare_signal_waiting();
-  warm_up_heap();
+  set_up_heap();
   ControlChannel channel{UniqueFd(kControlDescriptor)};
   CaptureCommand command(channel);
   int status = 1;

@@ -109,7 +109,7 @@ uint64_t MemoryCapture::found_bytes() const {
   return total;
 }
 
-void MemoryCapture::save_what_has_no_twin() {
+void MemoryCapture::save_what_has_no_twin(CopySpace& space) {
   std::vector<size_t> to_copy, to_write;
   uint64_t copied_bytes = 0;
   for (size_t i = 0; i < parts_.size(); ++i) {
@@ -126,7 +126,7 @@ void MemoryCapture::save_what_has_no_twin() {
     if (in_caller) context_.check_abort();
     Part& part = parts_[to_copy[number]];
     STASIS_CONTEXT("copying pages", task_of(part).host_pid);
-    part.source = std::make_unique<CopiedMemory>(LiveMemory(proc_of(part)), pages_.tasks[to_copy[number]].runs);
+    part.source = std::make_unique<CopiedMemory>(LiveMemory(proc_of(part)), pages_.tasks[to_copy[number]].runs, &space);
   });
   if (!to_write.empty() && context_.request.write_pages) write_parts(to_write, PageFiles::Hurry::yes);
 }

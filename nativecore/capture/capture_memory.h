@@ -29,7 +29,7 @@ class MemoryCapture {
   // Finds the pages of all tasks without a twin, and what has changed since the parent.
   void scan();
   // Of tasks that run on soon: small ones are copied, large ones without a twin written.
-  void save_what_has_no_twin();
+  void save_what_has_no_twin(CopySpace& space);
   uint64_t found_bytes() const;
 
   // --- when it runs again, or at the end of what is to be done while it is stopped

@@ -17,14 +17,13 @@
 #include "base/parallel.h"
 #include "base/sys.h"
 #include "capture/capture_host.h"
+#include "capture/copy_space.h"
 #include "capture/kcmp_index.h"
 #include "capture/path_facts.h"
 
 namespace stasis {
 namespace {
 
-// Less than this is copied inside the window as quickly as it is forked.
-constexpr uint64_t kWorthATwinBytes = 1 << 20;
 // More shared memory than this is left to the twin to be described: its page table is empty there, and here each GiB
 // costs the kernel 16 ms in smaps and 20 ms in PAGEMAP_SCAN. A fork does not copy it.
 constexpr uint64_t kMuchSharedBytes = 16 << 20;
@@ -63,10 +62,6 @@ void use_smaps(CapturedTask& task, const ProcDir& proc, std::string smaps, PathC
   find_vdso(task);
   task.mapped_files.clear();
   capture_mapped_files(task, proc, paths);
-}
-
-uint64_t status_bytes(std::string_view status, std::string_view name) {
-  return static_cast<uint64_t>(status_number(status, name, 0)) << 10;  // "RssAnon:  1234 kB"
 }
 
 uint64_t vdso_address(std::string_view auxv) {

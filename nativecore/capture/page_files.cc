@@ -126,12 +126,16 @@ const unsigned char* LiveMemory::read(const PagePiece& piece, unsigned char* buf
   return buffer;
 }
 
-CopiedMemory::CopiedMemory(const PageSource& source, const std::vector<PageRun>& runs) : runs_(runs) {
+CopiedMemory::CopiedMemory(const PageSource& source, const std::vector<PageRun>& runs, CopySpace* space) : runs_(runs) {
   const uint64_t length = run_pages(runs) * kPageBytes;
   if (length == 0) return;
-  bytes_ = sys::mmap(0, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE);
+  if (space) bytes_ = space->take(length);
+  if (!bytes_) {
+    own_ = sys::mmap(0, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE);
+    bytes_ = own_.data();
+  }
   for (const PagePiece& piece : cut_into_pieces(runs)) {
-    unsigned char* const place = bytes_.data() + piece.file_offset;
+    unsigned char* const place = bytes_ + piece.file_offset;
     const unsigned char* const bytes = source.read(piece, place);
     if (bytes != place) std::memcpy(place, bytes, piece.length_bytes);
   }
@@ -139,7 +143,7 @@ CopiedMemory::CopiedMemory(const PageSource& source, const std::vector<PageRun>&
 
 // The runs are those that were copied, so pieces lie here as they will in the file.
 const unsigned char* CopiedMemory::read(const PagePiece& piece, unsigned char*) const {
-  return bytes_.data() + piece.file_offset;
+  return bytes_ + piece.file_offset;
 }
 
 const unsigned char* CopiedMemory::find(uint64_t address, uint64_t length_bytes) const {
@@ -147,7 +151,7 @@ const unsigned char* CopiedMemory::find(uint64_t address, uint64_t length_bytes)
   for (const PageRun& run : runs_) {
     const uint64_t run_bytes = run.page_count * kPageBytes;
     if (address >= run.address && address + length_bytes <= run.address + run_bytes)
-      return bytes_.data() + offset + (address - run.address);
+      return bytes_ + offset + (address - run.address);
     offset += run_bytes;
   }
   return nullptr;

@@ -17,6 +17,7 @@
 #include "base/progress.h"
 #include "base/sys.h"
 #include "base/unique_fd.h"
+#include "capture/copy_space.h"
 #include "capture/page_runs.h"
 #include "proc/proc_dir.h"
 
@@ -70,14 +71,16 @@ class LiveMemory : public PageSource {
 // Pages that were copied here, in the order of their runs.
 class CopiedMemory : public PageSource {
  public:
-  CopiedMemory(const PageSource& source, const std::vector<PageRun>& runs);
+  // In the space, if there is one that has room for it.
+  CopiedMemory(const PageSource& source, const std::vector<PageRun>& runs, CopySpace* space = nullptr);
   const unsigned char* read(const PagePiece& piece, unsigned char* buffer) const override;
   // The bytes of a range of pages; null if it is not among the runs.
   const unsigned char* find(uint64_t address, uint64_t length_bytes) const;
 
  private:
   std::vector<PageRun> runs_;
-  sys::Mapping bytes_;
+  sys::Mapping own_;
+  unsigned char* bytes_ = nullptr;
 };
 
 // A twin's memory, but for what a fork does not copy.

@@ -199,6 +199,12 @@ std::vector<ProcDir> find_running_tree(pid_t root_host_pid, size_t spare_descrip
   return tree;
 }
 
+size_t count_tasks(const std::vector<ProcDir>& tree) {
+  size_t count = 0;
+  for (const ProcDir& proc : tree) count += proc.thread_count();
+  return count;
+}
+
 std::string map_files_name(uint64_t start, uint64_t end) {
   char name[64];
   std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(start),

@@ -60,6 +60,7 @@ std::vector<pid_t> process_ids();
 
 // A process and its descendants while they run: nearly all of them, parents first.
 // Texts that are wanted of each in the freeze window are kept open, as far as that many descriptors reach.
+size_t count_tasks(const std::vector<ProcDir>& tree);  // threads of all of them
 std::vector<ProcDir> find_running_tree(pid_t root_host_pid, size_t spare_descriptors);
 
 // --- /proc/PID/stat
