@@ -241,6 +241,11 @@ Try<pid_t> try_waitpid(pid_t host_pid, int* status, int options) {
   }
 }
 
+Try<pid_t> try_waitpid_once(pid_t host_pid, int* status, int options) {
+  const pid_t waited = ::waitpid(host_pid, status, options | __WALL);
+  return waited >= 0 ? Try<pid_t>{waited, 0} : failed_try<pid_t>();
+}
+
 void setns(int fd, int namespace_type) {
   if (::setns(fd, namespace_type) < 0) throw NativeError::from_errno("setns", errno);
 }

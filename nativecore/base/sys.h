@@ -82,6 +82,8 @@ Try<int> try_kcmp(pid_t first_host_pid, pid_t second_host_pid, int type, uint64_
 Try<bool> try_tgkill(pid_t host_tgid, pid_t host_tid, int signal);
 // waitpid(2) with __WALL; value is 0 if WNOHANG found nothing. `status` is set otherwise.
 Try<pid_t> try_waitpid(pid_t host_pid, int* status, int options);
+// The same, but a signal handler ends it: EINTR.
+Try<pid_t> try_waitpid_once(pid_t host_pid, int* status, int options);
 void setns(int fd, int namespace_type);
 
 // Memory of another process. Short results are handed back: the first address

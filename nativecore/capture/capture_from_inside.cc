@@ -109,7 +109,7 @@ void visit_group(CaptureContext& context, std::vector<Visited>& group) {
     visit.infection->start(context.deadline);
   }
   for (const Visited& visit : group) {
-    const int32_t twin_ns_pid = visit.infection->await(context.deadline);
+    const int32_t twin_ns_pid = visit.infection->await(group.size() > 1, context.deadline);
     if (context.tracking.wants_uffd(*visit.task))
       context.tracking.take_uffd(context, *visit.task, visit.infection->take_uffd());
     if (visit.task->twin_wish.wanted)

@@ -298,9 +298,10 @@ void Infection::attend_stops(size_t index) {
   checked_ptrace(PTRACE_CONT, thread.host_tid, 0, 0);
 }
 
-void Infection::await_answers(const Deadline& deadline) {
-  for (size_t i = 0; i < threads_.size(); ++i) {
-    const int spins = shared_.valid() ? kSpins : kLooks;
+void Infection::await_answers(bool others_run, const Deadline& deadline) {
+  // The last first. Where others run besides, without looking on: one of the processors that they need is ours.
+  for (size_t i = threads_.size(); i-- > 0;) {
+    const int spins = others_run || threads_.size() > 1 ? 1 : shared_.valid() ? kSpins : kLooks;
     for (int spin = 0; spin < spins && !has_answered(i); ++spin) __builtin_ia32_pause();
     while (!has_answered(i)) {
       attend_stops(i);
@@ -318,9 +319,9 @@ void Infection::await_answers(const Deadline& deadline) {
   }
 }
 
-int32_t Infection::await(const Deadline& deadline) {
+int32_t Infection::await(bool others_run, const Deadline& deadline) {
   STASIS_CONTEXT("waiting for the parasite", process_.host_pid);
-  await_answers(deadline);
+  await_answers(others_run, deadline);
   fault_point("parasite_answered");
   if (!twin_.wanted && !wish_.uffd) return 0;
   collect();

@@ -69,7 +69,8 @@ class Infection {
   void start(const Deadline& deadline);
   // Waits until all threads have answered. The result is the twin's pid in the
   // target's namespace, or a negative errno; 0 where none was wished for.
-  int32_t await(const Deadline& deadline);
+  // `others_run`: in other processes.
+  int32_t await(bool others_run, const Deadline& deadline);
   // Puts all threads back and unmaps.
   // Postconditions: the records are here, nothing of the parasites is there.
   static void take_out_all(FrozenTree& tree, const std::vector<Infection*>& infections, const Deadline& deadline);
@@ -86,7 +87,7 @@ class Infection {
  private:
   uint64_t slot_offset(size_t index) const { return first_slot_offset_ + index * slot_bytes_; }
   void write_region();
-  void await_answers(const Deadline& deadline);
+  void await_answers(bool others_run, const Deadline& deadline);
   uint32_t state_of(size_t index);
   bool has_answered(size_t index);
   void answer_offer(bool take);

@@ -3,6 +3,7 @@
 #include <linux/kcmp.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -53,6 +54,12 @@ void prepare_signal_waiting() {
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
   ::sigprocmask(SIG_BLOCK, &set, nullptr);
+  struct sigaction interrupt {};
+  interrupt.sa_handler = [](int) {};  // without SA_RESTART: a wait ends with EINTR
+  ::sigaction(SIGALRM, &interrupt, nullptr);
+  sigemptyset(&set);
+  sigaddset(&set, SIGALRM);
+  ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
 }
 
 std::vector<pid_t> TracedProcess::host_tids() const {
@@ -262,7 +269,43 @@ const TracedThread* FrozenTree::find_unstopped() const {
   return nullptr;
 }
 
+namespace {
+
+void set_wait_timer(uint64_t period_ns) {
+  const timeval period{0, static_cast<suseconds_t>(period_ns / 1000)};
+  const itimerval timer{period, period};
+  ::setitimer(ITIMER_REAL, &timer, nullptr);
+}
+
+}  // namespace
+
+FrozenTree::WaitScope::~WaitScope() {
+  if (--tree_.wait_scopes_ > 0 || !std::exchange(tree_.timer_set_, false)) return;
+  set_wait_timer(0);
+}
+
+// 0: the patience is over. ECHILD: there is no such thread.
+// Preconditions: a WaitScope exists.
+sys::Try<pid_t> FrozenTree::wait_a_while(pid_t host_tid, int* status) {
+  sys::Try<pid_t> waited = sys::try_waitpid(host_tid, status, WNOHANG);
+  if (!waited.ok() || waited.value > 0) return waited;
+  // Again and again, because it may ring before the wait begins.
+  if (!std::exchange(timer_set_, true)) set_wait_timer(kStopPatienceNs);
+  waited = sys::try_waitpid_once(host_tid, status, 0);
+  return waited.error == EINTR ? sys::Try<pid_t>{0, 0} : waited;
+}
+
 void FrozenTree::await_all_stopped(const FreezeRequest& request) {
+  {
+    const WaitScope scope(*this);
+    // Nearly always each stops by itself, and soon.
+    while (const TracedThread* const unstopped = find_unstopped()) {
+      int status = 0;
+      const sys::Try<pid_t> waited = wait_a_while(unstopped->host_tid, &status);
+      if (!waited.ok() || waited.value == 0) break;
+      on_status(waited.value, status);
+    }
+  }
   for (;;) {
     // One by one: asking for any of them makes the kernel look through all each time.
     const TracedThread* const unstopped = find_unstopped();
@@ -397,9 +440,10 @@ void FrozenTree::order_processes() {
 }
 
 int FrozenTree::wait_for_stop(TracedThread& thread, const Deadline& deadline) {
+  const WaitScope scope(*this);
   for (;;) {
     int status = 0;
-    const sys::Try<pid_t> waited = sys::try_waitpid(thread.host_tid, &status, WNOHANG);
+    const sys::Try<pid_t> waited = wait_a_while(thread.host_tid, &status);
     if (!waited.ok()) throw NativeError::from_errno("waitpid", ESRCH).with_pid(thread.host_tid);
     if (waited.value > 0) {
       if (WIFSTOPPED(status)) return status;
@@ -407,7 +451,6 @@ int FrozenTree::wait_for_stop(TracedThread& thread, const Deadline& deadline) {
       throw NativeError("task_gone", "waiting for a thread to stop").with_pid(thread.host_tid);
     }
     if (deadline.expired()) throw NativeError("deadline", "waiting for a thread to stop").with_pid(thread.host_tid);
-    wait_for_sigchld(deadline.remaining_ns());
   }
 }
 
@@ -415,6 +458,7 @@ void FrozenTree::interrupt(const std::vector<TracedThread*>& threads, const Dead
   for (TracedThread* thread : threads) {
     checked_ptrace(PTRACE_INTERRUPT, thread->host_tid, 0, 0);
   }
+  const WaitScope scope(*this);
   for (TracedThread* thread : threads) {
     for (;;) {
       const int status = wait_for_stop(*thread, deadline);

@@ -77,6 +77,20 @@ class FrozenTree {
 
   // --- for code that runs inside a thread of the tree (remote_syscall, parasite)
 
+  // While one exists, stops are awaited one by one, in the kernel: whoever stops
+  // meanwhile does not wake us. A timer sees to deadlines (SIGALRM, whose handler
+  // does nothing); it is set when something has to be waited for.
+  class WaitScope {
+   public:
+    explicit WaitScope(FrozenTree& tree) : tree_(tree) { ++tree_.wait_scopes_; }
+    WaitScope(const WaitScope&) = delete;
+    WaitScope& operator=(const WaitScope&) = delete;
+    ~WaitScope();
+
+   private:
+    FrozenTree& tree_;
+  };
+
   // Waits for the next ptrace stop of this thread and returns its wait status.
   // Throws "task_gone" if it exits instead.
   int wait_for_stop(TracedThread& thread, const Deadline& deadline);
@@ -100,6 +114,7 @@ class FrozenTree {
   TracedThread* find_thread(pid_t host_tid);
   TracedProcess* find_process(pid_t host_pid);
   const TracedThread* find_unstopped() const;
+  sys::Try<pid_t> wait_a_while(pid_t host_tid, int* status);
 
   std::vector<std::unique_ptr<TracedProcess>> processes_;
   std::unordered_map<pid_t, TracedProcess*> process_of_pid_;
@@ -107,10 +122,14 @@ class FrozenTree {
   std::unordered_map<pid_t, ProcDir> known_;  // processes that have not been found yet
   std::function<void()> before_detaching_;
   bool active_ = false;
+  int wait_scopes_ = 0;
+  bool timer_set_ = false;
 };
 
-// SIGCHLD is how ptrace stops are awaited with a deadline: blocked, and taken
-// with sigtimedwait(2). Call before starting threads.
+// SIGCHLD is how ptrace stops are awaited where it is not known whose comes next:
+// blocked, and taken with sigtimedwait(2). SIGALRM ends a wait for one of them.
+// Call before starting threads, in the main thread, which is who may trace:
+// the kernel gives it the signals of timers.
 void prepare_signal_waiting();
 
 }  // namespace stasis

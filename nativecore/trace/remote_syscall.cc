@@ -111,6 +111,7 @@ void run_remote_syscalls(FrozenTree& tree, const std::vector<RemoteCall*>& calls
     checked_ptrace(PTRACE_SETSIGMASK, host_tid, sizeof mask, reinterpret_cast<uint64_t>(&mask));
     let_run(i);
   }
+  const FrozenTree::WaitScope waiting(tree);
   // Entry, then exit: while one is awaited, the others go on.
   for (int stop = 1; stop <= 2; ++stop) {
     for (size_t i = 0; i < calls.size(); ++i) {
