@@ -111,6 +111,11 @@ export const checkpointOptions: readonly RuntimeOption[] = [
   },
   { name: 'page-server', type: 'string', describe: 'ADDRESS:PORT that memory is sent to', refused: remotePages },
   { name: 'no-fsync', type: 'boolean', describe: 'do not wait until the images are on the disk' },
+  {
+    name: 'direct-io',
+    type: 'boolean',
+    describe: 'write page files past the page cache, where the file system can; what others have in it stays there',
+  },
   { name: 'json', type: 'boolean', describe: 'print the result as JSON: sizes, degradations, time per phase' },
 ];
 

@@ -32,6 +32,8 @@ export interface CheckpointOptions {
   readonly leaveRunning: boolean;
   /** Of the page files; plain if undefined. */
   readonly pageCompression?: PageCompression;
+  /** Page files are written past the page cache, where that can be done. */
+  readonly directIo?: boolean;
   /** Memory only, for a later checkpoint that names this one as its parent; with leaveRunning. */
   readonly preDump?: boolean;
   /** Keep note of what changes, for a later checkpoint that names this one; a tree that runs on only. */
@@ -66,6 +68,8 @@ export interface CheckpointResult {
   readonly remarks: readonly string[];
   /** Of private and shared memory. */
   readonly pages: { readonly written: number; readonly leftToParent: number };
+  /** Whether page files were written past the page cache. */
+  readonly directIo: boolean;
   readonly timings: readonly Timing[];
 }
 

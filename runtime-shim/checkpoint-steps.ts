@@ -1,7 +1,7 @@
 // Details of the checkpoint sequence.
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { PageMap, Timing } from '../nativecore/index.js';
+import type { PageFile, PageMap, Timing } from '../nativecore/index.js';
 import { readText } from './container/index.js';
 import { timingUs, type DumpTimings } from './engine/index.js';
 import { fileError } from './errors/index.js';
@@ -65,4 +65,15 @@ export function dumpTimings(pageMap: PageMap, all: readonly Timing[]): DumpTimin
       0n,
     ),
   };
+}
+
+/** CaptureRequest.pageWriting. Who waits for the disk has it begin at once; a disk that nobody waits for is left alone. */
+export const pageWritingOf = (direct: boolean, waitsForDisk: boolean): number => (direct ? 2 : waitsForDisk ? 1 : 0);
+
+/** Undefined: what was to go past the page cache has done so. */
+export function cacheRemark(files: readonly PageFile[]): string | undefined {
+  const cached = files.filter(({ direct, sizeBytes }) => !direct && sizeBytes > 0n);
+  if (cached.length === 0) return undefined;
+  const which = cached.length === files.length ? 'page files' : `${cached.length} of ${files.length} page files`;
+  return `${which} went through the page cache in spite of --direct-io: the file system of the images does not write past it, or they were written while the container stood still`;
 }

@@ -20,7 +20,14 @@ import {
   type RuntimeFamily,
 } from './container/index.js';
 import { refuseObjections, type CheckpointOptions, type CheckpointResult } from './checkpoint-request.js';
-import { cgroupDirectoriesOf, dumpTimings, liveTmpfsMounts, writeStats } from './checkpoint-steps.js';
+import {
+  cacheRemark,
+  cgroupDirectoriesOf,
+  dumpTimings,
+  liveTmpfsMounts,
+  pageWritingOf,
+  writeStats,
+} from './checkpoint-steps.js';
 import { CoreSession, LogFile, timingLine } from './core-session.js';
 import { criuConfigurationOf } from './criu-configuration.js';
 import { archiveContainer, type ContainerArchive } from './container-archive.js';
@@ -160,6 +167,7 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
       preDump,
       connections: connectionsOf[preDump ? 'close' : tree.tcp],
       connectionLock: connectionLock === '' ? '' : connectionLockName(connectionLock),
+      pageWriting: pageWritingOf(request.directIo === true, own?.waitsForDisk === true),
     },
   });
   const capture: Capture = await core.receive('captured');
@@ -181,6 +189,8 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
   const pageMap = await core.receive('pagesWritten');
   const compared = parent === undefined ? undefined : comparisonRemark(pageMap, parent);
   if (compared !== undefined) log.write([compared]);
+  const cached = request.directIo === true ? cacheRemark(pageMap.files) : undefined;
+  if (cached !== undefined) log.write([cached]);
   const thawed = request.leaveRunning ? await core.receive('thawed') : undefined;
   output.addPageFiles(pageMap.files);
   for (const file of encodePageMaps(capture, pageMap, parent?.images)) output.write(file);
@@ -205,12 +215,14 @@ export async function checkpointTree(request: CheckpointOptions, tree: TreeCheck
     remarks: [
       ...capture.remarks,
       ...(compared === undefined ? [] : [compared]),
+      ...(cached === undefined ? [] : [cached]),
       ...preDumpRemarks(preDump ? encoded.objections : []),
     ],
     pages: {
       written: pagesOf([...pageMap.tasks, ...pageMap.shared].flatMap(({ runs }) => runs)),
       leftToParent: pagesOf([...pageMap.tasks, ...pageMap.shared].flatMap(({ unchangedRuns }) => unchangedRuns)),
     },
+    directIo: request.directIo === true && cached === undefined,
     timings,
   };
 }

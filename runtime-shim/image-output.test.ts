@@ -41,7 +41,7 @@ describe('images in a directory', () => {
     const digest = new FileDigest({ sha256: false, pages: true });
     digest.update(Buffer.from(pages));
     const { sizeBytes, pageDigest } = digest.entry();
-    output.addPageFiles([{ name: 'pages-1.img', sizeBytes: BigInt(sizeBytes), digest: pageDigest! }]);
+    output.addPageFiles([{ name: 'pages-1.img', sizeBytes: BigInt(sizeBytes), digest: pageDigest!, direct: false }]);
     await output.commit(inventory);
   }
 

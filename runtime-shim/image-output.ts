@@ -138,6 +138,11 @@ export class ImageOutput implements CheckpointOutput {
     }
   }
 
+  /** Whether commit() does. */
+  get waitsForDisk(): boolean {
+    return this.#sync;
+  }
+
   get committed(): boolean {
     return this.#done;
   }

@@ -10,3 +10,15 @@ export async function mountSmall(bed: TestBed, directory: string): Promise<void>
     await run('umount', ['-l', directory]);
   });
 }
+
+/** A file system on a disk, of so many mebibytes. */
+export async function mountDisk(bed: TestBed, directory: string, sizeMib: number): Promise<void> {
+  mkdirSync(directory, { recursive: true });
+  const image = `${directory}.ext4`;
+  await mustRun('truncate', ['-s', `${sizeMib}M`, image]);
+  await mustRun('mkfs.ext4', ['-q', image]);
+  await mustRun('mount', ['-o', 'loop', image, directory]);
+  bed.onClose(async () => {
+    await run('umount', ['-l', directory]);
+  });
+}

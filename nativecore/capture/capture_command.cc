@@ -197,7 +197,7 @@ class CaptureCommand {
     phases_.enter("scan pages");
     Progress progress(channel_, "write pages");
     PageFiles files(kImagesDescriptor, progress, codec_of_name(request.page_compression),
-                    request.page_compression_level);
+                    request.page_compression_level, static_cast<PageWriting>(request.page_writing));
     MemoryCapture memory(context, files);
     memory.scan();
     SharedMemoryCapture shared(context, files);
@@ -239,7 +239,7 @@ class CaptureCommand {
     phases_.enter("scan pages");
     Progress progress(channel_, "write pages");
     PageFiles files(kImagesDescriptor, progress, codec_of_name(request.page_compression),
-                    request.page_compression_level);
+                    request.page_compression_level, static_cast<PageWriting>(request.page_writing));
     MemoryCapture memory(context, files);
     memory.scan();
     SharedMemoryCapture shared(context, files);

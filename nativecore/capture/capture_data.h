@@ -64,6 +64,7 @@ struct CaptureRequest {
   enum class Connections { inside, all, none };
   Connections connections = Connections::inside;
   std::string connection_lock;  // "": no table is left behind
+  uint32_t page_writing = 0;    // PageWriting
 };
 
 struct CapturedNamespaceId {

@@ -411,6 +411,7 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
         case 22: request.pre_dump = message.get_bool(); break;
         case 23: request.connections = decode_connections(message.get_enum()); break;
         case 24: request.connection_lock = message.get_string(); break;
+        case 25: request.page_writing = message.get_uint32(); break;
         default: message.skip();
       }
     }
@@ -425,6 +426,8 @@ CaptureRequest decode_capture_request(std::string_view encoded) {
   }
   if (!request.connection_lock.empty() && !is_lock_name(request.connection_lock))
     throw NativeError("bad_request", "CaptureRequest with the name of a lock that is none");
+  if (request.page_writing > static_cast<uint32_t>(PageWriting::direct))
+    throw NativeError("bad_request", "CaptureRequest with an unknown page_writing");
   validate_parent(request);
   return request;
 }
@@ -515,6 +518,7 @@ std::string encode_page_map(const PageMapData& pages, const std::vector<SharedPa
     put(entry, 1, file.name);
     put(entry, 2, file.size_bytes);
     put(entry, 3, file.digest);
+    put(entry, 4, uint64_t{file.direct});
   }
   put_timings(message, 2, timings);
   put(message, 3, pages.scanned_pages);

@@ -28,16 +28,6 @@ namespace {
 constexpr size_t kMaximalWindows = 512;  // of IOV_MAX, 1024
 constexpr uint64_t kParallelBytes = 8 << 20;
 
-void write_all(int file, const unsigned char* bytes, uint64_t length_bytes, uint64_t offset, pid_t host_pid) {
-  for (uint64_t done = 0; done < length_bytes;) {
-    const sys::Try<size_t> count = sys::try_pwrite(file, bytes + done, length_bytes - done, offset + done);
-    if (!count.ok())
-      throw NativeError::from_errno("pwrite", count.error).with_what("writing the page file").with_pid(host_pid);
-    if (count.value == 0) throw NativeError("no_space", "writing the page file").with_pid(host_pid);
-    done += count.value;
-  }
-}
-
 // Where a piece goes is known once all pieces before it have been looked at:
 // pieces of a file are taken in order, so whoever is waited for is at work.
 class FileOrder {
@@ -178,6 +168,7 @@ PageFiles::~PageFiles() {
 uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std::function<void()>& check_abort) {
   fault_point("write_pages");
   const PageCodec codec = hurry == Hurry::no ? codec_ : PageCodec::none;
+  const PageWriting writing = hurry == Hurry::no ? writing_ : PageWriting::cached;
   struct Job {
     size_t content;
     PagePiece piece;
@@ -186,9 +177,8 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
     FrameSize frame;
   };
   struct File {
-    std::string name;
-    UniqueFd descriptor;
-    PageDigest digest;
+    File(int directory, const char* name, PageWriting how) : output(directory, name, how) {}
+    PageFile output;
     FileOrder order;
     std::vector<FrameSize> frames;
   };
@@ -200,9 +190,7 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
     STASIS_CONTEXT("creating a page file", content.host_pid);
     char name[48];
     std::snprintf(name, sizeof name, "pages-%u.img%s", content.pages_id, suffix_of(codec));
-    files.push_back(std::make_unique<File>());
-    files.back()->name = name;
-    files.back()->descriptor = sys::openat(images_directory_, name, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
+    files.push_back(std::make_unique<File>(images_directory_, name, writing));
     names_.emplace_back(name);
     const uint64_t piece_bytes = codec == PageCodec::none ? kPieceBytes : kFrameBytes;
     for (PagePiece& piece : cut_into_pieces(content.runs, piece_bytes))
@@ -243,10 +231,7 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
         length = frame.size();
       }
       const std::optional<uint64_t> offset = file.order.take(job.piece.file_offset, job.piece.length_bytes, length);
-      if (offset) {
-        file.digest.add(*offset, bytes, length);
-        write_all(file.descriptor.borrow(), bytes, length, *offset, content.host_pid);
-      }
+      if (offset) file.output.write(*offset, bytes, length, content.host_pid);
       progress_.add(job.piece.length_bytes);
     } catch (...) {
       // The others may wait for this piece, and all of them for none that is never taken up.
@@ -272,13 +257,12 @@ uint64_t PageFiles::write(std::vector<Content>& contents, Hurry hurry, const std
     uint64_t size_bytes = file.order.end();
     if (codec != PageCodec::none) {
       const std::string index = encode_frame_index(file.frames);
-      write_all(file.descriptor.borrow(), reinterpret_cast<const unsigned char*>(index.data()), index.size(),
-                size_bytes, contents[i].host_pid);
+      file.output.write(size_bytes, reinterpret_cast<const unsigned char*>(index.data()), index.size(),
+                        contents[i].host_pid);
       size_bytes += index.size();
     }
     // Reads the blocks in which frames meet; pages fill theirs.
-    std::string digest = file.digest.finish(file.descriptor.borrow(), size_bytes, workers, check_abort);
-    written_.push_back({file.name, size_bytes, std::move(digest)});
+    written_.push_back(file.output.finish(size_bytes, workers, check_abort));
   }
   fault_point("pages_file_written");
   return left_out;

@@ -13,22 +13,15 @@
 #include <vector>
 
 #include "base/page_codec.h"
-#include "base/page_digest.h"
 #include "base/progress.h"
 #include "base/sys.h"
 #include "base/unique_fd.h"
 #include "capture/copy_space.h"
+#include "capture/page_file.h"
 #include "capture/page_runs.h"
 #include "proc/proc_dir.h"
 
 namespace stasis {
-
-// A page file that is complete.
-struct WrittenPageFile {
-  std::string name;
-  uint64_t size_bytes = 0;
-  std::string digest;
-};
 
 // A stretch of a page file and the ranges of the address space that fill it.
 struct PagePiece {
@@ -116,15 +109,17 @@ class PageFiles {
     uint64_t compared_pages = 0;
   };
 
-  PageFiles(int images_directory, Progress& progress, PageCodec codec = PageCodec::none, int level = 0)
-      : images_directory_(images_directory), progress_(progress), codec_(codec), level_(level) {}
+  PageFiles(int images_directory, Progress& progress, PageCodec codec = PageCodec::none, int level = 0,
+            PageWriting writing = PageWriting::cached)
+      : images_directory_(images_directory), progress_(progress), codec_(codec), level_(level), writing_(writing) {}
   PageFiles(const PageFiles&) = delete;
   PageFiles& operator=(const PageFiles&) = delete;
   ~PageFiles();
   // Somebody waits for it, or nobody does: what takes longer is left out, or done.
   enum class Hurry { yes, no };
 
-  // Compressed, if that was asked for and there is no hurry: "pages-1.img.lz4".
+  // Compressed, if that was asked for and there is no hurry: "pages-1.img.lz4". What is written in a hurry goes
+  // through the page cache.
   // `check_abort` is called by the calling thread now and then, and may throw.
   // Gives the number of pages that were left out because they are zeroes.
   // Preconditions: no file of these names exists that matters.
@@ -139,6 +134,7 @@ class PageFiles {
   Progress& progress_;
   PageCodec codec_;
   int level_;
+  PageWriting writing_;
   std::vector<std::string> names_;
   std::vector<WrittenPageFile> written_;
 };

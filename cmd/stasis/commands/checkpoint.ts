@@ -39,6 +39,7 @@ export const checkpointCommand: Command = {
       ...incremental,
       ...(archive === undefined ? pageCompression(given) : {}),
       sync: !flag(given, 'no-fsync'),
+      directIo: flag(given, 'direct-io'),
       encode: {
         shellJob: flag(given, 'shell-job'),
         fileLocks: flag(given, 'file-locks'),
@@ -89,6 +90,8 @@ function archiveRequest(given: Given, context: CommandContext): ArchiveRequest |
     if (alone !== undefined) throw usage(`cannot use --${alone} without --archive`);
     return undefined;
   }
+  if (flag(given, 'direct-io'))
+    throw usage('cannot use --direct-io with --archive: what goes into an archive is read back through the page cache');
   if (text(given, 'image-path') !== undefined) throw usage('cannot use --archive and --image-path together');
   const toStandardOutput = name === kStandardOutput;
   if (toStandardOutput && process.stdout.isTTY)
