@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { boxImage, Containerd, countingInside } from '../support/containerd.js';
 import { stasisProgram } from '../support/paths.js';
 import { mustRun } from '../support/run.js';
-import { openFor } from '../support/daemon.js';
+import { openFor } from '../support/open-manager.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 

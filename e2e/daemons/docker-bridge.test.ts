@@ -3,7 +3,7 @@
 // a container from a checkpoint; its runtime does.
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { openFor } from '../support/daemon.js';
+import { openFor } from '../support/open-manager.js';
 import { Docker } from '../support/docker.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { Docker } from '../support/docker.js';
 import { counter } from '../support/podman.js';
-import { openFor } from '../support/daemon.js';
+import { openFor } from '../support/open-manager.js';
 import { stasisProgram } from '../support/paths.js';
 import { mustRun } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';

@@ -10,7 +10,7 @@ import { requires } from '../support/lanes.js';
 import { counter } from '../support/podman.js';
 import { mustRun, run } from '../support/run.js';
 import { mountSmall } from '../support/small-disk.js';
-import { openFor } from '../support/daemon.js';
+import { openFor } from '../support/open-manager.js';
 import { alterCore, otherMachines } from '../support/other-machines.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';

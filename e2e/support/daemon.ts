@@ -3,10 +3,8 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { requires } from './lanes.js';
 import { managersDirectory } from './paths.js';
 import { isAlive, processesWhere, readOrEmpty } from './processes.js';
-import type { TestBed } from './test-bed.js';
 import { waitFor } from './wait.js';
 
 /** Where hack/daemons.ts unpacks Debian sid's. */
@@ -28,19 +26,6 @@ export function daemonEnvironment(): Record<string, string> {
     PATH: `${join(managersDirectory, 'stasis/bin')}:${join(daemonDirectory, 'usr/bin')}:/usr/sbin:/usr/bin:/sbin:/bin`,
     STASIS_RUNTIME: daemonProgram('runc'),
   };
-}
-
-/** For the test that begins: skipped where there is none, ended with it. */
-export async function openFor<Manager extends { close(): Promise<void> }>(
-  context: Mocha.Context,
-  bed: TestBed,
-  open: () => Promise<Manager>,
-): Promise<Manager> {
-  context.timeout(120_000);
-  requires(context, 'root', 'built', 'daemons');
-  const manager = await open();
-  bed.onClose(() => manager.close());
-  return manager;
 }
 
 export class Daemon {

@@ -1,6 +1,6 @@
 // docker with native.cgroupdriver=systemd: the scope of a container, from run
 // to rm.
-import { openFor } from '../../support/daemon.js';
+import { openFor } from '../../support/open-manager.js';
 import { Docker, dockerSlice } from '../../support/docker.js';
 import { requires } from '../../support/lanes.js';
 import { counter } from '../../support/podman.js';

@@ -5,7 +5,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { hasController } from '../../support/cgroups.js';
 import { Containerd, containerdSlice, countingInside } from '../../support/containerd.js';
-import { openFor } from '../../support/daemon.js';
+import { openFor } from '../../support/open-manager.js';
 import { requires } from '../../support/lanes.js';
 import { mustRun } from '../../support/run.js';
 import { assertScopeGone, assertScopeHolds, property } from '../../support/systemd.js';
