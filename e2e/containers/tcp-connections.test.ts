@@ -13,7 +13,7 @@ import { lastLine, run } from '../support/run.js';
 import type { Spec } from '../support/spec.js';
 import { StreamClient } from '../support/stream-client.js';
 import { useTestBed } from '../support/test-bed.js';
-import { kInnerAddress, TwoNetworks } from '../support/two-networks.js';
+import { kInnerAddress, kOuterAddress, TwoNetworks } from '../support/two-networks.js';
 import { waitFor } from '../support/wait.js';
 
 const kPort = '7777';
@@ -166,6 +166,38 @@ describe('TCP connections to outside', function () {
     await client.ends();
   });
 
+  it('are taken over in a new network namespace, into which hooks bring the network', async () => {
+    for (const words of [
+      ['link', 'delete', 'cable'],
+      ['link', 'add', 'bridge', 'type', 'bridge'],
+      ['address', 'add', `${kOuterAddress}/24`, 'dev', 'bridge'],
+      ['link', 'set', 'bridge', 'up'],
+    ])
+      await networks.outside('ip', words);
+    container = await bed.start({
+      args: ['/targets/tcp_stream', 'server', kPort],
+      targets: ['tcp_stream'],
+      adjust: (spec) => {
+        spec.hooks = {
+          createRuntime: [
+            {
+              path: '/bin/sh',
+              args: ['sh', '-c', plugIn, 'sh', networks.enterOuter.join(' '), kInnerAddress],
+              env: ['PATH=/usr/sbin:/usr/bin:/sbin:/bin'],
+            } as NonNullable<Spec['hooks']>[string][number],
+          ],
+        };
+      },
+    });
+    await container.waitForOutput(/LISTENING/);
+    await connect();
+    for (let round = 0; round < 2; round++) {
+      await container.cycle(1, kEstablished);
+      await client.goesOn();
+    }
+    await client.ends();
+  });
+
   it('are taken over by a restore that waits for its start', async () => {
     await start();
     await container.checkpoint('images', kEstablished);
@@ -223,6 +255,10 @@ describe('TCP connections to outside', function () {
       },
     });
     await container.waitForOutput(/LISTENING/);
+    await connect();
+  }
+
+  async function connect(): Promise<void> {
     client = await StreamClient.start({
       directory: bed.directory,
       name: 'client',
@@ -234,6 +270,15 @@ describe('TCP connections to outside', function () {
     await client.goesOn();
   }
 });
+
+/** A cable from a bridge in the outer network to the container, whose state the hook is given; the hardware address stays. */
+const plugIn = `
+  pid=$(sed 's/.*"pid":[ ]*\\([0-9]*\\).*/\\1/')
+  $1 ip link add plug type veth peer name cable netns "$pid" address 02:00:0a:4d:00:01
+  $1 ip link set plug master bridge up
+  nsenter --net=/proc/$pid/ns/net ip address add "$2/24" dev cable
+  nsenter --net=/proc/$pid/ns/net ip link set cable up
+`;
 
 interface Step {
   readonly number: number;

@@ -6,7 +6,9 @@ import { join } from 'node:path';
 import { cgroupVersion, hasController } from '../support/cgroups.js';
 import { requires } from '../support/lanes.js';
 import { Podman } from '../support/podman.js';
+import { targetDirectory } from '../support/paths.js';
 import { mustRun, run } from '../support/run.js';
+import { StreamClient } from '../support/stream-client.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -252,6 +254,37 @@ describe('podman', () => {
     await podman.must('container', 'restore', '--import', archive, '--pod', other);
     await podman.count('c');
     assert.equal(await podman.inspect('c', '{{.Pod}}'), other);
+  });
+
+  it('carries TCP connections to outside when it is told to, by option or annotation', async function () {
+    this.timeout(180_000);
+    const serve = ['box', '/targets/tcp_stream', 'server', '7779'];
+    const volume = ['--volume', `${targetDirectory}:/targets:ro`];
+    for (const [name, annotation, flags] of [
+      ['told', [], ['--tcp-established']],
+      ['annotated', ['--annotation', 'org.stasis.tcp=established'], []],
+    ] as const) {
+      await podman.must('run', '-d', '--name', name, '--network', 'podman', ...annotation, ...volume, ...serve);
+      await waitFor(`${name} to listen`, async () =>
+        (await podman.must('logs', name)).includes('LISTENING') ? true : undefined,
+      );
+      const address = await podman.inspect(name, '{{.NetworkSettings.Networks.podman.IPAddress}}');
+      const client = await StreamClient.start({ directory: bed.directory, name, enter: [], address, port: '7779' });
+      bed.onClose(async () => await client.kill());
+      await client.goesOn();
+      if (flags.length > 0) {
+        const refused = await podman.run('container', 'checkpoint', name);
+        assert.notEqual(refused.exitCode, 0);
+        assert.match(refused.stderr, /is a TCP connection \(established\) from .*; give --tcp-established/);
+        await client.goesOn();
+      }
+      for (let round = 0; round < 2; round += 1) {
+        await podman.must('container', 'checkpoint', ...flags, name);
+        await podman.must('container', 'restore', ...flags, name);
+        await client.goesOn(`round ${round}`);
+      }
+      await client.ends();
+    }
   });
 
   it('restores from an image', async () => {

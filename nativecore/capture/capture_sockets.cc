@@ -43,7 +43,7 @@ constexpr int kTcpOptions[] = {
     TCP_NODELAY,       TCP_MAXSEG,     TCP_CORK,         TCP_KEEPIDLE,     TCP_KEEPINTVL,
     TCP_KEEPCNT,       TCP_SYNCNT,     TCP_LINGER2,      TCP_DEFER_ACCEPT, TCP_WINDOW_CLAMP,
     TCP_QUICKACK,      TCP_CONGESTION, TCP_USER_TIMEOUT, TCP_FASTOPEN,     TCP_FASTOPEN_CONNECT,
-    TCP_NOTSENT_LOWAT, TCP_SAVE_SYN};
+    TCP_NOTSENT_LOWAT, TCP_SAVE_SYN,   TCP_ULP};
 
 template <size_t Count>
 void read_options(CapturedSocket& socket, int own_fd, int level, const int (&names)[Count]) {

@@ -246,6 +246,16 @@ describe('TCP connections', () => {
     );
   });
 
+  it('over which the kernel speaks TLS are refused', () => {
+    const fixture = new FileFixture();
+    const index = add(fixture);
+    const socket = fixture.openFiles[index]?.socket;
+    assert.ok(socket);
+    socket.options = [{ level: 6, name: 31, value: Buffer.from('tls\0') }];
+    fixture.task({ nsPid: 1, fds: { 5: index } });
+    assert.match(objectionsOf(fixture.encode(established))[0] ?? '', /speaks "tls" over/);
+  });
+
   it('that nobody has answered yet are refused', () => {
     assert.match(objectionsOf(one({ state: 2 }).encode(established))[0] ?? '', /\(connecting\).*not been answered yet/);
   });

@@ -13,6 +13,7 @@ import {
   kSolSocket,
   kSolTcp,
   lastBufferSizes,
+  optionBytes,
   kReceiveBufferForce,
   kSendBufferForce,
 } from './socket-options.js';
@@ -56,6 +57,8 @@ const kQueueSequence = 21;
 const kRepairOptions = 22;
 const kTimestamp = 24;
 const kRepairWindow = 29;
+/** TCP_ULP: the name of what was put over TCP in the kernel, such as "tls" */
+const kUpperLayer = 31;
 const kNoQueue = 0;
 const kReceiveQueue = 1;
 const kSendQueue = 2;
@@ -102,6 +105,9 @@ export function encodeConnection(file: OpenFile, socket: Socket, isk: inet_sk_en
     ctx.inventory.tcp_close = true;
     return true;
   }
+  const layer = optionBytes(socket, kSolTcp, kUpperLayer)?.toString('latin1').replace(/\0.*$/s, '') ?? '';
+  if (layer !== '')
+    return object(`, which the kernel itself speaks "${layer}" over; its keys and records are not carried`);
   if (connection === undefined)
     return object(
       ', whose other end is not in the container',
