@@ -2,7 +2,7 @@
 // comes back.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { targetDirectory } from './paths.js';
 import { isAlive } from './processes.js';
@@ -73,6 +73,14 @@ export class StreamClient {
       before = this.reached();
       return looks >= 30 ? true : undefined;
     });
+  }
+
+  /** Sends nothing, and has had everything back, while `action` runs. */
+  async quietWhile(action: () => Promise<void>): Promise<void> {
+    writeFileSync(`${this.#stop}.pause`, '');
+    await this.hasStopped();
+    await action();
+    rmSync(`${this.#stop}.pause`);
   }
 
   async ends(): Promise<void> {

@@ -1,6 +1,7 @@
 // Numbered data both ways over one TCP connection, every number checked.
 //   tcp_stream server PORT            echoes one connection after another
-//   tcp_stream client ADDRESS PORT STOP   sends numbers and checks their echo until the file STOP is there
+//   tcp_stream client ADDRESS PORT STOP   sends numbers and checks their echo until the file STOP is there;
+//                                         sends nothing while STOP.pause is there
 // Both say READY when the connection stands, "at N" as it goes on, and at its end OK or FAIL.
 #include <arpa/inet.h>
 #include <errno.h>
@@ -80,6 +81,8 @@ static int serve(const char* port) {
 
 static int stream(const char* host, const char* port, const char* stop) {
   static unsigned char bytes[kChunk];
+  char pause[4096];
+  snprintf(pause, sizeof pause, "%s.pause", stop);
   struct sockaddr_in address = address_of(host, port);
   const int fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
   MUST(connect(fd, (struct sockaddr*)&address, sizeof address));
@@ -93,7 +96,7 @@ static int stream(const char* host, const char* port, const char* stop) {
       MUST(shutdown(fd, SHUT_WR));
       ending = 1;
     }
-    const int may_send = !ending && sent - received < kUnderWay;
+    const int may_send = !ending && access(pause, F_OK) != 0 && sent - received < kUnderWay;
     struct pollfd ready = {fd, (short)(POLLIN | (may_send ? POLLOUT : 0)), 0};
     if (poll(&ready, 1, 50) <= 0) continue;
     if (ready.revents & POLLOUT) {

@@ -26,6 +26,8 @@ constexpr unsigned long kGetSocketNamespace = 0x894c;  // SIOCGSKNS
 constexpr uint8_t kClosed = 7, kListening = 10;
 // net.ipv4.tcp_rmem and tcp_wmem are some MiB; more is refused rather than held in memory.
 constexpr int32_t kMaximalQueueBytes = 64 << 20;
+// All connections together: they travel in one message.
+constexpr size_t kMaximalBytes = 1u << 30;
 // A retransmission or a timer may come in between even while packets are dropped.
 constexpr int kAttempts = 5;
 
@@ -275,7 +277,10 @@ void ConnectionCapture::capture(CaptureContext& context) {
   lock_network(context);
   start_guard(context);
   fault_point("connections_locked");
+  size_t total_bytes = 0;
   for (Held& held : held_) {
+    context.check_abort();
+    context.deadline.check("reading TCP connections");
     CapturedOpenFile& file = context.data.open_files[held.file];
     STASIS_CONTEXT("capturing a TCP connection", file.host_pid, file.fd);
     const int own_fd = held.copy.borrow();
@@ -285,6 +290,9 @@ void ConnectionCapture::capture(CaptureContext& context) {
       fault_point("connection_in_repair");
       socket.connection = read_connection(own_fd);
     }
+    total_bytes += socket.connection.receive_queue.size() + socket.connection.send_queue.size();
+    if (total_bytes > kMaximalBytes)
+      throw NativeError("unsupported", "more than 1 GiB in the queues of TCP connections");
     // Again: what came before the lock may have changed it.
     const tcp_info info = read_info(own_fd);
     socket.tcp_info = sys::try_getsockopt(own_fd, IPPROTO_TCP, TCP_INFO).value;

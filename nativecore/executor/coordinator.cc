@@ -99,7 +99,10 @@ Coordinator::~Coordinator() { take_back(); }
 void Coordinator::prepare() {
   timings_.enter("prepare");
   validate_request(request_);
-  if (!plan_.connections.empty()) try_connections(plan_);  // a missing address is told before anything exists
+  if (!plan_.connections.empty()) {
+    connections_.emplace(plan_);
+    connections_->try_early();  // a missing address is told before anything exists
+  }
   block_signals_and_reset_dispositions();
   signals_ = open_signal_descriptor();
   hole_.emplace(Hole::reserve(plan_));  // before the janitor, which reaches the tasks through it
@@ -333,10 +336,9 @@ void Coordinator::release() {
   threads_->stop();
   fault_point("unmap_hole");
   threads_->unmap_hole();
-  if (!plan_.connections.empty()) {
+  if (connections_) {
     timings_.enter("connections");
-    connections_.emplace(plan_, *tree_);
-    connections_->make();
+    connections_->make(*tree_);
     timings_.enter("release");
   }
   fault_point("set_registers");

@@ -108,12 +108,45 @@ void make_call(int socket, int name_space, const PlanConnection& connection, con
 
 }  // namespace
 
-void try_connections(const Plan& plan) {
-  if (plan.network_descriptor == 0) return;
+// Where there are no nf_tables, what comes meanwhile is taken by sockets in repair mode, and acknowledged.
+void RestoredConnections::lock(Space& space) {
+  if (lock_name_.empty())
+    lock_name_ = "stasis-" + std::to_string(::getpid()) + "-" + std::to_string(monotonic_now_ns());
+  space.lock = std::make_unique<ConnectionLock>(space.name_space.borrow());
+  try {
+    space.lock->lock(lock_name_, space.connections, ConnectionLock::Kind::owned);
+  } catch (const NativeError& error) {
+    log_line("packets of TCP connections are not held back: %s", error.what());
+  }
+}
+
+size_t RestoredConnections::space_at(UniqueFd name_space) {
+  const sys::Try<struct statx> stat = sys::try_statx(name_space.borrow(), "", AT_EMPTY_PATH);
+  if (!stat.ok()) throw NativeError::from_errno("statx", stat.error);
+  const uint64_t inode = stat.value.stx_ino;
+  auto space = std::find_if(spaces_.begin(), spaces_.end(), [&](const Space& one) { return one.inode == inode; });
+  if (space == spaces_.end()) {
+    spaces_.push_back({inode, std::move(name_space), nullptr, {}, {}});
+    space = spaces_.end() - 1;
+  }
+  return static_cast<size_t>(space - spaces_.begin());
+}
+
+void RestoredConnections::try_early() {
+  if (plan_.network_descriptor == 0) return;
+  STASIS_CONTEXT("trying TCP connections");
   fault_point("try_connections");
-  const UniqueFd own = plan.network_descriptor > 0 ? UniqueFd() : sys::openat(AT_FDCWD, "/proc/self/ns/net", O_RDONLY);
-  const int name_space = own.valid() ? own.borrow() : plan.network_descriptor;
-  for (const PlanConnection& connection : plan.connections) {
+  UniqueFd network =
+      sys::openat(AT_FDCWD,
+                  plan_.network_descriptor < 0 ? "/proc/self/ns/net"
+                                               : ("/proc/self/fd/" + std::to_string(plan_.network_descriptor)).c_str(),
+                  O_RDONLY);
+  Space& space = spaces_[space_at(std::move(network))];
+  for (const PlanConnection& connection : plan_.connections)
+    space.connections.push_back(*connection_address(connection.local, connection.peer));
+  lock(space);
+  const int name_space = space.name_space.borrow();
+  for (const PlanConnection& connection : plan_.connections) {
     const UniqueFd socket = socket_in(name_space, family_of(connection.local), SOCK_STREAM, IPPROTO_TCP);
     for (const PlanSocketCall& call : connection.calls) {
       make_call(socket.borrow(), name_space, connection, call);
@@ -122,52 +155,34 @@ void try_connections(const Plan& plan) {
   }
 }
 
-void RestoredConnections::fetch() {
+void RestoredConnections::fetch(const RestoredTree& tree) {
   for (const PlanConnection& connection : plan_.connections) {
-    sys::Try<UniqueFd> fetched = sys::try_pidfd_getfd(tree_.pidfd(connection.task), TargetFd(connection.fd));
+    sys::Try<UniqueFd> fetched = sys::try_pidfd_getfd(tree.pidfd(connection.task), TargetFd(connection.fd));
     if (!fetched.ok())
       throw NativeError::from_errno("pidfd_getfd", fetched.error)
-          .with_pid(tree_.host_pid(connection.task))
+          .with_pid(tree.host_pid(connection.task))
           .with_target_fd(connection.fd);
     const sys::Try<int64_t> opened = sys::try_ioctl(fetched.value.borrow(), kGetSocketNamespace, nullptr);
     if (!opened.ok()) throw NativeError::from_errno("ioctl(SIOCGSKNS)", opened.error);
-    UniqueFd name_space(static_cast<int>(opened.value));
-    const sys::Try<struct statx> stat = sys::try_statx(name_space.borrow(), "", AT_EMPTY_PATH);
-    if (!stat.ok()) throw NativeError::from_errno("statx", stat.error);
-    const uint64_t inode = stat.value.stx_ino;
-    auto space = std::find_if(spaces_.begin(), spaces_.end(), [&](const Space& one) { return one.inode == inode; });
-    if (space == spaces_.end()) {
-      spaces_.push_back({inode, std::move(name_space), nullptr, {}, {}});
-      space = spaces_.end() - 1;
-    }
-    space->connections.push_back(*connection_address(connection.local, connection.peer));
-    if (!connection.lock.empty()) space->older_locks.insert(connection.lock);
-    space_of_.push_back(static_cast<size_t>(space - spaces_.begin()));
+    const size_t at = space_at(UniqueFd(static_cast<int>(opened.value)));
+    Space& space = spaces_[at];
+    if (!space.lock) space.connections.push_back(*connection_address(connection.local, connection.peer));
+    if (!connection.lock.empty()) space.older_locks.insert(connection.lock);
+    space_of_.push_back(at);
     copies_.push_back(std::move(fetched.value));
   }
 }
 
-// Where there are no nf_tables, what comes meanwhile is taken by sockets in repair mode, and acknowledged.
-void RestoredConnections::lock_network() {
-  lock_name_ = "stasis-" + std::to_string(::getpid()) + "-" + std::to_string(monotonic_now_ns());
-  for (Space& space : spaces_) {
-    space.lock = std::make_unique<ConnectionLock>(space.name_space.borrow());
-    try {
-      space.lock->lock(lock_name_, space.connections, ConnectionLock::Kind::owned);
-    } catch (const NativeError& error) {
-      log_line("packets of TCP connections are not held back: %s", error.what());
-    }
-  }
-}
-
-void RestoredConnections::make() {
+void RestoredConnections::make(const RestoredTree& tree) {
   STASIS_CONTEXT("making TCP connections");
   fault_point("make_connections");
-  fetch();
-  lock_network();
+  fetch(tree);
+  for (Space& space : spaces_) {
+    if (!space.lock) lock(space);
+  }
   for (size_t i = 0; i < copies_.size(); ++i) {
     const PlanConnection& connection = plan_.connections[i];
-    STASIS_CONTEXT("making a TCP connection", tree_.host_pid(connection.task), connection.fd);
+    STASIS_CONTEXT("making a TCP connection", tree.host_pid(connection.task), connection.fd);
     for (const PlanSocketCall& call : connection.calls)
       make_call(copies_[i].borrow(), spaces_[space_of_[i]].name_space.borrow(), connection, call);
   }
@@ -187,7 +202,6 @@ void RestoredConnections::open() {
   fault_point("finish_connections");
   for (size_t i = 0; i < copies_.size(); ++i) {
     const PlanConnection& connection = plan_.connections[i];
-    STASIS_CONTEXT("opening a TCP connection", tree_.host_pid(connection.task), connection.fd);
     for (const PlanSocketCall& call : connection.last_calls)
       make_call(copies_[i].borrow(), spaces_[space_of_[i]].name_space.borrow(), connection, call);
   }

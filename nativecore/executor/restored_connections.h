@@ -21,16 +21,17 @@
 
 namespace stasis {
 
-// Where the network is there before the tree (Plan.network_descriptor): can each connection be made?
-// Throws "connection": the address is not there, or the connection exists. Nothing is left behind.
-void try_connections(const Plan& plan);
-
 class RestoredConnections {
  public:
-  RestoredConnections(const Plan& plan, const RestoredTree& tree) : plan_(plan), tree_(tree) {}
+  explicit RestoredConnections(const Plan& plan) : plan_(plan) {}
 
-  // Throws "connection" where the network does not let it be made.
-  void make();
+  // Where the network is there before the tree (Plan.network_descriptor): locks it, because a peer that sends now would
+  // be told that nobody is here, and tries each connection. Throws "connection": the address is not there, or the
+  // connection exists.
+  void try_early();
+  // Precondition: all tasks are stopped, and have their descriptors. Throws "connection" where the network does not let
+  // one be made.
+  void make(const RestoredTree& tree);
   // Ends the locks, the ones from the checkpoint included, and makes the last calls.
   void open();
 
@@ -42,11 +43,11 @@ class RestoredConnections {
     std::vector<ConnectionAddress> connections;
     std::set<std::string> older_locks;
   };
-  void fetch();
-  void lock_network();
+  size_t space_at(UniqueFd name_space);
+  void fetch(const RestoredTree& tree);
+  void lock(Space& space);
 
   const Plan& plan_;
-  const RestoredTree& tree_;
   std::vector<UniqueFd> copies_;  // by index in Plan.connections
   std::vector<size_t> space_of_;  // the same
   std::vector<Space> spaces_;
