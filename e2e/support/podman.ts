@@ -152,12 +152,22 @@ export class Podman {
     return await countOn(name, () => this.must('logs', name));
   }
 
-  /**
-   * Types a command into a container's terminal, and returns what it has printed when it is done. podman would stay
-   * attached for ever.
-   */
+  /** Types a command into a shell on a container's terminal, and returns what it has printed when it is done. */
   async type(name: string, command: string): Promise<string> {
     const answer = `/root/answer-${(this.#typed += 1)}`;
+    // A shell moves a file that is complete; braces leave its variables to it.
+    const line = `{ ${command}; } >${answer}.new; mv ${answer}.new ${answer}\n`;
+    let said = '';
+    await this.feed(name, line, async () => {
+      const { exitCode, stdout } = await this.run('exec', name, 'cat', answer);
+      said = stdout.trimEnd();
+      return exitCode === 0;
+    });
+    return said;
+  }
+
+  /** Gives text to a container's standard input, and waits until it is seen to have arrived. */
+  async feed(name: string, text: string, hasArrived: () => Promise<boolean>): Promise<void> {
     const attach = ['attach', '--sig-proxy=false', '--no-stdin=false', name];
     const attached = spawn(this.set.podman, [...this.#globals(), ...attach], {
       stdio: ['pipe', 'ignore', 'ignore'],
@@ -165,13 +175,10 @@ export class Podman {
     });
     const ended = new Promise((resolve) => attached.once('close', resolve));
     try {
-      // A shell moves a file that is complete; braces leave its variables to it.
-      attached.stdin.write(`{ ${command}; } >${answer}.new; mv ${answer}.new ${answer}\n`);
-      return await waitFor(`an answer to "${command}" in ${name}`, async () => {
-        const { exitCode, stdout } = await this.run('exec', name, 'cat', answer);
-        return exitCode === 0 ? stdout.trimEnd() : undefined;
-      });
+      attached.stdin.write(text);
+      await waitFor(`${name} to read ${JSON.stringify(text)}`, async () => ((await hasArrived()) ? true : undefined));
     } finally {
+      // podman would stay attached for ever.
       attached.kill('SIGKILL');
       await ended;
     }
