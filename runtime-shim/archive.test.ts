@@ -31,7 +31,7 @@ import { readArchive } from './archive/read-archive.js';
 import { convertRootfsTar } from './archive/rootfs-tar.js';
 import { openArchive, readTar, type DeviceNumber, type Member } from './archive/tar-reader.js';
 import { TarWriter } from './archive/tar-writer.js';
-import { unpackCheckpoint } from './convert.js';
+import { unpackCheckpoint } from './convert/unpack-checkpoint.js';
 
 describe('archives', () => {
   let directory: string;

@@ -4,13 +4,8 @@ import { resolve } from 'node:path';
 import { dialects, type Dialect } from '../../../oci-spec/checkpoint-archive.js';
 import type { RuntimeOption } from '../../../oci-spec/runtime-options.js';
 import { compressionOfName, type Compression } from '../../../runtime-shim/archive/compression.js';
-import {
-  packCheckpoint,
-  sourceForms,
-  targetForms,
-  type SourceForm,
-  type TargetForm,
-} from '../../../runtime-shim/convert.js';
+import { sourceForms, targetForms, type SourceForm, type TargetForm } from '../../../runtime-shim/convert/forms.js';
+import { packCheckpoint } from '../../../runtime-shim/convert/pack-checkpoint.js';
 import { usage } from '../../arguments.js';
 import { oneLine } from '../../render/error.js';
 import { withProgress } from '../../render/progress.js';

@@ -2,7 +2,7 @@
 // appears there.
 import { resolve } from 'node:path';
 import type { RuntimeOption } from '../../../oci-spec/runtime-options.js';
-import { unpackCheckpoint } from '../../../runtime-shim/convert.js';
+import { unpackCheckpoint } from '../../../runtime-shim/convert/unpack-checkpoint.js';
 import { usage } from '../../arguments.js';
 import { withProgress } from '../../render/progress.js';
 import { bytesOption, flag, text, type Command } from '../command.js';

@@ -1,7 +1,7 @@
 // verify: whether an archive is whole and sound; nothing is unpacked.
 import { resolve } from 'node:path';
 import type { RuntimeOption } from '../../../oci-spec/runtime-options.js';
-import { describeArchive } from '../../../runtime-shim/convert.js';
+import { describeCheckpoint } from '../../../runtime-shim/convert/describe-checkpoint.js';
 import { bytesText, jsonText } from '../../render/table.js';
 import { withProgress } from '../../render/progress.js';
 import { flag, type Command } from '../command.js';
@@ -15,7 +15,7 @@ export const verifyCommand: Command = {
   options,
   runtimeVerb: false,
   run: async (given, file, context) => {
-    const result = await withProgress('verifying', ({ add }) => describeArchive(resolve(context.cwd, file), add));
+    const result = await withProgress('verifying', ({ add }) => describeCheckpoint(resolve(context.cwd, file), add));
     if (flag(given, 'json')) context.print(jsonText(result));
     else {
       const digests = {
