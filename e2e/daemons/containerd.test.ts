@@ -15,7 +15,7 @@ describe('containerd', () => {
   let containerd: Containerd;
 
   beforeEach(async function () {
-    containerd = await openFor(this, bed, () => Containerd.open());
+    containerd = await openFor(this, bed, ['daemons'], () => Containerd.open());
   });
 
   const ended = async (id: string): Promise<true | undefined> =>

@@ -4,12 +4,10 @@
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { hasController } from '../support/cgroups.js';
-import { Containerd, countingInside } from '../support/containerd.js';
-import { containerState, Cri } from '../support/cri.js';
+import { countingInside, type Containerd } from '../support/containerd.js';
+import { containerState, type Cri } from '../support/cri.js';
 import { daemonEnvironment, installedStasis } from '../support/daemon.js';
-import { CriPods, criConfiguration } from '../support/cri-pods.js';
-import { requires } from '../support/lanes.js';
+import { CriPods } from '../support/cri-pods.js';
 import { stasisProgram } from '../support/paths.js';
 import { makeLayout } from '../support/oci-layout.js';
 import { alterCore, otherMachines } from '../support/other-machines.js';
@@ -26,31 +24,11 @@ describe('the CRI of containerd', () => {
   let containerd: Containerd;
   let cri: Cri;
   let pods: CriPods;
-  let withoutShares: string | undefined;
 
   beforeEach(async function () {
-    this.timeout(120_000);
-    requires(this, 'root', 'built', 'daemons', 'peers');
-    if (withoutShares !== undefined) skipWithoutShares(this, withoutShares);
-    containerd = await Containerd.open({ namespace: 'k8s.io', cri: criConfiguration(hosts()) });
-    const opened = containerd;
-    bed.onClose(() => opened.close());
-    const client = new Cri(containerd.socket);
-    bed.onClose(async () => client.close());
-    cri = client;
-    pods = new CriPods(bed, containerd, cri);
-    if (hasController('cpu')) return;
-    withoutShares = await pods.refusalOfPods();
-    if (withoutShares !== undefined) skipWithoutShares(this, withoutShares);
+    pods = await CriPods.openFor(this, bed, 'peers');
+    ({ containerd, cri } = pods);
   });
-
-  function skipWithoutShares(context: Mocha.Context, said: string): never {
-    console.log(`      skipped: no CPU controller is here, and containerd says: ${said}`);
-    context.skip();
-  }
-
-  /** What `config_path` names: for each registry, where it is to be asked. */
-  const hosts = (): string => join(bed.directory, 'hosts');
 
   async function checkpoint(container_id: string, name: string): Promise<string> {
     const location = join(bed.directory, name);
@@ -216,8 +194,8 @@ describe('the CRI of containerd', () => {
 
     it('asks for the image that it was made from where its name says, whatever is configured', async () => {
       // Nobody listens there; containerd is told to ask elsewhere.
-      mkdirSync(join(hosts(), '127.0.0.1:1'), { recursive: true });
-      writeFileSync(join(hosts(), '127.0.0.1:1/hosts.toml'), `server = "http://${registry.host}"\n`);
+      mkdirSync(join(pods.hosts, '127.0.0.1:1'), { recursive: true });
+      writeFileSync(join(pods.hosts, '127.0.0.1:1/hosts.toml'), `server = "http://${registry.host}"\n`);
       base = '127.0.0.1:1/box:1';
       await cri.call('PullImage', { image: { image: base } });
       const location = await saved();

@@ -18,7 +18,7 @@ describe('docker with a bridge', () => {
   let docker: Docker;
 
   beforeEach(async function () {
-    docker = await openFor(this, bed, () => Docker.open({ bridge: true }));
+    docker = await openFor(this, bed, ['daemons'], () => Docker.open({ bridge: true }));
   });
 
   const warm = (): string => join(docker.directory, 'saved/warm');

@@ -15,7 +15,7 @@ describe('docker', () => {
   let docker: Docker;
 
   beforeEach(async function () {
-    docker = await openFor(this, bed, () => Docker.open());
+    docker = await openFor(this, bed, ['daemons'], () => Docker.open());
   });
 
   async function start(name: string, script = counter, ...options: readonly string[]): Promise<void> {

@@ -22,7 +22,7 @@ describe('containerd says in one sentence', () => {
   let containerd: Containerd;
 
   beforeEach(async function () {
-    containerd = await openFor(this, bed, () => Containerd.open());
+    containerd = await openFor(this, bed, ['daemons'], () => Containerd.open());
   });
 
   async function refused(...words: readonly string[]): Promise<string> {
@@ -142,7 +142,7 @@ describe('docker says in one sentence', () => {
   let docker: Docker;
 
   beforeEach(async function () {
-    docker = await openFor(this, bed, () => Docker.open());
+    docker = await openFor(this, bed, ['daemons'], () => Docker.open());
   });
 
   const status = async (): Promise<string> => await docker.inspect('web', '{{.State.Status}}');

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { requires } from '../support/lanes.js';
+import { openFor } from '../support/open-manager.js';
 import { stasisProgram } from '../support/paths.js';
 import { Podman } from '../support/podman.js';
 import { mustRun } from '../support/run.js';
@@ -14,11 +14,7 @@ describe('archives for podman', () => {
   let podman: Podman;
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'podman');
-    const opened = await Podman.open(join(bed.directory, 'podman'));
-    bed.onClose(() => opened.close());
-    podman = opened;
+    podman = await openFor(this, bed, ['podman'], () => Podman.open(join(bed.directory, 'podman')));
   });
 
   const exported = async (): Promise<string> => {

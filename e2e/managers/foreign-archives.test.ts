@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Container } from '../support/container.js';
-import { requires } from '../support/lanes.js';
+import { openFor } from '../support/open-manager.js';
 import { stasisProgram } from '../support/paths.js';
 import { counter, installedPrefix, Podman } from '../support/podman.js';
 import { lastLine, mustRun, run } from '../support/run.js';
@@ -20,11 +20,7 @@ describe('archives of others for podman', () => {
   let forPodman: string[];
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'podman');
-    const opened = await Podman.open(join(bed.directory, 'podman'));
-    bed.onClose(() => opened.close());
-    podman = opened;
+    podman = await openFor(this, bed, ['podman'], () => Podman.open(join(bed.directory, 'podman')));
     const id = await podman.must('image', 'inspect', '--format', '{{.Id}}', image);
     forPodman = ['--image', image, '--image-id', id, '--runtime', runtime];
   });

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { requires } from '../support/lanes.js';
+import { openFor } from '../support/open-manager.js';
 import { Podman } from '../support/podman.js';
 import { mustRun, type CommandResult } from '../support/run.js';
 import { mountSmall } from '../support/small-disk.js';
@@ -16,10 +17,7 @@ describe('podman says in one sentence', () => {
   let podman: Podman;
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'podman');
-    podman = await Podman.open(join(bed.directory, 'podman'));
-    bed.onClose(() => podman.close());
+    podman = await openFor(this, bed, ['podman'], () => Podman.open(join(bed.directory, 'podman')));
   });
 
   /** podman's own last line; what goes before it is of the runtime, or of podman's attempts. */

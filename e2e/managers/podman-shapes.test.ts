@@ -2,7 +2,7 @@
 // be there after a restore, here and from an archive.
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { requires } from '../support/lanes.js';
+import { openFor } from '../support/open-manager.js';
 import { Podman } from '../support/podman.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
@@ -51,11 +51,7 @@ describe('podman containers with', () => {
   let podman: Podman;
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'podman');
-    const opened = await Podman.open(join(bed.directory, 'podman'));
-    bed.onClose(() => opened.close());
-    podman = opened;
+    podman = await openFor(this, bed, ['podman'], () => Podman.open(join(bed.directory, 'podman')));
   });
 
   async function cycles(check: () => Promise<void>): Promise<void> {

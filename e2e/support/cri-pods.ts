@@ -1,8 +1,12 @@
 // Pods and containers of containerd's CRI service, made as the kubelet makes them.
 import assert from 'node:assert/strict';
-import { boxImage, countingInside, type Containerd } from './containerd.js';
-import { namespaceMode, type Cri } from './cri.js';
+import { join } from 'node:path';
+import { hasController } from './cgroups.js';
+import { boxImage, Containerd, countingInside } from './containerd.js';
+import { Cri, namespaceMode } from './cri.js';
 import { installedStasis } from './daemon.js';
+import { requires, type Need } from './lanes.js';
+import { openFor } from './open-manager.js';
 import { cgroupParent } from './run-identity.js';
 import { managersUseSystemd } from './systemd.js';
 import type { TestBed } from './test-bed.js';
@@ -11,8 +15,7 @@ import { waitFor } from './wait.js';
 /** Of the pods' scopes, cri-containerd-ID.scope, where systemd makes them. */
 export const criSlice = 'stasistest-cri.slice';
 
-/** `hosts`: what `config_path` names: for each registry, where it is to be asked. */
-export const criConfiguration = (hosts: string): string => `
+const criConfiguration = (hosts: string): string => `
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = 'native'
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
@@ -45,12 +48,43 @@ const linux = {
   },
 };
 
+/** What `config_path` names: for each registry, where it is to be asked. */
+const hostsIn = (bed: TestBed): string => join(bed.directory, 'hosts');
+
 export class CriPods {
-  constructor(
+  /** Of this machine, once containerd has been asked. */
+  static #refusal: string | undefined;
+
+  private constructor(
     readonly bed: TestBed,
     readonly containerd: Containerd,
     readonly cri: Cri,
   ) {}
+
+  /** Of a containerd for the test that begins, which is skipped where the lane has not what it `needs`, or no pods. */
+  static async openFor(context: Mocha.Context, bed: TestBed, ...more: readonly Need[]): Promise<CriPods> {
+    const needs = ['daemons', ...more] as const;
+    requires(context, 'root', 'built', ...needs);
+    CriPods.#skipWhereRefused(context);
+    const configuration = { namespace: 'k8s.io', cri: criConfiguration(hostsIn(bed)) };
+    const containerd = await openFor(context, bed, needs, () => Containerd.open(configuration));
+    const cri = new Cri(containerd.socket);
+    bed.onClose(async () => cri.close());
+    const pods = new CriPods(bed, containerd, cri);
+    if (!hasController('cpu')) CriPods.#refusal = await pods.#refusalOfPods();
+    CriPods.#skipWhereRefused(context);
+    return pods;
+  }
+
+  static #skipWhereRefused(context: Mocha.Context): void {
+    if (CriPods.#refusal === undefined) return;
+    console.log(`      skipped: no CPU controller is here, and containerd says: ${CriPods.#refusal}`);
+    context.skip();
+  }
+
+  get hosts(): string {
+    return hostsIn(this.bed);
+  }
 
   /** A pod, which is gone after the test with all that is in it. */
   async startPod(name: string): Promise<Pod> {
@@ -68,7 +102,7 @@ export class CriPods {
   }
 
   /** containerd gives every pod CPU shares, and has no option not to: what it says where nobody can set them. */
-  async refusalOfPods(): Promise<string | undefined> {
+  async #refusalOfPods(): Promise<string | undefined> {
     try {
       await this.startPod('shares');
       return undefined;

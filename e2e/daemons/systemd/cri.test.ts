@@ -2,11 +2,9 @@
 // runs: the scope of a container, from CreateContainer to RemoveContainer.
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { boxImage, Containerd, countingInside } from '../../support/containerd.js';
-import { hasController } from '../../support/cgroups.js';
-import { Cri } from '../../support/cri.js';
-import { CriPods, criConfiguration, criSlice } from '../../support/cri-pods.js';
-import { requires } from '../../support/lanes.js';
+import { boxImage, countingInside, type Containerd } from '../../support/containerd.js';
+import type { Cri } from '../../support/cri.js';
+import { CriPods, criSlice } from '../../support/cri-pods.js';
 import { makeLayout } from '../../support/oci-layout.js';
 import { Registry } from '../../support/registry.js';
 import { makeRootfs } from '../../support/rootfs.js';
@@ -24,19 +22,8 @@ describe("containers of containerd's CRI in systemd's scopes", function () {
   let pods: CriPods;
 
   beforeEach(async function () {
-    requires(this, 'root', 'built', 'daemons', 'systemd');
-    containerd = await Containerd.open({ namespace: 'k8s.io', cri: criConfiguration(join(bed.directory, 'hosts')) });
-    const opened = containerd;
-    bed.onClose(() => opened.close());
-    const client = new Cri(containerd.socket);
-    bed.onClose(async () => client.close());
-    cri = client;
-    pods = new CriPods(bed, containerd, cri);
-    if (hasController('cpu')) return;
-    const refusal = await pods.refusalOfPods();
-    if (refusal === undefined) return;
-    console.log(`      skipped: no CPU controller is here, and containerd says: ${refusal}`);
-    this.skip();
+    pods = await CriPods.openFor(this, bed, 'systemd');
+    ({ containerd, cri } = pods);
   });
 
   /** It counts, and its scope holds it. */

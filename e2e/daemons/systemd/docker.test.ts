@@ -2,7 +2,6 @@
 // to rm.
 import { openFor } from '../../support/open-manager.js';
 import { Docker, dockerSlice } from '../../support/docker.js';
-import { requires } from '../../support/lanes.js';
 import { counter } from '../../support/podman.js';
 import { assertScopeGone, assertScopeHolds, property } from '../../support/systemd.js';
 import { useTestBed } from '../../support/test-bed.js';
@@ -13,8 +12,7 @@ describe("docker's containers in systemd's scopes", function () {
   let docker: Docker;
 
   beforeEach(async function () {
-    requires(this, 'systemd');
-    docker = await openFor(this, bed, () => Docker.open());
+    docker = await openFor(this, bed, ['daemons', 'systemd'], () => Docker.open());
   });
 
   it('are held after each of two starts from a checkpoint, and by none after rm', async () => {

@@ -6,7 +6,6 @@ import { join } from 'node:path';
 import { hasController } from '../../support/cgroups.js';
 import { Containerd, containerdSlice, countingInside } from '../../support/containerd.js';
 import { openFor } from '../../support/open-manager.js';
-import { requires } from '../../support/lanes.js';
 import { mustRun } from '../../support/run.js';
 import { assertScopeGone, assertScopeHolds, property } from '../../support/systemd.js';
 import { useTestBed } from '../../support/test-bed.js';
@@ -19,8 +18,7 @@ describe("containerd's tasks in systemd's scopes", function () {
   let containerd: Containerd;
 
   beforeEach(async function () {
-    requires(this, 'systemd');
-    containerd = await openFor(this, bed, () => Containerd.open());
+    containerd = await openFor(this, bed, ['daemons', 'systemd'], () => Containerd.open());
   });
 
   /** The task counts, and is all that the scope holds. */

@@ -2,7 +2,7 @@
 // They are podman's, and go by what its runtime says of the container.
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { requires } from '../../support/lanes.js';
+import { openFor } from '../../support/open-manager.js';
 import { Podman } from '../../support/podman.js';
 import { mustRun } from '../../support/run.js';
 import { useTestBed } from '../../support/test-bed.js';
@@ -14,11 +14,7 @@ describe("podman's health checks", function () {
   let podman: Podman;
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'podman', 'systemd');
-    const opened = await Podman.openForSystem(join(bed.directory, 'podman'));
-    bed.onClose(() => opened.close());
-    podman = opened;
+    podman = await openFor(this, bed, ['podman', 'systemd'], () => Podman.openForSystem(join(bed.directory, 'podman')));
   });
 
   /** Timers and services of the container's checks, "ID.timer" or "ID-HASH.timer". */

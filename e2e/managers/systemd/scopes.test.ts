@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { renameSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { cgroupDirectories, cgroupVersion, hasController, processesIn } from '../../support/cgroups.js';
-import { requires } from '../../support/lanes.js';
+import { openFor } from '../../support/open-manager.js';
 import { Podman } from '../../support/podman.js';
 import { readOrEmpty } from '../../support/processes.js';
 import { mustRun } from '../../support/run.js';
@@ -23,11 +23,7 @@ describe("podman in systemd's scopes", function () {
   let podman: Podman;
 
   beforeEach(async function () {
-    this.timeout(60_000);
-    requires(this, 'root', 'built', 'podman', 'systemd');
-    const opened = await Podman.open(join(bed.directory, 'podman'));
-    bed.onClose(() => opened.close());
-    podman = opened;
+    podman = await openFor(this, bed, ['podman', 'systemd'], () => Podman.open(join(bed.directory, 'podman')));
   });
 
   const isCrun = (): boolean => basename(podman.set.base ?? '') === 'crun';
