@@ -27,8 +27,7 @@ describe('TCP connections to outside', function () {
   let client: StreamClient;
 
   beforeEach(async () => {
-    networks = await TwoNetworks.open();
-    bed.onClose(async () => await networks.close());
+    networks = await TwoNetworks.openFor(bed);
   });
 
   it('go on while and after a container is checkpointed and left running', async () => {
@@ -92,14 +91,7 @@ describe('TCP connections to outside', function () {
     await container.waitForOutput(/END after|Broken pipe/, 60_000);
     await client.says(/FAIL .*(reset|ended)/);
     assert.equal(await networks.locks(), 0);
-    client = await StreamClient.start({
-      directory: bed.directory,
-      name: 'second',
-      enter: networks.enterOuter,
-      address: kInnerAddress,
-      port: kPort,
-    });
-    bed.onClose(async () => await client.kill());
+    client = await StreamClient.start(bed, { name: 'second', ...networks.fromOuter, port: kPort });
     await client.ends();
   });
 
@@ -228,14 +220,7 @@ describe('TCP connections to outside', function () {
       },
     });
     await container.waitForOutput(/LISTENING/);
-    client = await StreamClient.start({
-      directory: bed.directory,
-      name: 'client',
-      enter: [],
-      address: '127.0.0.1',
-      port: kPort,
-    });
-    bed.onClose(async () => await client.kill());
+    client = await StreamClient.start(bed, { enter: [], address: '127.0.0.1', port: kPort });
     for (let round = 0; round < 2; round++) {
       await container.cycle(1, kEstablished);
       await client.goesOn();
@@ -259,14 +244,7 @@ describe('TCP connections to outside', function () {
   }
 
   async function connect(): Promise<void> {
-    client = await StreamClient.start({
-      directory: bed.directory,
-      name: 'client',
-      enter: networks.enterOuter,
-      address: kInnerAddress,
-      port: kPort,
-    });
-    bed.onClose(async () => await client.kill());
+    client = await StreamClient.start(bed, { ...networks.fromOuter, port: kPort });
     await client.goesOn();
   }
 });

@@ -9,7 +9,7 @@ import { peers } from '../support/peers.js';
 import { processState } from '../support/processes.js';
 import { StreamClient } from '../support/stream-client.js';
 import { useTestBed } from '../support/test-bed.js';
-import { kInnerAddress, TwoNetworks } from '../support/two-networks.js';
+import { TwoNetworks } from '../support/two-networks.js';
 import { waitFor } from '../support/wait.js';
 
 const kPort = '7778';
@@ -21,8 +21,7 @@ describe('a TCP connection', function () {
 
   beforeEach(async function () {
     requires(this, 'peers');
-    networks = await TwoNetworks.open();
-    bed.onClose(async () => await networks.close());
+    networks = await TwoNetworks.openFor(bed);
   });
 
   it('that CRIU has taken is restored by us, and one of ours by CRIU', async () => {
@@ -41,14 +40,7 @@ describe('a TCP connection', function () {
       await waitFor('the server to go', () => (processState(pid) === undefined ? true : undefined));
     });
     await waitFor('the server', () => (/LISTENING/.test(readFileSync(output, 'utf8')) ? true : undefined));
-    const client = await StreamClient.start({
-      directory: bed.directory,
-      name: 'client',
-      enter: networks.enterOuter,
-      address: kInnerAddress,
-      port: kPort,
-    });
-    bed.onClose(async () => await client.kill());
+    const client = await StreamClient.start(bed, { ...networks.fromOuter, port: kPort });
     await client.goesOn();
 
     const checkpoint = async (program: string, name: string, ...more: readonly string[]): Promise<void> => {

@@ -272,8 +272,7 @@ describe('podman', () => {
         (await podman.must('logs', name)).includes('LISTENING') ? true : undefined,
       );
       const address = await podman.inspect(name, '{{.NetworkSettings.Networks.podman.IPAddress}}');
-      const client = await StreamClient.start({ directory: bed.directory, name, enter, address, port: '7779' });
-      bed.onClose(async () => await client.kill());
+      const client = await StreamClient.start(bed, { name, enter, address, port: '7779' });
       await client.goesOn();
       if (flags.length > 0) {
         const refused = await podman.run('container', 'checkpoint', name);

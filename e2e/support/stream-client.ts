@@ -6,6 +6,7 @@ import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { join } from 'node:path';
 import { targetDirectory } from './paths.js';
 import { isAlive } from './processes.js';
+import type { TestBed } from './test-bed.js';
 import { waitFor } from './wait.js';
 
 /** Retransmissions of the peer back off while nobody answers. */
@@ -13,8 +14,8 @@ const kPatienceMs = 60_000;
 const kFarther = 2 << 20;
 
 export interface StreamTarget {
-  readonly directory: string;
-  readonly name: string;
+  /** Of the client's own files; no two of a test have the same. */
+  readonly name?: string;
   /** Words before the command, such as those that enter a network namespace. */
   readonly enter: readonly string[];
   readonly address: string;
@@ -32,14 +33,16 @@ export class StreamClient {
     this.#pid = pid;
   }
 
-  static async start({ directory, name, enter, address, port }: StreamTarget): Promise<StreamClient> {
-    const output = join(directory, `${name}.out`);
-    const stop = join(directory, `${name}.stop`);
+  /** Killed after the test where it has not ended. */
+  static async start(bed: TestBed, { name = 'client', enter, address, port }: StreamTarget): Promise<StreamClient> {
+    const output = join(bed.directory, `${name}.out`);
+    const stop = join(bed.directory, `${name}.stop`);
     const words = [...enter, join(targetDirectory, 'tcp_stream'), 'client', address, port, stop];
     const file = openSync(output, 'a');
     const child = spawn(words[0]!, words.slice(1), { stdio: ['ignore', file, file] });
     closeSync(file);
     const client = new StreamClient(output, stop, child.pid!);
+    bed.onClose(async () => await client.kill());
     await client.says(/READY/);
     return client;
   }

@@ -7,6 +7,8 @@ import { join } from 'node:path';
 import { targetDirectory } from './paths.js';
 import { mustRun } from './run.js';
 import { isAlive } from './processes.js';
+import type { StreamTarget } from './stream-client.js';
+import type { TestBed } from './test-bed.js';
 import { waitFor } from './wait.js';
 
 export const kInnerAddress = '10.77.0.1';
@@ -19,8 +21,10 @@ export class TwoNetworks {
     this.#holders = holders;
   }
 
-  static async open(): Promise<TwoNetworks> {
+  /** There until the test ends. */
+  static async openFor(bed: TestBed): Promise<TwoNetworks> {
     const networks = new TwoNetworks([hold(), hold()]);
+    bed.onClose(async () => await networks.#close());
     const [inner, outer] = [networks.#pid(0), networks.#pid(1)];
     for (const pid of [inner, outer])
       await waitFor('a network namespace', () =>
@@ -55,6 +59,11 @@ export class TwoNetworks {
     return ['nsenter', `--net=/proc/${this.#pid(1)}/ns/net`];
   }
 
+  /** Whence and where to for a client of a server in the inner network. */
+  get fromOuter(): Pick<StreamTarget, 'enter' | 'address'> {
+    return { enter: this.enterOuter, address: kInnerAddress };
+  }
+
   readonly inside = async (program: string, args: readonly string[]): Promise<string> =>
     (await mustRun('nsenter', [`--net=${this.innerPath}`, program, ...args])).stdout;
 
@@ -67,7 +76,7 @@ export class TwoNetworks {
     return listed.split('\n').filter((name) => /^(stasis|CRIU)-/.test(name)).length;
   }
 
-  async close(): Promise<void> {
+  async #close(): Promise<void> {
     for (const holder of this.#holders) {
       holder.kill('SIGKILL');
       await waitFor('the end of a network namespace', () => (isAlive(holder.pid!) ? undefined : true));
