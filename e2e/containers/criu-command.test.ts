@@ -9,6 +9,7 @@ import { isAlive } from '../support/processes.js';
 import { mustRun, run, type CommandResult } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
 import { Tree } from '../support/tree.js';
+import { assertWithoutGap } from '../support/counting.js';
 
 describe("CRIU's command line", () => {
   const bed = useTestBed();
@@ -38,11 +39,7 @@ describe("CRIU's command line", () => {
     assert.equal(readFileSync(join(two, 'pid'), 'utf8'), String(pid));
     assert.equal(existsSync(join(two, 'restore-again.log')), true);
     await tree.countsOn();
-    const numbers = tree.output().trimEnd().split('\n').map(Number);
-    assert.deepEqual(
-      numbers,
-      numbers.map((_, index) => index + 1),
-    );
+    assertWithoutGap(tree.output().trimEnd().split('\n').map(Number));
   });
 
   it('keeps note of changes when it is asked to, so that a later dump writes little', async function () {

@@ -9,6 +9,7 @@ import { mustRun } from '../support/run.js';
 import { openFor } from '../support/open-manager.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
+import { assertWithoutGap } from '../support/counting.js';
 
 describe('containerd', () => {
   const bed = useTestBed();
@@ -130,10 +131,3 @@ describe('containerd', () => {
     assert.match(await containerd.must('image', 'ls', '--quiet'), new RegExp(boxImage));
   });
 });
-
-function assertWithoutGap(numbers: readonly number[]): void {
-  assert.deepEqual(
-    numbers,
-    numbers.map((_, index) => index + 1),
-  );
-}

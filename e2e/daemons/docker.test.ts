@@ -9,6 +9,7 @@ import { stasisProgram } from '../support/paths.js';
 import { mustRun } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
+import { assertWithoutGap } from '../support/counting.js';
 
 describe('docker', () => {
   const bed = useTestBed();
@@ -122,10 +123,3 @@ describe('docker', () => {
     );
   });
 });
-
-function assertWithoutGap(numbers: readonly number[]): void {
-  assert.deepEqual(
-    numbers,
-    numbers.map((_, index) => index + 1),
-  );
-}

@@ -8,6 +8,7 @@ import { stasisProgram } from '../support/paths.js';
 import { Podman } from '../support/podman.js';
 import { mustRun } from '../support/run.js';
 import { useTestBed } from '../support/test-bed.js';
+import { assertWithoutGap } from '../support/counting.js';
 
 describe('archives for podman', () => {
   const bed = useTestBed();
@@ -40,11 +41,7 @@ describe('archives for podman', () => {
     await pack(archive, '--from', 'podman', '--to', 'oci-archive', '--tag', 'ckpt', '--output', image);
     await pack(image, '--tag', 'ckpt', '--to', 'podman', '--output', packed);
     await podman.must('container', 'restore', '--import', packed);
-    const numbers = await podman.count('c');
-    assert.deepEqual(
-      numbers,
-      numbers.map((_, index) => index + 1),
-    );
+    assertWithoutGap(await podman.count('c'));
     assert.equal(await podman.must('exec', 'c', 'cat', '/tmp/new'), 'changed');
     assert.equal(await podman.must('exec', 'c', 'sh', '-c', 'ls /etc | grep -c "^group$" || true'), '0');
   });

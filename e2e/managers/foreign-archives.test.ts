@@ -11,6 +11,7 @@ import { counter, installedPrefix, Podman } from '../support/podman.js';
 import { lastLine, mustRun, run } from '../support/run.js';
 import type { Spec } from '../support/spec.js';
 import { useTestBed } from '../support/test-bed.js';
+import { assertWithoutGap } from '../support/counting.js';
 
 describe('archives of others for podman', () => {
   const image = 'localhost/box:latest';
@@ -207,10 +208,6 @@ describe('archives of others for podman', () => {
     assert.match(refused.stderr, /was created with runtime '\S+runtimes\/runc' and cannot be restored with runtime/);
     await pack(file('other.tar'), '--to', 'podman', ...forPodman, '--output', file('back.tar'));
     await podman.must('container', 'restore', '--import', file('back.tar'));
-    const numbers = await podman.count('web');
-    assert.deepEqual(
-      numbers,
-      numbers.map((_, index) => index + 1),
-    );
+    assertWithoutGap(await podman.count('web'));
   });
 });

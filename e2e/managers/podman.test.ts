@@ -11,6 +11,7 @@ import { mustRun, run } from '../support/run.js';
 import { StreamClient } from '../support/stream-client.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
+import { assertWithoutGap } from '../support/counting.js';
 
 const fetch = 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=2).read().decode())';
 
@@ -437,13 +438,6 @@ function pageBytes(images: string): number {
   return readdirSync(images)
     .filter((name) => name.startsWith('pages-'))
     .reduce((sum, name) => sum + statSync(join(images, name)).size, 0);
-}
-
-function assertWithoutGap(numbers: readonly number[]): void {
-  assert.deepEqual(
-    numbers,
-    numbers.map((_, index) => index + 1),
-  );
 }
 
 function statistics(text: string): Readonly<Record<string, number>> {

@@ -8,7 +8,7 @@ import { makeRootfs } from './rootfs.js';
 import { cgroupParent } from './run-identity.js';
 import { describeFailure, mustRun, run, type CommandResult } from './run.js';
 import { managersUseSystemd } from './systemd.js';
-import { countOn } from './wait.js';
+import { countOn } from './counting.js';
 
 /** Of its scopes, docker-ID.scope, where systemd makes them. */
 export const dockerSlice = 'stasistest-docker.slice';

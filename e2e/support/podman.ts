@@ -6,13 +6,14 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { cgroupDirectories, hasController } from './cgroups.js';
+import { countOn } from './counting.js';
 import { managersDirectory } from './paths.js';
 import { chosenPodman, type PodmanSet } from './podman-sets.js';
 import { processesWhere, readOrEmpty } from './processes.js';
 import { makeRootfs } from './rootfs.js';
 import { describeFailure, mustRun, run, type CommandResult } from './run.js';
 import { managersUseSystemd } from './systemd.js';
-import { countOn, waitFor } from './wait.js';
+import { waitFor } from './wait.js';
 
 /** Where hack/managers installs stasis. */
 export const installedPrefix = join(managersDirectory, 'stasis');

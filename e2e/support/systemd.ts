@@ -1,7 +1,6 @@
 // What a real systemd (hack/systemd-host.ts) has: the scope of the container "c1",
 // and those that managers ask for.
 import assert from 'node:assert/strict';
-import type { Container } from './container.js';
 import { cgroupDirectories, processesIn } from './cgroups.js';
 import { readOrEmpty } from './processes.js';
 import { run } from './run.js';
@@ -20,11 +19,6 @@ export async function property(name: string, unit = scope): Promise<string> {
   const result = await run('systemctl', ['show', '--value', '--property', name, unit]);
   assert.equal(result.exitCode, 0, result.stderr);
   return result.stdout.trim();
-}
-
-export async function assertCounting(container: Container): Promise<void> {
-  const before = container.output().length;
-  await waitFor('the container to count', () => (container.output().length > before ? true : undefined));
 }
 
 /** The scope is delegated, in its slice, and holds the process and nothing but what a counter is made of. */

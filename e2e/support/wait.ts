@@ -24,13 +24,3 @@ export async function waitFor<T>(
     await pause(delayMs);
   }
 }
-
-/** Waits until the log of a counter has more lines, and returns all its numbers. */
-export async function countOn(name: string, readLog: () => Promise<string>): Promise<readonly number[]> {
-  const numbers = async (): Promise<number[]> => (await readLog()).split('\n').filter(Boolean).map(Number);
-  const before = (await numbers()).length;
-  return await waitFor(`more output of ${name}`, async () => {
-    const now = await numbers();
-    return now.length > before ? now : undefined;
-  });
-}

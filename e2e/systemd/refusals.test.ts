@@ -11,7 +11,8 @@ import { requires } from '../support/lanes.js';
 import { coreProgram, stasisProgram } from '../support/paths.js';
 import { childrenOf, isAlive, processesOfProgram, programOf, readOrEmpty } from '../support/processes.js';
 import { lastLine, mustRun } from '../support/run.js';
-import { assertCounting, property, scope, slice } from '../support/systemd.js';
+import { assertCounting } from '../support/counting.js';
+import { property, scope, slice } from '../support/systemd.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 

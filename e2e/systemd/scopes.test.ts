@@ -10,7 +10,8 @@ import { peers } from '../support/peers.js';
 import { readOrEmpty } from '../support/processes.js';
 import { mustRun } from '../support/run.js';
 import type { Spec } from '../support/spec.js';
-import { assertCounting, property, scope, slice } from '../support/systemd.js';
+import { assertCounting } from '../support/counting.js';
+import { property, scope, slice } from '../support/systemd.js';
 import { useTestBed } from '../support/test-bed.js';
 
 const counter = ['sh', '-c', 'trap "exit 7" TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done'];
