@@ -15,6 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { pack } from '../support/archives.js';
 import { processesIn } from '../support/cgroups.js';
 import type { Container } from '../support/container.js';
 import { stasisProgram } from '../support/paths.js';
@@ -255,9 +256,9 @@ describe('archives', () => {
         await other.destroy();
         // The same through containerd's form, in which deleted files lie in the layer.
         const converted = join(directory, 'containerd.tar');
-        await mustRun(stasisProgram, ['pack', file, '--to', 'containerd', '--output', converted]);
+        await pack(file, '--to', 'containerd', '--output', converted);
         const back = join(directory, 'crio.tar');
-        await mustRun(stasisProgram, ['pack', converted, '--from', 'containerd', '--to', 'cri-o', '--output', back]);
+        await pack(converted, '--from', 'containerd', '--to', 'cri-o', '--output', back);
         const deleted = await mustRun('tar', ['-xOf', back, 'deleted.files']);
         assert.deepEqual((JSON.parse(deleted.stdout) as string[]).sort(), ['/data/gone', '/data/opaque/old']);
       } finally {
@@ -420,18 +421,18 @@ describe('archives', () => {
       ['stasis', 'back.tar.zst'],
     ] as const) {
       const output = join(bed.directory, name);
-      await mustRun(stasisProgram, ['pack', last, '--to', form, '--output', output]);
+      await pack(last, '--to', form, '--output', output);
       assert.equal((await mustRun(stasisProgram, ['verify', output])).exitCode, 0);
       last = output;
     }
     const images = join(bed.directory, 'images');
     await mustRun(stasisProgram, ['unpack', last, '--images', '--output', images]);
     const packed = join(bed.directory, 'packed.tar');
-    const pack = ['pack', images, '--from', 'criu', '--to', 'cri-o', '--output', packed];
-    const without = await run(stasisProgram, pack);
+    const words = ['pack', images, '--from', 'criu', '--to', 'cri-o', '--output', packed];
+    const without = await run(stasisProgram, words);
     assert.equal(without.exitCode, 3);
     assert.match(lastLine(without.stderr), /name the container's config.json with --spec/);
-    await mustRun(stasisProgram, [...pack, '--spec', join(container.bundle, 'config.json'), '--name', 'again']);
+    await mustRun(stasisProgram, [...words, '--spec', join(container.bundle, 'config.json'), '--name', 'again']);
     assert.deepEqual(leftovers(), []);
     const other = await restoreElsewhere(packed);
     await assertGoesOn(container, other);

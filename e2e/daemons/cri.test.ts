@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pack } from '../support/archives.js';
 import { countingInside, type Containerd } from '../support/containerd.js';
 import { containerState, type Cri } from '../support/cri.js';
 import { daemonEnvironment, installedStasis } from '../support/daemon.js';
@@ -137,7 +138,7 @@ describe('the CRI of containerd', () => {
       const location = await checkpoint(id, 'cp.tar');
       await pods.remove(id);
       const layout = join(bed.directory, 'packed');
-      await mustRun(stasisProgram, ['pack', location, '--to', 'oci', '--tag', 'cp', '--output', layout]);
+      await pack(location, '--to', 'oci', '--tag', 'cp', '--output', layout);
       const image = registry.add('counter', 'cp', layout);
       await cri.call('PullImage', { image: { image } });
       for (const name of ['one', 'two']) {
@@ -159,7 +160,7 @@ describe('the CRI of containerd', () => {
       const lower = join(bed.directory, 'box');
       const words = ['checkpoint', '--archive', ours!, '--lower', lower, '--leave-running', id];
       await mustRun(installedStasis, ['--root', '/run/containerd/runc/k8s.io', ...words], { env: daemonEnvironment() });
-      await mustRun(stasisProgram, ['pack', ours!, '--to', 'containerd', '--output', packed!]);
+      await pack(ours!, '--to', 'containerd', '--output', packed!);
       // containerd itself writes no list, but knows the name by which the image is pulled: the rest is its own.
       const location = await checkpoint(id, 'cp.tar');
       await pods.remove(id);

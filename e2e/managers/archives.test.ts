@@ -1,8 +1,8 @@
 // podman takes what stasis packs: archives to import, images to restore; and
 // stasis takes podman's containers, with the upper layer of their overlay.
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pack } from '../support/archives.js';
 import { openFor } from '../support/open-manager.js';
 import { stasisProgram } from '../support/paths.js';
 import { Podman } from '../support/podman.js';
@@ -26,9 +26,6 @@ describe('archives for podman', () => {
     await podman.must('rm', 'c');
     return archive;
   };
-  const pack = async (...words: readonly string[]): Promise<void> => {
-    await mustRun(stasisProgram, ['pack', ...words]);
-  };
 
   it('are imported after a round trip through an OCI image', async () => {
     const archive = await exported();
@@ -49,9 +46,7 @@ describe('archives for podman', () => {
   it('are restored as images', async () => {
     const image = join(bed.directory, 'image.tar');
     await pack(await exported(), '--to', 'oci-archive', '--tag', 'ckpt', '--output', image);
-    const policy = join(bed.directory, 'policy.json');
-    writeFileSync(policy, '{"default":[{"type":"insecureAcceptAnything"}]}');
-    const id = await podman.must('pull', '--quiet', '--signature-policy', policy, `oci-archive:${image}`);
+    const id = await podman.pullArchive(image);
     await podman.must('container', 'restore', '--name', 'again', id);
     await podman.count('again');
     assert.equal(await podman.must('exec', 'again', 'cat', '/tmp/new'), 'changed');

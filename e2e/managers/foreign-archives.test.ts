@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pack } from '../support/archives.js';
 import type { Container } from '../support/container.js';
 import { openFor } from '../support/open-manager.js';
 import { stasisProgram } from '../support/paths.js';
@@ -27,8 +28,6 @@ describe('archives of others for podman', () => {
   });
 
   const file = (name: string): string => join(bed.directory, name);
-  const pack = async (...words: readonly string[]): Promise<string> =>
-    (await mustRun(stasisProgram, ['pack', ...words])).stderr;
 
   /** A counter that runc runs, with a changed file; checkpointed into an archive. */
   const archived = async (
@@ -143,9 +142,7 @@ describe('archives of others for podman', () => {
     const packed = file('image.tar');
     const words = ['--to', 'oci-archive', '--for', 'podman', ...forPodman, '--name', 'web', '--tag', 'ckpt'];
     await pack(archive, ...words, '--output', packed);
-    const policy = file('policy.json');
-    writeFileSync(policy, '{"default":[{"type":"insecureAcceptAnything"}]}');
-    const id = await podman.must('pull', '--quiet', '--signature-policy', policy, `oci-archive:${packed}`);
+    const id = await podman.pullArchive(packed);
     await podman.must('container', 'restore', id);
     await assertGoesOn(container, 'web');
     assert.equal(await podman.must('exec', 'web', 'cat', '/data/new'), 'changed');

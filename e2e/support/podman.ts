@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { withoutSignatures } from './archives.js';
 import { cgroupDirectories, hasController } from './cgroups.js';
 import { countOn } from './counting.js';
 import { managersDirectory } from './paths.js';
@@ -139,6 +140,11 @@ export class Podman {
     const result = await this.run(...words);
     if (result.exitCode !== 0) throw new Error(describeFailure(result));
     return result.stdout.trimEnd();
+  }
+
+  /** The image in an OCI archive, whose id is returned. */
+  async pullArchive(archive: string): Promise<string> {
+    return await this.must('pull', '--quiet', ...withoutSignatures(this.directory), `oci-archive:${archive}`);
   }
 
   /** Starts a counter that is called `name`. */
