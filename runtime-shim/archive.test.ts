@@ -23,8 +23,7 @@ import { nativeBinding } from '../nativecore/index.js';
 import { accessListProblem, kAccessList, listOfMode } from '../oci-spec/access-control-list.js';
 import { StasisError, type Degradation } from './errors/index.js';
 import { applyRootfs, type RootfsCalls, type RootfsUpdate } from './archive/apply-rootfs.js';
-import { ArchiveFile } from './archive/archive-file.js';
-import { compressionOfName, type Compression } from './archive/compression.js';
+import { compressionOfName } from './archive/compression.js';
 import { foreign, hostileArchives, hostileRootfs, ours, rawTar } from './archive/hostile-archives.js';
 import { PrivateDirectory, privateName } from './archive/private-directory.js';
 import { readArchive } from './archive/read-archive.js';
@@ -32,6 +31,7 @@ import { convertRootfsTar } from './archive/rootfs-tar.js';
 import { openArchive, readTar, type DeviceNumber, type Member } from './archive/tar-reader.js';
 import { TarWriter } from './archive/tar-writer.js';
 import { unpackCheckpoint } from './convert/unpack-checkpoint.js';
+import { writeTar } from './convert/write-output.js';
 
 describe('archives', () => {
   let directory: string;
@@ -43,7 +43,7 @@ describe('archives', () => {
       const path = join(directory, name);
       const large = Buffer.alloc(5 << 20, 'pages ');
       writeFileSync(join(directory, 'pages'), large);
-      await write(path, compressionOfName(name), async (tar) => {
+      await writeTar(path, compressionOfName(name), async (tar) => {
         await tar.addDirectory({ name: 'checkpoint' });
         await tar.addFile({ name: 'checkpoint/pages-1.img' }, join(directory, 'pages'));
         await tar.addBytes({ name: 'checkpoint/inventory.img' }, Buffer.from('inventory'));
@@ -99,7 +99,7 @@ describe('archives', () => {
 
   it('do not appear under their name before they are complete', async () => {
     const path = join(directory, 'a.tar');
-    const writing = write(path, 'none', async (tar) => {
+    const writing = writeTar(path, 'none', async (tar) => {
       await tar.addBytes({ name: 'one' }, Buffer.from('1'));
       assert.equal(existsSync(path), false);
       throw new Error('the target resisted');
@@ -282,7 +282,7 @@ describe('archives', () => {
       ['user.large', randomBytes(20_000)],
     ]);
     const long = `${'long/'.repeat(40)}name`;
-    await write(first, 'none', async (tar) => {
+    await writeTar(first, 'none', async (tar) => {
       await tar.addDirectory({ name: 'd', mode: 0o750, attributes });
       await tar.addBytes({ name: long, uid: 1_000_000, gid: 4_000_000, attributes }, Buffer.from('content'));
       await tar.addBytes({ name: 'd/plain' }, Buffer.from('plain'));
@@ -413,19 +413,6 @@ function apply(
 ): Promise<Degradation[]> {
   const allowsDevice = (device: DeviceNumber): boolean => device.major === 1 && device.minor === 3;
   return applyRootfs(root, { ...update, allowsDevice, calls });
-}
-
-async function write(path: string, compression: Compression, fill: (tar: TarWriter) => Promise<void>): Promise<void> {
-  using file = new ArchiveFile(path);
-  const tar = new TarWriter(file.sink, compression);
-  try {
-    await fill(tar);
-    await tar.finish();
-  } catch (error) {
-    tar.abort();
-    throw error;
-  }
-  file.commit(true);
 }
 
 async function refused(work: Promise<unknown>, says: RegExp): Promise<void> {
