@@ -10,12 +10,10 @@ import { containerState, type Cri } from '../support/cri.js';
 import { daemonEnvironment, installedStasis } from '../support/daemon.js';
 import { CriPods } from '../support/cri-pods.js';
 import { stasisProgram } from '../support/paths.js';
-import { makeLayout } from '../support/oci-layout.js';
 import { alterCore, otherMachines } from '../support/other-machines.js';
 import { peers } from '../support/peers.js';
 import { assertAcl, setAcl } from '../support/access-lists.js';
 import { Registry } from '../support/registry.js';
-import { makeRootfs } from '../support/rootfs.js';
 import { mustRun } from '../support/run.js';
 import { mountSmall } from '../support/small-disk.js';
 import { useTestBed } from '../support/test-bed.js';
@@ -99,13 +97,7 @@ describe('the CRI of containerd', () => {
     beforeEach(async () => {
       registry = await Registry.open();
       bed.onClose(() => registry.close());
-      const rootfs = join(bed.directory, 'box');
-      await makeRootfs('busybox', rootfs);
-      // Nothing of it is in containerd's store by way of the other image.
-      writeFileSync(join(rootfs, 'etc/motd'), 'from a registry\n');
-      await makeLayout(rootfs, 'box', join(bed.directory, 'layout'));
-      base = registry.add('box', '1', join(bed.directory, 'layout'));
-      await cri.call('PullImage', { image: { image: base } });
+      base = await pods.pullBox(registry);
     });
 
     it('restores what it has checkpointed from the archive, and pulls the image that it was made from', async () => {

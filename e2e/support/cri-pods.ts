@@ -1,11 +1,15 @@
 // Pods and containers of containerd's CRI service, made as the kubelet makes them.
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { hasController } from './cgroups.js';
 import { boxImage, Containerd, countingInside } from './containerd.js';
 import { Cri, namespaceMode } from './cri.js';
 import { installedStasis } from './daemon.js';
 import { requires, type Need } from './lanes.js';
+import { makeLayout } from './oci-layout.js';
 import { openFor } from './open-manager.js';
+import type { Registry } from './registry.js';
+import { makeRootfs } from './rootfs.js';
 import { cgroupParent } from './run-identity.js';
 import { managersUseSystemd } from './systemd.js';
 import type { TestBed } from './test-bed.js';
@@ -128,6 +132,19 @@ export class CriPods {
     });
     await this.cri.call('StartContainer', { container_id });
     return String(container_id);
+  }
+
+  /** An image of busybox, which the registry is given; its name is returned. */
+  async pullBox(registry: Registry): Promise<string> {
+    const rootfs = join(this.bed.directory, 'box');
+    await makeRootfs('busybox', rootfs);
+    // Nothing of it is in containerd's store by way of the other image.
+    writeFileSync(join(rootfs, 'etc/motd'), 'from a registry\n');
+    const layout = join(this.bed.directory, 'layout');
+    await makeLayout(rootfs, 'box', layout);
+    const image = registry.add('box', '1', layout);
+    await this.cri.call('PullImage', { image: { image } });
+    return image;
   }
 
   async startCounter(script = countingInside, image: string = boxImage): Promise<string> {

@@ -5,9 +5,7 @@ import { join } from 'node:path';
 import { boxImage, countingInside, type Containerd } from '../../support/containerd.js';
 import type { Cri } from '../../support/cri.js';
 import { CriPods, criSlice } from '../../support/cri-pods.js';
-import { makeLayout } from '../../support/oci-layout.js';
 import { Registry } from '../../support/registry.js';
-import { makeRootfs } from '../../support/rootfs.js';
 import { assertScopeGone, assertScopeHolds, property } from '../../support/systemd.js';
 import { useTestBed } from '../../support/test-bed.js';
 import { readOrEmpty } from '../../support/processes.js';
@@ -40,11 +38,7 @@ describe("containers of containerd's CRI in systemd's scopes", function () {
   it('are held after CheckpointContainer and after a restore from the archive, and by none when they are removed', async () => {
     const registry = await Registry.open();
     bed.onClose(() => registry.close());
-    const rootfs = join(bed.directory, 'box');
-    await makeRootfs('busybox', rootfs);
-    await makeLayout(rootfs, 'box', join(bed.directory, 'layout'));
-    const base = registry.add('box', '1', join(bed.directory, 'layout'));
-    await cri.call('PullImage', { image: { image: base } });
+    const base = await pods.pullBox(registry);
     assert.notEqual(base, boxImage);
     let id = await pods.startCounter(countingInside, base);
     for (const round of [1, 2]) {
