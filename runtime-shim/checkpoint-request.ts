@@ -45,7 +45,7 @@ export interface CheckpointOptions {
   /** How long the target may be frozen until everything but memory is read. */
   readonly deadlineMs: number;
   readonly tmpfsLimitBytes: bigint;
-  readonly encode: Pick<EncodeOptions, 'shellJob' | 'fileLocks' | 'externalUnixSockets'>;
+  readonly encode: Pick<EncodeOptions, 'shellJob' | 'externalUnixSockets'>;
   /** What an option says of TCP connections; undefined: the container's annotation says it. */
   readonly tcp?: TcpRule | undefined;
   readonly signal?: AbortSignal;

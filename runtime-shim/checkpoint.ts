@@ -60,7 +60,6 @@ export async function checkpointContainer(request: ContainerCheckpoint): Promise
   using archive = request.archive === undefined ? undefined : archiveContainer(request.archive, container, request);
   const encode = {
     shellJob: configured.shell_job ?? request.encode.shellJob,
-    fileLocks: configured.file_locks ?? request.encode.fileLocks,
     externalUnixSockets: configured.ext_unix_sk ?? request.encode.externalUnixSockets,
   };
   const result = await checkpointTree(

@@ -17,8 +17,8 @@ describe("CRIU's configuration of a container", () => {
   afterEach(() => rmSync(directory, { recursive: true }));
 
   it('turns on and off what the flags of those names do, and leaves the rest to the caller', () => {
-    writeFileSync(file, 'shell-job\nno-file-locks\nverbosity 4\nghost-limit 10M\nno-weak-sysctls\n');
-    assert.deepEqual(readCriuConfiguration(file), { shell_job: true, file_locks: false });
+    writeFileSync(file, 'shell-job\nno-ext-unix-sk\nfile-locks\nverbosity 4\nghost-limit 10M\nno-weak-sysctls\n');
+    assert.deepEqual(readCriuConfiguration(file), { shell_job: true, ext_unix_sk: false });
   });
 
   it('is empty where there is none, or none is to be read', () => {

@@ -15,7 +15,6 @@ import { StasisError, errnoCode, fileError } from './errors/index.js';
 /** Option -> field of CRIU's request. */
 const switches = {
   'shell-job': 'shell_job',
-  'file-locks': 'file_locks',
   'tcp-established': 'tcp_established',
   'tcp-close': 'tcp_close',
   'ext-unix-sk': 'ext_unix_sk',
@@ -30,7 +29,16 @@ export type CriuConfiguration = { readonly [Name in Switch]?: boolean };
 
 /** How CRIU works, which is not how this works, or what is done anyway. */
 const withoutEffect: ReadonlySet<string> = new Set([
-  ...['verbosity', 'log-pid', 'display-stats', 'network-lock', 'evasive-devices', 'force-irmap', 'irmap-scan-path'],
+  ...[
+    'file-locks',
+    'verbosity',
+    'log-pid',
+    'display-stats',
+    'network-lock',
+    'evasive-devices',
+    'force-irmap',
+    'irmap-scan-path',
+  ],
   ...['ghost-limit', 'ghost-fiemap', 'skip-file-rwx-check', 'file-validation', 'enable-external-masters'],
   ...['enable-external-sharing', 'enable-fs', 'weak-sysctls', 'allow-uprobes', 'libdir'],
 ]);

@@ -125,7 +125,7 @@ export async function checkpointWhenWarm(
   return await intoDirectory(target, async (imagePath) => await checkpointContainer({ ...common, imagePath }));
 }
 
-const plain = { shellJob: false, fileLocks: false, externalUnixSockets: false };
+const plain = { shellJob: false, externalUnixSockets: false };
 
 /** Postcondition: `target` is a whole image directory, or not there. */
 async function intoDirectory<T>(target: string, fill: (directory: string) => Promise<T>): Promise<T> {

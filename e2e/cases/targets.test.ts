@@ -17,6 +17,7 @@ const cases: readonly Case[] = [
   { what: 'descriptors shared after dup and fork', target: 'fd_shared' },
   { what: 'offsets and modes of regular files', target: 'file_offset' },
   { what: 'many descriptors without a gap', target: 'many_files' },
+  { what: 'locks of files', target: 'file_locks' },
   { what: 'event counters', target: 'eventfd' },
   { what: 'epoll registrations', target: 'epoll' },
   { what: 'unix socket pairs with queued data', target: 'unix_socketpair' },

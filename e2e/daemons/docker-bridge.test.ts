@@ -111,7 +111,7 @@ describe('docker with a bridge', () => {
     assert.notEqual(exitCode, 0);
     assert.match(
       stderr,
-      /^Error response from daemon: [^\n]*cannot checkpoint: fd \d+ of pid \d+ [^\n]* is a TCP connection \(established\)[^\n]*; close the connection[^\n]*\n?$/,
+      /^Error response from daemon: [^\n]*cannot checkpoint: fd \d+ of pid \d+ [^\n]* is a TCP connection \(established\)[^\n]*; give --tcp-established, or the annotation org\.stasis\.tcp [^\n]*\n?$/,
     );
     await countsOn(url);
     assert.match(await docker.must('exec', 'web', 'netstat', '-tn'), /:80 .*ESTABLISHED/);

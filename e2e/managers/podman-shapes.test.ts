@@ -79,6 +79,16 @@ describe('podman containers with', () => {
     });
   }
 
+  it('a lock file have it locked after a restore', async () => {
+    const script = 'exec 9>/lock; flock 9; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done';
+    await podman.must('run', '-d', '--name', 'c', '--network', 'none', 'box', 'sh', '-c', script);
+    await cycles(async () => {
+      await podman.count('c');
+      assert.equal((await podman.run('exec', 'c', 'flock', '-n', '/lock', 'true')).exitCode, 1);
+      assert.equal((await podman.run('exec', 'c', 'flock', '-n', '/other', 'true')).exitCode, 0);
+    });
+  });
+
   it('two streams write to the log of each after a restore', async () => {
     const script = 'n=0; while :; do n=$((n + 1)); echo $n; echo error $n >&2; sleep 0.02; done';
     await podman.must('run', '-d', '--name', 'c', '--network', 'none', 'box', 'sh', '-c', script);

@@ -14,7 +14,6 @@ export interface EncodeOptions {
   readonly emptyNetNamespace: boolean;
   /** Terminals of a session outside the tree are inherited on restore. */
   readonly shellJob: boolean;
-  readonly fileLocks: boolean;
   /** For connections whose other end is not in the tree. */
   readonly tcp: TcpRule;
   /** Of this checkpoint, in the name of the table that drops the packets of its connections; "": there is none. */

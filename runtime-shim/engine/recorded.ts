@@ -26,7 +26,6 @@ export const encodeOptions: EncodeOptions = {
   externalNamespaces: new Map(),
   emptyNetNamespace: false,
   shellJob: false,
-  fileLocks: false,
   tcp: 'fail',
   connectionLock: '',
   externalUnixSockets: false,

@@ -31,6 +31,7 @@ export interface NativeFailure {
 const ENOSPC = 28;
 const EDQUOT = 122;
 const ENOENT = 2;
+const EAGAIN = 11;
 const EEXIST = 17;
 const EADDRNOTAVAIL = 99;
 
@@ -116,6 +117,9 @@ function hintOf(code: ErrorCode, failure: NativeFailure): string | undefined {
     case 'PID_TAKEN':
       return 'a process with that pid is there already: end it, or restore in a pid namespace of its own';
     default:
+      // flock(2), fcntl(2) F_SETLK: somebody else holds a lock that excludes this one.
+      if ((failure.call === 'flock' || failure.call === 'fcntl') && failure.errorNumber === EAGAIN)
+        return 'another process holds a lock on that file: let it release the lock, or end it, and restore again';
       if (failure.reason === 'connection' && failure.errorNumber === EADDRNOTAVAIL)
         return failure.call === 'bind'
           ? 'restore into a network that has the address, or with --tcp-close'

@@ -73,7 +73,6 @@ export async function dump(
       ...((options.parent_img ?? '') === '' ? {} : { parentPath: options.parent_img! }),
       encode: {
         shellJob: options.shell_job === true,
-        fileLocks: options.file_locks === true,
         externalUnixSockets: options.ext_unix_sk === true,
       },
     },

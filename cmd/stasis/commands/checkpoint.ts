@@ -42,7 +42,6 @@ export const checkpointCommand: Command = {
       directIo: flag(given, 'direct-io'),
       encode: {
         shellJob: flag(given, 'shell-job'),
-        fileLocks: flag(given, 'file-locks'),
         externalUnixSockets: flag(given, 'ext-unix-sk'),
       },
       tcp: flag(given, 'tcp-established') ? ('established' as const) : undefined,

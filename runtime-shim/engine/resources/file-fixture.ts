@@ -11,12 +11,13 @@ import type { PhaseValue } from '../plan/builder.js';
 import { encodeOptions } from '../recorded.js';
 import type { Room } from '../room.js';
 import { descriptorsRoom } from './descriptors.js';
+import { fileLocksRoom } from './file-locks.js';
 import { filesRoom } from './files.js';
 import { fsRoom } from './fs.js';
 import { surroundingRooms } from './surroundings.js';
 import { namespaceIds } from './task.js';
 
-const rooms: readonly Room[] = [...surroundingRooms, filesRoom, descriptorsRoom, fsRoom];
+const rooms: readonly Room[] = [...surroundingRooms, filesRoom, descriptorsRoom, fsRoom, fileLocksRoom];
 const none = new Uint8Array(0);
 const bytes = (text: string): Uint8Array => Buffer.from(text, 'utf8');
 

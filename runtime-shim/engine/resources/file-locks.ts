@@ -1,19 +1,29 @@
-// File locks held by the tree. They are refused by holder and file: a restored
-// program would believe in a lock that it does not have.
+// File locks: flock(2), POSIX ones and those of open file descriptions
+// (fcntl(2)). The kernel lists them in the fdinfo of the file that they were
+// taken through, and all of the machine in /proc/locks. A restore takes them
+// again, once nothing is closed any more: a process that closes any descriptor
+// of a file loses its POSIX locks on it.
 import type { OpenFile } from '../../../nativecore/schema/messages.js';
+import type { file_lock_entry } from '../../../oci-spec/images/messages.js';
+import type { CompileContext, PlannedTask } from '../compile-context.js';
 import type { CapturedTask, EncodeContext } from '../encode-context.js';
+import { Phase } from '../plan/builder.js';
 import { parseFdinfo } from '../proc-text.js';
 import type { Room } from '../room.js';
-import { linkText, taskPhrase } from './file-common.js';
+import { corrupt, linkText, taskPhrase } from './file-common.js';
 
 /** One line of /proc/locks: "1: POSIX  ADVISORY  WRITE 4711 fe:00:2146869 0 EOF". */
 interface Lock {
   readonly kind: string;
   readonly access: string;
+  /** Of whoever took it; -1 where it belongs to an open file description. */
   readonly hostPid: number;
   /** major << 20 | minor */
   readonly device: bigint;
   readonly inode: bigint;
+  readonly start: bigint;
+  /** 0: to the end of the file, however long it becomes. */
+  readonly lengthBytes: bigint;
 }
 
 export function parseLocks(bytes: Uint8Array): Lock[] {
@@ -22,71 +32,205 @@ export function parseLocks(bytes: Uint8Array): Lock[] {
     .split('\n')
     .flatMap((line) => {
       // A line with "->" is somebody waiting for the lock above it.
-      const match = /^\d+:\s+(?!->)(\S+)\s+\S+\s+(\S+)\s+(-?\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s/.exec(`${line} `);
+      const match =
+        /^\d+:\s+(?!->)(\S+)\s+\S+\s+(\S+)\s+(-?\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s+(\d+)\s+(\d+|EOF)\s*$/.exec(
+          line,
+        );
       if (match === null) return [];
+      const [, kind = '', access = '', pid, major, minor, inode = '', first = '', last = ''] = match;
+      const start = BigInt(first);
       return [
         {
-          kind: match[1] ?? '',
-          access: match[2] ?? '',
-          hostPid: Number(match[3]),
-          device: (BigInt(`0x${match[4]}`) << 20n) | BigInt(`0x${match[5]}`),
-          inode: BigInt(match[6] ?? 0),
+          kind,
+          access,
+          hostPid: Number(pid),
+          device: (BigInt(`0x${major}`) << 20n) | BigInt(`0x${minor}`),
+          inode: BigInt(inode),
+          start,
+          lengthBytes: last === 'EOF' ? 0n : BigInt(last) - start + 1n,
         },
       ];
     });
 }
 
+/** Flags of file_lock_entry. */
+const lockFlag = { POSIX: 1, FLOCK: 2, OFDLCK: 4 } as const;
+type Kind = keyof typeof lockFlag;
+/** Types of file_lock_entry, for all kinds: F_RDLCK and F_WRLCK of fcntl(2). */
+const lockType = { READ: 0, WRITE: 1 } as const;
+type Access = keyof typeof lockType;
+const flockOperation: Readonly<Record<Access, number>> = { READ: 1, WRITE: 2 }; // LOCK_SH, LOCK_EX
+const kLockNonBlocking = 4; // LOCK_NB
+const kSetLock = 6; // F_SETLK
+const kSetDescriptionLock = 37; // F_OFD_SETLK
+const kAccessMode = 3; // O_ACCMODE
+const kReadOnly = 0;
+const kWriteOnly = 1;
+
 export const fileLocksRoom: Room = {
   kind: 'file-locks',
 
   encode(ctx) {
-    const told = new Set<string>();
-    for (const { lock, task, file } of [...locksOfFiles(ctx), ...locksOfProcesses(ctx)]) {
-      const kind = lock.kind === 'FLOCK' ? 'flock' : lock.kind;
-      const key = `${task.nsPid} ${kind} ${linkText(file)}`;
-      if (told.has(key)) continue;
-      told.add(key);
-      ctx.object(
-        'CAPTURE_FD_UNSUPPORTED',
-        `${taskPhrase(task)} holds a ${kind} lock (${lock.access.toLowerCase()}) on "${linkText(file)}"; file locks are not carried`,
-        { ...ctx.subjectOfTask(task), path: linkText(file) },
-        'let the process release the lock before the checkpoint',
-      );
+    for (const held of [...locksOfFiles(ctx), ...locksOfProcesses(ctx)]) {
+      const entry = entryOf(held, ctx);
+      if (entry !== undefined) ctx.images.add('filelocks', undefined, entry);
     }
   },
 
   compile(ctx) {
-    if (ctx.images.set.entries('filelocks').length > 0)
-      ctx.object('IMAGE_FEATURE_UNSUPPORTED', '"filelocks.img" holds file locks, which are not carried', {
-        image: 'filelocks.img',
-      });
+    for (const entry of ctx.images.set.messages('filelocks')) compileLock(entry, ctx);
   },
 };
 
 interface HeldLock {
   readonly lock: Lock;
   readonly task: CapturedTask;
-  readonly file: OpenFile;
+  /** Undefined: none of the task's descriptors shows the file. */
+  readonly descriptor: { readonly fd: number; readonly file: OpenFile } | undefined;
 }
 
-/** flock, OFD locks and leases belong to the open file, whoever took them: its fdinfo lists them. */
+function entryOf({ lock, task, descriptor }: HeldLock, ctx: EncodeContext): file_lock_entry | undefined {
+  const kind = lock.kind === 'FLOCK' ? 'flock' : lock.kind;
+  const name = `${taskPhrase(task)} holds a ${kind} lock (${lock.access.toLowerCase()})`;
+  const flag = lockFlag[lock.kind as Kind] as number | undefined;
+  const type = lockType[lock.access as Access] as number | undefined;
+  if (flag !== undefined && type !== undefined && descriptor !== undefined && !isAnonymous(descriptor.file))
+    return {
+      flag,
+      type,
+      pid: task.nsPid,
+      fd: descriptor.fd,
+      start: lock.start,
+      len: lock.lengthBytes,
+    };
+  const place = descriptor === undefined ? `inode ${lock.inode}` : `"${linkText(descriptor.file)}"`;
+  const why =
+    descriptor === undefined
+      ? 'no descriptor of it shows that file'
+      : flag === undefined || type === undefined
+        ? 'locks of this kind are not carried'
+        : 'locks on memfds are not carried';
+  ctx.object(
+    'CAPTURE_FD_UNSUPPORTED',
+    `${name} on ${place}; ${why}`,
+    { ...ctx.subjectOfTask(task), ...(descriptor === undefined ? {} : { path: linkText(descriptor.file) }) },
+    'let the process release the lock before the checkpoint',
+  );
+  return undefined;
+}
+
+/** A restore closes descriptors of memfds late: POSIX locks on them would not last. */
+function isAnonymous(file: OpenFile): boolean {
+  return linkText(file).startsWith('/memfd:');
+}
+
+/**
+ * What the fdinfo of open files lists: flock, open file description locks and leases belong to the open file, whoever
+ * took them; POSIX ones there are of the process that it was read from.
+ */
 function locksOfFiles(ctx: EncodeContext): HeldLock[] {
   return ctx.capture.openFiles.flatMap((file) => {
     const task = ctx.taskOfHostPid(file.hostPid);
-    const lines = parseFdinfo(file.fdinfo).get('lock') ?? [];
-    return task === undefined ? [] : parseLocks(Buffer.from(lines.join('\n'))).map((lock) => ({ lock, task, file }));
+    if (task === undefined) return [];
+    return locksOf(file).flatMap((lock) =>
+      lock.kind === 'POSIX' ? [] : [{ lock, task, descriptor: { fd: file.fd, file } }],
+    );
   });
+}
+
+function locksOf(file: OpenFile): Lock[] {
+  const lines = parseFdinfo(file.fdinfo).get('lock') ?? [];
+  return lines.length === 0 ? [] : parseLocks(Buffer.from(lines.join('\n')));
 }
 
 /** POSIX locks belong to the process. */
 function locksOfProcesses(ctx: EncodeContext): HeldLock[] {
   return parseLocks(ctx.capture.procLocks).flatMap((lock) => {
-    const task = ctx.taskOfHostPid(lock.hostPid);
-    for (const descriptor of task?.raw.fds ?? []) {
-      const file = ctx.capture.openFiles[descriptor.openFile];
-      if (task !== undefined && file?.stat?.inode === lock.inode && file.stat.device === lock.device)
-        return [{ lock, task, file }];
-    }
-    return [];
+    const task = lock.kind === 'POSIX' ? ctx.taskOfHostPid(lock.hostPid) : undefined;
+    return task === undefined ? [] : [{ lock, task, descriptor: descriptorOf(lock, task, ctx) }];
   });
+}
+
+/**
+ * Of the locked file, open in a mode that the lock needs. Both lists have the file system's own device and inode, which
+ * stat(2) on an overlay does not tell; so it is first what lists this lock itself, then who has the number.
+ */
+function descriptorOf(lock: Lock, task: CapturedTask, ctx: EncodeContext): HeldLock['descriptor'] {
+  const open = task.raw.fds.flatMap(({ fd, openFile }) => {
+    const file = ctx.capture.openFiles[openFile];
+    return file === undefined ? [] : [{ fd, file }];
+  });
+  const listing = open.find(({ file }) => locksOf(file).some((own) => isSame(own, lock)));
+  if (listing !== undefined) return listing;
+  const suitable = open.filter(({ file }) => {
+    const own = parseFdinfo(file.fdinfo).get('ino')?.[0];
+    const inode = own === undefined ? file.stat?.inode : BigInt(own);
+    const mode = file.statusFlags & kAccessMode;
+    return inode === lock.inode && mode !== (lock.access === 'WRITE' ? kReadOnly : kWriteOnly);
+  });
+  return suitable.find(({ file }) => file.stat?.device === lock.device) ?? suitable[0];
+}
+
+function isSame(one: Lock, other: Lock): boolean {
+  return (
+    one.kind === other.kind &&
+    one.hostPid === other.hostPid &&
+    one.device === other.device &&
+    one.inode === other.inode &&
+    one.start === other.start &&
+    one.lengthBytes === other.lengthBytes
+  );
+}
+
+const kImage = 'filelocks.img';
+
+function compileLock(entry: file_lock_entry, ctx: CompileContext): void {
+  const task = ctx.tasks.get(entry.pid);
+  const descriptor = task?.image.fds.find(({ fd }) => fd === entry.fd);
+  if (task === undefined || task.image.zombie || descriptor === undefined)
+    throw corrupt(kImage, `has a lock of fd ${entry.fd} of pid ${entry.pid}, which is not there`);
+  const kind = (Object.keys(lockFlag) as Kind[]).find((name) => lockFlag[name] === entry.flag);
+  const access = (Object.keys(lockType) as Access[]).find((name) => lockType[name] === entry.type);
+  if (kind === undefined || access === undefined) {
+    ctx.object(
+      'IMAGE_FEATURE_UNSUPPORTED',
+      `"${kImage}" has a lock of kind ${entry.flag}, type ${entry.type}, on fd ${entry.fd} of pid ${entry.pid}, which is not carried`,
+      { nsPid: entry.pid, targetFd: entry.fd, image: kImage },
+    );
+    return;
+  }
+  if (entry.start < 0n || entry.len < 0n || entry.start + entry.len > kLastOffset)
+    throw corrupt(kImage, `has a lock of impossible range on fd ${entry.fd} of pid ${entry.pid}`);
+  // Its room has objected.
+  if (!ctx.fileSlots.has(descriptor.id) && !ctx.filesInPlace.has(descriptor.id)) return;
+  lockAgain(entry, kind, access, task, ctx);
+}
+
+const kLastOffset = 2n ** 63n - 1n;
+
+function lockAgain(entry: file_lock_entry, kind: Kind, access: Access, task: PlannedTask, ctx: CompileContext): void {
+  const from = `filelocks.${entry.pid}.${entry.fd}`;
+  if (kind === 'FLOCK') {
+    task.builder.step(Phase.THREADS, 'flock', [entry.fd, flockOperation[access] | kLockNonBlocking], {
+      from,
+      note: access,
+    });
+    return;
+  }
+  const range = entry.len === 0n ? `${entry.start} to the end` : `${entry.start} to ${entry.start + entry.len - 1n}`;
+  task.builder.step(
+    Phase.THREADS,
+    'fcntl',
+    [entry.fd, kind === 'OFDLCK' ? kSetDescriptionLock : kSetLock, ctx.plan.blob(flockStructure(entry))],
+    { from, note: `${access} lock, ${range}` },
+  );
+}
+
+/** struct flock of x86-64: l_type, l_whence (SEEK_SET), l_start, l_len, l_pid (0). */
+function flockStructure(entry: file_lock_entry): Buffer {
+  const bytes = Buffer.alloc(32);
+  bytes.writeInt16LE(entry.type, 0);
+  bytes.writeBigInt64LE(entry.start, 8);
+  bytes.writeBigInt64LE(entry.len, 16);
+  return bytes;
 }

@@ -3,6 +3,7 @@
 import type { Room } from '../room.js';
 import { credentialsRoom, deathSignalRoom } from './credentials.js';
 import { descriptorsRoom } from './descriptors.js';
+import { fileLocksRoom } from './file-locks.js';
 import { filesRoom } from './files.js';
 import { fsRoom } from './fs.js';
 import { memoryRoom } from './memory.js';
@@ -25,6 +26,8 @@ export const rooms: readonly Room[] = [
   descriptorsRoom,
   fsRoom,
   memoryRoom,
+  // once no task closes a file any more
+  fileLocksRoom,
   // threads before timers and signals that name them
   threadsRoom,
   timersRoom,

@@ -8,7 +8,6 @@ import type { EncodeContext } from '../encode-context.js';
 import { ImageSetWriter } from '../image-set.js';
 import { Phase } from '../plan/builder.js';
 import { FileFixture, objectionsOf, statx, stepsOf } from './file-fixture.js';
-import { parseLocks } from './file-locks.js';
 import { parseMountinfo } from './mountinfo.js';
 import { writeTar, type NewTarEntry } from './tar.js';
 
@@ -509,36 +508,5 @@ describe('cgroups', () => {
       ],
     );
     assert.equal(ctx.draft(ctx.root).core.tc.cg_set, 2);
-  });
-});
-
-describe('file locks', () => {
-  it('reads /proc/locks, without those who wait', () => {
-    const text =
-      '1: POSIX  ADVISORY  WRITE 1001 fe:00:42 0 EOF\n1: -> POSIX  ADVISORY  WRITE 1002 fe:00:42 0 EOF\n2: FLOCK  ADVISORY  READ 7 00:2a:9 0 EOF\n';
-    assert.deepEqual(parseLocks(Buffer.from(text)), [
-      { kind: 'POSIX', access: 'WRITE', hostPid: 1001, device: 0xfe00000n, inode: 42n },
-      { kind: 'FLOCK', access: 'READ', hostPid: 7, device: 0x2an, inode: 9n },
-    ]);
-  });
-
-  it('refuses locks of the tree by holder and file', () => {
-    const fixture = new FileFixture({
-      procLocks: Buffer.from(
-        '1: POSIX  ADVISORY  WRITE 1001 fe:00:42 0 EOF\n2: POSIX  ADVISORY  WRITE 55 fe:00:42 0 EOF\n',
-      ),
-    });
-    const posix = fixture.open({ link: '/db', stat: { inode: 42n } });
-    const flock = fixture.open({
-      link: '/pid',
-      fdinfo: 'pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 77 fe:00:43 0 EOF\n',
-      stat: { inode: 43n },
-    });
-    fixture.task({ nsPid: 1, comm: 'db', fds: { 3: posix, 4: flock } });
-    const objections = objectionsOf(fixture.encode()).map((text) => text.replace(/^.*\(db\) holds a /, ''));
-    assert.deepEqual(objections, [
-      'flock lock (write) on "/pid"; file locks are not carried',
-      'POSIX lock (write) on "/db"; file locks are not carried',
-    ]);
   });
 });

@@ -10,11 +10,9 @@
 //   net          before sysfs is mounted, which shows it
 //   mounts       last: then the caller's files are gone
 //
-// All steps are the root task's, phase NAMESPACES. File locks are no part of
-// it, but are checked once for the whole tree as well.
+// All steps are the root task's, phase NAMESPACES.
 import type { Room } from '../room.js';
 import { cgroupsRoom } from './cgroups.js';
-import { fileLocksRoom } from './file-locks.js';
 import { ipcNamespaceRoom } from './ipc-namespace.js';
 import { memfdDirectoryRoom } from './memfd.js';
 import { hostPathsRoom, mountsRoom } from './mounts.js';
@@ -33,5 +31,4 @@ export const surroundingRooms: readonly Room[] = [
   memfdDirectoryRoom,
   netNamespaceRoom,
   mountsRoom,
-  fileLocksRoom,
 ];

@@ -1,0 +1,61 @@
+// File locks go from CRIU to us and back: a container that looks at its locks
+// itself, from outside of the process that has them.
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { Container } from '../support/container.js';
+import { requires } from '../support/lanes.js';
+import { peers } from '../support/peers.js';
+import { useTestBed } from '../support/test-bed.js';
+
+describe('file locks', function () {
+  const bed = useTestBed();
+  let container: Container;
+  // runc finds criu by its name.
+  const withCriu = { PATH: `${dirname(peers.criu)}:/usr/sbin:/usr/bin:/sbin:/bin` };
+
+  beforeEach(async function () {
+    requires(this, 'peers');
+    // CRIU 4.2 loses POSIX locks on files that are mapped, because it closes what it made the mapping from, and does not
+    // find those of a process on an open file that it shares with another.
+    container = await bed.start({
+      args: ['/targets/file_locks', 'plain'],
+      targets: ['file_locks'],
+      streams: 'pipe',
+      adjust: (spec) => {
+        delete spec.process.rlimits;
+      },
+    });
+    await container.waitForOutput(/READY|FAIL.*/);
+  });
+
+  it('that CRIU has taken down are taken again by us', async () => {
+    const images = container.imagesDirectory();
+    mkdirSync(`${images}.work`, { recursive: true });
+    const { exitCode, stderr } = await container.runc(container.checkpointArgs(images, ['--file-locks']), {
+      env: withCriu,
+    });
+    assert.equal(exitCode, 0, stderr);
+    await container.restore();
+    assert.equal(await answer(), 'OK');
+  });
+
+  it('that we have taken down are taken again by CRIU', async () => {
+    const images = await container.checkpoint();
+    const { exitCode, stderr } = await container.runDetached(
+      container.restoreArgs(images, ['--file-locks']),
+      'runc',
+      withCriu,
+    );
+    const log = join(`${images}.work`, 'restore.log');
+    assert.equal(exitCode, 0, `${stderr}\n${existsSync(log) ? readFileSync(log, 'utf8').slice(-2000) : ''}`);
+    assert.equal(await answer(), 'OK');
+  });
+
+  async function answer(): Promise<string | undefined> {
+    writeFileSync(join(container.rootfs, 'check'), '');
+    const said = await container.waitForOutput(/^(OK|FAIL.*)$/ms, 30_000);
+    rmSync(join(container.rootfs, 'check'));
+    return said[0];
+  }
+});
