@@ -71,7 +71,8 @@ export const fileLocksRoom: Room = {
   kind: 'file-locks',
 
   encode(ctx) {
-    for (const held of [...locksOfFiles(ctx), ...locksOfProcesses(ctx)]) {
+    const files = ctx.capture.openFiles.map(listingOf);
+    for (const held of [...locksOfFiles(files, ctx), ...locksOfProcesses(files, ctx)]) {
       const entry = entryOf(held, ctx);
       if (entry !== undefined) ctx.images.add('filelocks', undefined, entry);
     }
@@ -94,7 +95,7 @@ function entryOf({ lock, task, descriptor }: HeldLock, ctx: EncodeContext): file
   const name = `${taskPhrase(task)} holds a ${kind} lock (${lock.access.toLowerCase()})`;
   const flag = lockFlag[lock.kind as Kind] as number | undefined;
   const type = lockType[lock.access as Access] as number | undefined;
-  if (flag !== undefined && type !== undefined && descriptor !== undefined && !isAnonymous(descriptor.file))
+  if (flag !== undefined && type !== undefined && descriptor !== undefined && !isMemfd(descriptor.file))
     return {
       flag,
       type,
@@ -120,55 +121,64 @@ function entryOf({ lock, task, descriptor }: HeldLock, ctx: EncodeContext): file
 }
 
 /** A restore closes descriptors of memfds late: POSIX locks on them would not last. */
-function isAnonymous(file: OpenFile): boolean {
-  return linkText(file).startsWith('/memfd:');
+const isMemfd = (file: OpenFile): boolean => linkText(file).startsWith('/memfd:');
+
+/** What the fdinfo of an open file says of locks. */
+interface Listing {
+  readonly file: OpenFile;
+  /** The file system's own number, which stat(2) on an overlay does not tell (before Linux 5.14: stat's). */
+  readonly inode: bigint | undefined;
+  readonly locks: readonly Lock[];
+}
+
+function listingOf(file: OpenFile): Listing {
+  const fdinfo = parseFdinfo(file.fdinfo);
+  const inode = fdinfo.get('ino')?.[0];
+  return {
+    file,
+    inode: inode === undefined ? file.stat?.inode : BigInt(inode),
+    locks: parseLocks(Buffer.from((fdinfo.get('lock') ?? []).join('\n'))),
+  };
 }
 
 /**
- * What the fdinfo of open files lists: flock, open file description locks and leases belong to the open file, whoever
- * took them; POSIX ones there are of the process that it was read from.
+ * flock, open file description locks and leases belong to the open file, whoever took them. (POSIX ones are listed there
+ * only of the process that the list was read from.)
  */
-function locksOfFiles(ctx: EncodeContext): HeldLock[] {
-  return ctx.capture.openFiles.flatMap((file) => {
+function locksOfFiles(files: readonly Listing[], ctx: EncodeContext): HeldLock[] {
+  return files.flatMap(({ file, locks }) => {
     const task = ctx.taskOfHostPid(file.hostPid);
     if (task === undefined) return [];
-    return locksOf(file).flatMap((lock) =>
-      lock.kind === 'POSIX' ? [] : [{ lock, task, descriptor: { fd: file.fd, file } }],
-    );
+    return locks.flatMap((lock) => (lock.kind === 'POSIX' ? [] : [{ lock, task, descriptor: { fd: file.fd, file } }]));
   });
-}
-
-function locksOf(file: OpenFile): Lock[] {
-  const lines = parseFdinfo(file.fdinfo).get('lock') ?? [];
-  return lines.length === 0 ? [] : parseLocks(Buffer.from(lines.join('\n')));
 }
 
 /** POSIX locks belong to the process. */
-function locksOfProcesses(ctx: EncodeContext): HeldLock[] {
+function locksOfProcesses(files: readonly Listing[], ctx: EncodeContext): HeldLock[] {
   return parseLocks(ctx.capture.procLocks).flatMap((lock) => {
     const task = lock.kind === 'POSIX' ? ctx.taskOfHostPid(lock.hostPid) : undefined;
-    return task === undefined ? [] : [{ lock, task, descriptor: descriptorOf(lock, task, ctx) }];
+    return task === undefined ? [] : [{ lock, task, descriptor: descriptorOf(lock, task, files) }];
   });
 }
 
 /**
- * Of the locked file, open in a mode that the lock needs. Both lists have the file system's own device and inode, which
- * stat(2) on an overlay does not tell; so it is first what lists this lock itself, then who has the number.
+ * Of the locked file, open in a mode that the lock needs. Both lists have the file system's own device and inode; so it is
+ * first what lists this lock itself, then who has the number.
  */
-function descriptorOf(lock: Lock, task: CapturedTask, ctx: EncodeContext): HeldLock['descriptor'] {
+function descriptorOf(lock: Lock, task: CapturedTask, files: readonly Listing[]): HeldLock['descriptor'] {
   const open = task.raw.fds.flatMap(({ fd, openFile }) => {
-    const file = ctx.capture.openFiles[openFile];
-    return file === undefined ? [] : [{ fd, file }];
+    const listing = files[openFile];
+    return listing === undefined ? [] : [{ fd, ...listing }];
   });
-  const listing = open.find(({ file }) => locksOf(file).some((own) => isSame(own, lock)));
-  if (listing !== undefined) return listing;
-  const suitable = open.filter(({ file }) => {
-    const own = parseFdinfo(file.fdinfo).get('ino')?.[0];
-    const inode = own === undefined ? file.stat?.inode : BigInt(own);
+  const suitable = open.filter(({ file, inode }) => {
     const mode = file.statusFlags & kAccessMode;
     return inode === lock.inode && mode !== (lock.access === 'WRITE' ? kReadOnly : kWriteOnly);
   });
-  return suitable.find(({ file }) => file.stat?.device === lock.device) ?? suitable[0];
+  return (
+    open.find(({ locks }) => locks.some((own) => isSame(own, lock))) ??
+    suitable.find(({ file }) => file.stat?.device === lock.device) ??
+    suitable[0]
+  );
 }
 
 function isSame(one: Lock, other: Lock): boolean {
