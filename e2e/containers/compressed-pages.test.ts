@@ -1,7 +1,7 @@
 // `checkpoint --compress`: page files that are compressed while they are written,
 // and read piece by piece.
 import assert from 'node:assert/strict';
-import { existsSync, openSync, readFileSync, readSync, closeSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { existsSync, openSync, readFileSync, readSync, closeSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Container } from '../support/container.js';
 import { stasisProgram } from '../support/paths.js';
@@ -17,12 +17,6 @@ describe('compressed page files', () => {
     const container = await bed.start({ args: [`/targets/${target}`, ...more], targets: [target] });
     await container.waitForOutput(/READY|FAIL.*/);
     return container;
-  };
-
-  const expectOk = async (container: Container): Promise<void> => {
-    writeFileSync(join(container.rootfs, 'check'), '');
-    const said = await container.waitForOutput(/^(OK|FAIL.*)$/ms, 30_000);
-    assert.equal(said[0], 'OK');
   };
 
   for (const [flag, name] of [
@@ -41,7 +35,7 @@ describe('compressed page files', () => {
         await mustRun(stasisProgram, ['inspect', images]);
         await container.restore(`images-${round}`);
       }
-      await expectOk(container);
+      await container.expectOk();
     });
   }
 
@@ -55,7 +49,7 @@ describe('compressed page files', () => {
         await one.must(['delete', '--force', one.id]);
         await one.restore(`${one.id}-${round}`);
       }
-      await expectOk(one);
+      await one.expectOk();
     }
   });
 
@@ -79,7 +73,7 @@ describe('compressed page files', () => {
       flipByte(file, 5000);
       await container.mustRunDetached(container.restoreArgs(images));
     }
-    await expectOk(container);
+    await container.expectOk();
   });
 
   it('go through archives and back', async () => {
@@ -98,7 +92,7 @@ describe('compressed page files', () => {
     const unpacked = join(bed.directory, 'unpacked');
     await mustRun(stasisProgram, ['unpack', '--images', '--output', unpacked, archive]);
     await container.mustRunDetached(container.restoreArgs(unpacked));
-    await expectOk(container);
+    await container.expectOk();
   });
 
   it('say what --compress knows', async () => {
@@ -112,7 +106,7 @@ describe('compressed page files', () => {
       assert.notEqual(refused.exitCode, 0);
       assert.match(refused.stderr, says);
     }
-    await expectOk(container);
+    await container.expectOk();
   });
 });
 

@@ -1,6 +1,6 @@
 // `checkpoint --direct-io`: page files that are written past the page cache.
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Container } from '../support/container.js';
 import { stasisProgram } from '../support/paths.js';
@@ -34,13 +34,6 @@ describe('page files past the page cache', () => {
     return JSON.parse(stdout) as Result;
   }
 
-  async function expectOk(container: Container): Promise<void> {
-    writeFileSync(join(container.rootfs, 'check'), '');
-    const said = await container.waitForOutput(/^(OK|FAIL.*)$/m, 30_000);
-    rmSync(join(container.rootfs, 'check'));
-    assert.equal(said[0], 'OK');
-  }
-
   /** Bytes of a file that are in the page cache. */
   async function cachedBytes(path: string): Promise<number> {
     const { stdout } = await mustRun('fincore', ['--bytes', '--noheadings', '--output', 'RES', path]);
@@ -69,7 +62,7 @@ describe('page files past the page cache', () => {
       await mustRun(stasisProgram, ['verify', images]);
       if (what.includes('goes on')) await container.must(['delete', '--force', container.id]);
       await container.mustRunDetached(container.restoreArgs(images));
-      await expectOk(container);
+      await container.expectOk();
     });
 
   it('go through the cache, with a remark, where the file system is memory', async () => {
@@ -85,7 +78,7 @@ describe('page files past the page cache', () => {
     assert.equal(directIo, false);
     assert.match(remarks.join('\n'), /^page files went through the page cache in spite of --direct-io/m);
     await container.mustRunDetached(container.restoreArgs(images));
-    await expectOk(container);
+    await container.expectOk();
   });
 
   for (const [what, mount] of [
@@ -106,6 +99,6 @@ describe('page files past the page cache', () => {
       container.assertUntouched();
       assert.ok(!existsSync(join(images, 'inventory.img')));
       assert.ok(!existsSync(images) || readdirSync(images).length === 0, 'something is left of the images');
-      await expectOk(container);
+      await container.expectOk();
     });
 });

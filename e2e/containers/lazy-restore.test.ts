@@ -3,7 +3,6 @@
 import assert from 'node:assert/strict';
 import {
   closeSync,
-  existsSync,
   openSync,
   readFileSync,
   readdirSync,
@@ -14,6 +13,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { requires } from '../support/lanes.js';
 import { coreProgram } from '../support/paths.js';
 import type { Container } from '../support/container.js';
 import { isAlive, processState, processesOfProgram, processesWhere } from '../support/processes.js';
@@ -35,7 +35,7 @@ describe('a lazy restore', () => {
     }
     await container.restore('images', ['--lazy-pages']);
     await expectFilled(container, 4);
-    await expectOk(container);
+    await container.expectOk();
   });
 
   it('answers what the program asks for before it fills in the background', async () => {
@@ -44,7 +44,7 @@ describe('a lazy restore', () => {
     process.kill(pages, 'SIGCONT');
     await expectFilled(container, 1);
     await expectNoHelpers();
-    await expectOk(container);
+    await container.expectOk();
   });
 
   it('does not need the images any more once it has returned', async () => {
@@ -53,7 +53,7 @@ describe('a lazy restore', () => {
     rmSync(container.imagesDirectory(), { recursive: true });
     process.kill(pages, 'SIGCONT');
     await expectFilled(container, 1);
-    await expectOk(container);
+    await container.expectOk();
   });
 
   // Frames are decoded for the page that is asked for, and for those in the background.
@@ -66,11 +66,11 @@ describe('a lazy restore', () => {
       process.kill(pages, 'SIGCONT');
       await expectFilled(container, 1);
       await expectNoHelpers();
-      await expectOk(container);
+      await container.expectOk();
     });
 
   it('brings in pages of a container in a user namespace, of images that are gone', async function () {
-    if (!existsSync('/dev/userfaultfd')) this.skip(); // before Linux 6.1
+    requires(this, 'userfaultfd-device');
     const ids = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
     const container = await checkpointed(64, {
       adjust: (spec) => {
@@ -86,7 +86,7 @@ describe('a lazy restore', () => {
     process.kill(pages, 'SIGCONT');
     await expectFilled(container, 1);
     await expectNoHelpers();
-    await expectOk(container);
+    await container.expectOk();
   });
 
   it('is finished before the container is checkpointed again', async () => {
@@ -105,7 +105,7 @@ describe('a lazy restore', () => {
     hook(container, 'true');
     await container.restore('second', ['--lazy-pages']);
     await expectFilled(container, 1);
-    await expectOk(container);
+    await container.expectOk();
   });
 
   it('leaves nothing when the container is deleted meanwhile', async () => {
@@ -256,12 +256,6 @@ describe('a lazy restore', () => {
   async function expectFilled(container: Container, times: number): Promise<void> {
     const said = await container.waitForOutput(new RegExp(`FAIL.*|(FILLED[^]*){${times}}`), 60_000);
     assert.doesNotMatch(said[0], /FAIL/);
-  }
-
-  async function expectOk(container: Container): Promise<void> {
-    writeFileSync(join(container.rootfs, 'check'), '');
-    const said = await container.waitForOutput(/^(OK|FAIL.*)$/m, 30_000);
-    assert.equal(said[0], 'OK');
   }
 
   /** Neither a page process nor a guardian is left. */

@@ -1,18 +1,16 @@
 // File locks go from CRIU to us and back: a container that looks at its locks
 // itself, from outside of the process that has them.
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Container } from '../support/container.js';
 import { requires } from '../support/lanes.js';
-import { peers } from '../support/peers.js';
+import { withCriu } from '../support/peers.js';
 import { useTestBed } from '../support/test-bed.js';
 
 describe('file locks', function () {
   const bed = useTestBed();
   let container: Container;
-  // runc finds criu by its name.
-  const withCriu = { PATH: `${dirname(peers.criu)}:/usr/sbin:/usr/bin:/sbin:/bin` };
 
   beforeEach(async function () {
     requires(this, 'peers');
@@ -37,7 +35,7 @@ describe('file locks', function () {
     });
     assert.equal(exitCode, 0, stderr);
     await container.restore();
-    assert.equal(await answer(), 'OK');
+    await container.expectOk();
   });
 
   it('that we have taken down are taken again by CRIU', async () => {
@@ -49,13 +47,6 @@ describe('file locks', function () {
     );
     const log = join(`${images}.work`, 'restore.log');
     assert.equal(exitCode, 0, `${stderr}\n${existsSync(log) ? readFileSync(log, 'utf8').slice(-2000) : ''}`);
-    assert.equal(await answer(), 'OK');
+    await container.expectOk();
   });
-
-  async function answer(): Promise<string | undefined> {
-    writeFileSync(join(container.rootfs, 'check'), '');
-    const said = await container.waitForOutput(/^(OK|FAIL.*)$/ms, 30_000);
-    rmSync(join(container.rootfs, 'check'));
-    return said[0];
-  }
 });

@@ -1,6 +1,7 @@
 // A container under test: a bundle, started through stasis, with its standard
 // output in a file, driven by the built commands only.
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import assert from 'node:assert/strict';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isFrozen, processesIn } from './cgroups.js';
 import { stasisProgram } from './paths.js';
@@ -243,6 +244,15 @@ export class Container {
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
       seen: () => JSON.stringify(this.output().slice(-500)),
     });
+  }
+
+  /** Has a self-checking target (e2e/targets) look whether all is as it was, and say so. */
+  async expectOk(): Promise<void> {
+    const check = join(this.rootfs, 'check');
+    writeFileSync(check, '');
+    const said = await this.waitForOutput(/^(OK|FAIL.*)$/ms, 30_000);
+    rmSync(check);
+    assert.equal(said[0], 'OK');
   }
 
   async waitForExit(hostPid: number, timeoutMs?: number): Promise<void> {

@@ -18,6 +18,7 @@ export type Need =
   | 'podman'
   | 'daemons'
   | 'systemd'
+  | 'userfaultfd-device'
   | `kernel>=${number}.${number}`;
 
 /** Name of the lane, from STASIS_LANE, which hack/run-tests.ts sets. */
@@ -56,6 +57,8 @@ function isMet(need: Need): boolean {
       return daemonsAreInstalled();
     case 'systemd':
       return existsSync('/run/systemd/private');
+    case 'userfaultfd-device':
+      return existsSync('/dev/userfaultfd'); // Linux 6.1
     case 'peers':
       return existsSync(`${peerDirectory}/complete`);
     default:

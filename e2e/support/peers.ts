@@ -1,5 +1,5 @@
 // The programs of build/peers, and how to start them.
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { peerDirectory } from './paths.js';
 
 export interface Invocation {
@@ -27,3 +27,6 @@ export const peers = {
     };
   },
 } as const;
+
+/** An environment in which runc finds CRIU, by its name. */
+export const withCriu = { PATH: `${dirname(peers.criu)}:/usr/sbin:/usr/bin:/sbin:/bin` };
