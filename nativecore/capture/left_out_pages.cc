@@ -5,7 +5,7 @@ namespace {
 
 constexpr uint64_t kShortestGapPages = 4;
 constexpr uint64_t kLongestGapPages = 128;  // it has to be found within a piece
-constexpr uint64_t kMostGaps = 1 << 16;
+constexpr uint64_t kMostGaps = 1 << 18;
 
 }  // namespace
 

@@ -11,8 +11,8 @@
 namespace stasis {
 
 // From how many pages in a row on they are left out. Each gap costs an entry of
-// the page map and a call at restore, so their number is bounded: a gap per
-// 16 KiB at most, and where there is more memory some 64 Ki of them.
+// the page map and a call at restore, 10 us in all, where a page costs 1; so their
+// number is bounded: a gap per 16 KiB at most, and from 4 GiB on 256 Ki of them.
 uint64_t shortest_gap_pages(uint64_t total_pages);
 
 // Joined to the last one if it follows.
