@@ -1,6 +1,4 @@
 // The whole command against targets that check themselves.
-#include <sys/mman.h>
-#include <sys/prctl.h>
 
 #include <atomic>
 #include <csignal>
@@ -9,6 +7,7 @@
 
 #include "base/fault_point.h"
 #include "base/native_error.h"
+#include "base/testing_child.h"
 #include "capture/capture_steps.h"
 #include "capture/testing_core.h"
 #include "capture/testing_target.h"
@@ -195,38 +194,34 @@ void the_guard_ends_what_was_to_end() {
   target.forget();
 }
 
-// Real-time signals queue: each one sent must be handled once, in order.
-std::atomic<int>* handled = nullptr;
-std::atomic<int>* disorder = nullptr;
+struct SignalCounts {
+  std::atomic<int> handled, disorder, ready;
+};
+SignalCounts* of_handler = nullptr;
 
+// Real-time signals queue: each one sent must be handled once, in order.
 void loses_no_signal() {
   const ImagesDirectory images;
-  auto* counters =
-      static_cast<std::atomic<int>*>(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  handled = &counters[0];
-  disorder = &counters[1];
-  std::atomic<int>& ready = counters[2];
-  const pid_t target = ::fork();
-  if (target == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const SharingChild<SignalCounts> target([](SignalCounts& shared) {
+    of_handler = &shared;
     struct sigaction action {};
     action.sa_sigaction = [](int, siginfo_t* info, void*) {
-      if (info->si_value.sival_int != (*handled)++) ++*disorder;
+      if (info->si_value.sival_int != of_handler->handled++) ++of_handler->disorder;
     };
     action.sa_flags = SA_SIGINFO | SA_RESTART;
     ::sigaction(SIGRTMIN + 1, &action, nullptr);
-    ready = 1;
-    for (;;) ::pause();
-  }
-  while (!ready) ::sched_yield();
+    shared.ready = 1;
+  });
+  SignalCounts& counts = target.shared();
+  await([&] { return counts.ready.load(); }, "the target is not ready");
   int sent = 0;
   for (int round = 0; round < 10; ++round) {
     Core core(images.path());
-    core.request_capture(target, true);
+    core.request_capture(target.pid(), true);
     // Sent all through the capture: queued before, during and after each stop.
     for (int i = 0; i < 50; ++i) {
       const sigval value{.sival_int = sent++};
-      EXPECT_EQ(::sigqueue(target, SIGRTMIN + 1, value), 0);
+      EXPECT_EQ(::sigqueue(target.pid(), SIGRTMIN + 1, value), 0);
       const timespec pause{0, 50'000};
       ::nanosleep(&pause, nullptr);
     }
@@ -235,14 +230,9 @@ void loses_no_signal() {
     core.expect(FromCoreKind::thawed);
     core.wait();
   }
-  const Deadline deadline = Deadline::in_ms(5000);
-  while (*handled < sent && !deadline.expired()) ::sched_yield();
-  const int count = *handled, out_of_order = *disorder;
-  ::kill(target, SIGKILL);
-  ::waitpid(target, nullptr, 0);
-  ::munmap(counters, 4096);
-  EXPECT_EQ(count, sent);
-  EXPECT_EQ(out_of_order, 0);
+  await([&] { return counts.handled >= sent; }, "a signal is lost");
+  EXPECT_EQ(counts.handled.load(), sent);
+  EXPECT_EQ(counts.disorder.load(), 0);
 }
 
 struct EarlyCore {

@@ -1,17 +1,13 @@
 // Room for copies of small tasks, and copies in it.
 #include "capture/copy_space.h"
 
-#include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstring>
 
 #include "base/page.h"
-#include "base/testing.h"
+#include "base/testing_child.h"
 #include "capture/page_files.h"
 
 namespace stasis::testing {
@@ -20,42 +16,30 @@ namespace {
 // A child with this much memory of its own, filled with its pid.
 class Child {
  public:
-  explicit Child(uint64_t length_bytes) : length_bytes_(length_bytes) {
-    auto* const ready = static_cast<std::atomic<uint64_t>*>(
-        ::mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      void* const memory = ::mmap(nullptr, length_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      std::memset(memory, ::getpid() & 0xff, length_bytes);
-      *ready = reinterpret_cast<uint64_t>(memory);
-      for (;;) ::pause();
-    }
-    while (*ready == 0) ::sched_yield();
-    address_ = *ready;
-    ::munmap(ready, kPageBytes);
+  explicit Child(uint64_t length_bytes)
+      : length_bytes_(length_bytes), child_([=](std::atomic<uint64_t>& address) {
+          void* const memory =
+              ::mmap(nullptr, length_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+          std::memset(memory, ::getpid() & 0xff, length_bytes);
+          address = reinterpret_cast<uint64_t>(memory);
+        }) {
+    await([this] { return child_.shared() != 0; }, "the child has no memory");
   }
-  ~Child() {
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-  }
-  Child(const Child&) = delete;
-  Child& operator=(const Child&) = delete;
-  ProcDir proc() const { return ProcDir::open(pid_); }
+  ProcDir proc() const { return ProcDir::open(child_.pid()); }
 
   void expect_copied_into(CopySpace& space) const {
     const ProcDir proc = this->proc();
-    const std::vector<PageRun> runs{{address_, length_bytes_ / kPageBytes}};
+    const uint64_t address = child_.shared();
+    const std::vector<PageRun> runs{{address, length_bytes_ / kPageBytes}};
     const CopiedMemory copy(LiveMemory(proc), runs, &space);
-    const unsigned char* const bytes = copy.find(address_, length_bytes_);
+    const unsigned char* const bytes = copy.find(address, length_bytes_);
     EXPECT(bytes != nullptr);
-    for (uint64_t at = 0; at < length_bytes_; ++at) EXPECT_EQ(int{bytes[at]}, pid_ & 0xff);
+    for (uint64_t at = 0; at < length_bytes_; ++at) EXPECT_EQ(int{bytes[at]}, child_.pid() & 0xff);
   }
 
  private:
   uint64_t length_bytes_;
-  uint64_t address_ = 0;
-  pid_t pid_ = -1;
+  SharingChild<std::atomic<uint64_t>> child_;
 };
 
 std::vector<ProcDir> tree_of(const std::vector<const Child*>& children) {

@@ -3,7 +3,6 @@
 #include "capture/memory_tracking.h"
 
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,7 +11,7 @@
 #include <filesystem>
 
 #include "base/page.h"
-#include "base/testing.h"
+#include "base/testing_child.h"
 #include "capture/capture_steps.h"
 #include "capture/testing_core.h"
 #include "proc/proc_dir.h"
@@ -27,30 +26,15 @@ class Changer {
  public:
   enum Order : int { kNothing, kWrite, kDiscard, kMapAnew, kMove, kMoveBack, kFork };
 
-  Changer() {
-    shared_ = static_cast<Shared*>(
-        ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      run();
-    }
-    await_done();
-  }
-  ~Changer() {
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-    ::munmap(shared_, sizeof(Shared));
-  }
-  Changer(const Changer&) = delete;
-  Changer& operator=(const Changer&) = delete;
+  Changer() : child_(run) { await_done(); }
 
-  pid_t pid() const { return pid_; }
-  uint64_t page(uint64_t number) const { return shared_->start + number * kPageBytes; }
+  pid_t pid() const { return child_.pid(); }
+  uint64_t page(uint64_t number) const { return child_.shared().start + number * kPageBytes; }
   void order(Order what, uint64_t page_number) {
-    shared_->page = page_number;
-    shared_->done = 0;
-    shared_->order = what;
+    Shared& shared = child_.shared();
+    shared.page = page_number;
+    shared.done = 0;
+    shared.order = what;
     await_done();
   }
 
@@ -61,24 +45,20 @@ class Changer {
   };
 
   void await_done() {
-    const Deadline deadline = Deadline::in_ms(20'000);
-    while (!shared_->done) {
-      if (deadline.expired()) throw Failed("the program does not go on");
-      ::sched_yield();
-    }
+    await([this] { return child_.shared().done.load(); }, "the program does not go on");
   }
 
-  [[noreturn]] void run() {
+  [[noreturn]] static void run(Shared& shared) {
     auto* memory = static_cast<unsigned char*>(
         ::mmap(nullptr, 2 * kPages * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     ::madvise(memory, 2 * kPages * kPageBytes, MADV_NOHUGEPAGE);
     for (uint64_t i = 0; i < kPages; ++i) memory[i * kPageBytes] = static_cast<unsigned char>(1 + i % 200);
-    shared_->start = reinterpret_cast<uint64_t>(memory);
+    shared.start = reinterpret_cast<uint64_t>(memory);
     for (;;) {
-      shared_->done = 1;
-      while (shared_->order == kNothing) ::sched_yield();
-      unsigned char* const page = memory + shared_->page * kPageBytes;
-      switch (shared_->order.exchange(kNothing)) {
+      shared.done = 1;
+      while (shared.order == kNothing) ::sched_yield();
+      unsigned char* const page = memory + shared.page * kPageBytes;
+      switch (shared.order.exchange(kNothing)) {
         case kWrite: page[1] = static_cast<unsigned char>(page[1] + 1); break;
         case kDiscard: ::madvise(page, kPageBytes, MADV_DONTNEED); break;
         case kMapAnew:
@@ -99,8 +79,7 @@ class Changer {
     }
   }
 
-  Shared* shared_ = nullptr;
-  pid_t pid_ = -1;
+  SharingChild<Shared> child_;
 };
 
 struct Pages {

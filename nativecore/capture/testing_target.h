@@ -9,11 +9,8 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -23,8 +20,7 @@
 #include <cstring>
 #include <string>
 
-#include "base/deadline.h"
-#include "base/testing.h"
+#include "base/testing_child.h"
 
 namespace stasis::testing {
 
@@ -38,51 +34,26 @@ class Target {
     char message[256];
   };
 
-  explicit Target(int extra_threads = 0) {
-    shared_ = static_cast<Shared*>(
-        ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-    if (::pipe2(silent_pipe_, O_CLOEXEC) < 0) throw Failed("pipe2");
-    connect();
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      main(extra_threads);
-    }
-    for (int& fd : connection_) {
-      ::close(fd);
-      fd = -1;
-    }
-    while (shared_->ready.load() < kThreads + extra_threads) ::sched_yield();
+  explicit Target(int extra_threads = 0)
+      : child_([this, extra_threads](Shared& shared) {
+          shared_ = &shared;
+          main(extra_threads);
+        }) {
+    shared_ = &child_.shared();
+    descriptors_.close_connection();
+    await([&] { return shared_->ready >= kThreads + extra_threads; }, "the threads of the target do not start");
   }
-  ~Target() {
-    if (pid_ > 0) {
-      ::kill(pid_, SIGKILL);
-      ::waitpid(pid_, nullptr, 0);
-    }
-    ::close(silent_pipe_[0]);
-    ::close(silent_pipe_[1]);
-    for (const int fd : connection_) {
-      if (fd >= 0) ::close(fd);
-    }
-    ::munmap(shared_, sizeof(Shared));
-  }
-  Target(const Target&) = delete;
-  Target& operator=(const Target&) = delete;
 
-  pid_t pid() const { return pid_; }
-  void forget() { pid_ = -1; }
+  pid_t pid() const { return child_.pid(); }
+  void forget() { child_.forget(); }
 
   // Every thread finishes another round, correctly.
   void expect_alive() {
     uint64_t before[kThreads];
     for (int i = 0; i < kThreads; ++i) before[i] = shared_->rounds[i];
-    const Deadline deadline = Deadline::in_ms(10'000);
     for (int i = 0; i < kThreads; ++i) {
-      while (shared_->rounds[i] < before[i] + 2) {
-        if (deadline.expired()) throw Failed("thread " + std::to_string(i) + " of the target does not go on");
-        const timespec pause{0, 1'000'000};
-        ::nanosleep(&pause, nullptr);
-      }
+      await([&] { return shared_->rounds[i] >= before[i] + 2; },
+            "thread " + std::to_string(i) + " of the target does not go on");
     }
     if (shared_->failures) throw Failed(std::string("the target says: ") + shared_->message);
   }
@@ -90,6 +61,48 @@ class Target {
   static constexpr int kThreads = 8;
 
  private:
+  // Made before the child, who inherits them.
+  struct Descriptors {
+    Descriptors() {
+      if (::pipe2(silent_pipe, O_CLOEXEC) < 0) throw Failed("pipe2");
+      connect();
+    }
+    ~Descriptors() {
+      ::close(silent_pipe[0]);
+      ::close(silent_pipe[1]);
+      close_connection();
+    }
+    Descriptors(const Descriptors&) = delete;
+    Descriptors& operator=(const Descriptors&) = delete;
+
+    // Both ends become the child's alone, as soon as it has been forked.
+    void close_connection() {
+      for (int& fd : connection) {
+        if (fd >= 0) ::close(fd);
+        fd = -1;
+      }
+    }
+
+    int silent_pipe[2] = {-1, -1};
+    int connection[2] = {-1, -1};
+
+   private:
+    void connect() {
+      const int listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      socklen_t length = sizeof address;
+      auto* const name = reinterpret_cast<sockaddr*>(&address);
+      if (::bind(listener, name, length) < 0 || ::listen(listener, 1) < 0 || ::getsockname(listener, name, &length) < 0)
+        throw Failed("cannot listen");
+      connection[0] = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+      if (::connect(connection[0], name, length) < 0) throw Failed("cannot connect");
+      connection[1] = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+      ::close(listener);
+    }
+  };
+
   struct Start {
     Target* target;
     int number;
@@ -153,12 +166,12 @@ class Target {
       fail("futex", 1);
   }
   void check_poll() {
-    pollfd entry{silent_pipe_[0], POLLIN, 0};
+    pollfd entry{descriptors_.silent_pipe[0], POLLIN, 0};
     if (::poll(&entry, 1, 20) != 0) fail("poll", 2);
   }
   // A read that blocks until its own timer thread writes is too much machinery: a second poll with a mask.
   void check_read() {
-    pollfd entry{silent_pipe_[0], POLLIN, 0};
+    pollfd entry{descriptors_.silent_pipe[0], POLLIN, 0};
     const timespec time{0, 20'000'000};
     sigset_t mask;
     sigfillset(&mask);
@@ -202,10 +215,10 @@ class Target {
     unsigned char sent[1000], received[sizeof sent];
     for (unsigned char& byte : sent) byte = static_cast<unsigned char>(next_byte_++);
     for (const int from : {0, 1}) {
-      if (::send(connection_[from], sent, sizeof sent, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof sent))
+      if (::send(descriptors_.connection[from], sent, sizeof sent, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof sent))
         fail("send", 7);
       std::memset(received, 0, sizeof received);
-      if (::recv(connection_[1 - from], received, sizeof received, MSG_WAITALL) !=
+      if (::recv(descriptors_.connection[1 - from], received, sizeof received, MSG_WAITALL) !=
           static_cast<ssize_t>(sizeof received))
         fail("recv", 7);
       if (std::memcmp(sent, received, sizeof sent) != 0) fail("TCP data changed", 7);
@@ -213,27 +226,10 @@ class Target {
     const timespec pause{0, 1'000'000};
     ::nanosleep(&pause, nullptr);
   }
-  // Both ends become the child's alone, as soon as it has been forked.
-  void connect() {
-    const int listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t length = sizeof address;
-    auto* const name = reinterpret_cast<sockaddr*>(&address);
-    if (::bind(listener, name, length) < 0 || ::listen(listener, 1) < 0 || ::getsockname(listener, name, &length) < 0)
-      throw Failed("cannot listen");
-    connection_[0] = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (::connect(connection_[0], name, length) < 0) throw Failed("cannot connect");
-    connection_[1] = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
-    ::close(listener);
-  }
-
   unsigned next_byte_ = 0;
-  int connection_[2] = {-1, -1};
   Shared* shared_ = nullptr;
-  int silent_pipe_[2] = {-1, -1};
-  pid_t pid_ = -1;
+  Descriptors descriptors_;
+  SharingChild<Shared> child_;
 };
 
 }  // namespace stasis::testing

@@ -1,7 +1,6 @@
 // Copy on write: what a program with much memory sees of a capture, what the
 // page files hold, and what is left of the twin.
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -13,7 +12,7 @@
 #include <fstream>
 
 #include "base/page.h"
-#include "base/testing.h"
+#include "base/testing_child.h"
 #include "capture/capture_steps.h"
 #include "capture/testing_core.h"
 #include "proc/proc_dir.h"
@@ -40,75 +39,57 @@ class Writer {
     uint64_t child_pid;
   };
 
-  Writer(uint64_t length_bytes, int special_advice) {
-    shared_ = static_cast<Shared*>(
-        ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      run(length_bytes, special_advice);
-    }
-    blocks_ = length_bytes / kBlockBytes;
+  Writer(uint64_t length_bytes, int special_advice)
+      : blocks_(length_bytes / kBlockBytes),
+        child_([=](Shared& shared) { run(shared, length_bytes, special_advice); }) {
     await_round(2);
   }
-  ~Writer() {
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-    ::munmap(shared_, sizeof(Shared));
-  }
-  Writer(const Writer&) = delete;
-  Writer& operator=(const Writer&) = delete;
 
-  pid_t pid() const { return pid_; }
+  pid_t pid() const { return child_.pid(); }
   uint64_t blocks() const { return blocks_; }
-  uint64_t blocks_address() const { return shared_->blocks_address; }
-  uint64_t special_address() const { return shared_->special_address; }
+  uint64_t blocks_address() const { return child_.shared().blocks_address; }
+  uint64_t special_address() const { return child_.shared().special_address; }
   void expect_alive() {
-    await_round(shared_->round + 2);
-    EXPECT_EQ(shared_->failures.load(), 0);
-    EXPECT_EQ(shared_->children_seen.load(), 0);
+    await_round(child_.shared().round + 2);
+    EXPECT_EQ(child_.shared().failures.load(), 0);
+    EXPECT_EQ(child_.shared().children_seen.load(), 0);
   }
 
  private:
   void await_round(uint64_t round) {
-    const Deadline deadline = Deadline::in_ms(20'000);
-    while (shared_->round < round) {
-      if (deadline.expired()) throw Failed("the writer does not go on");
-      ::sched_yield();
-    }
+    await([&] { return child_.shared().round >= round; }, "the writer does not go on");
   }
 
-  [[noreturn]] void run(uint64_t length_bytes, int special_advice) {
+  [[noreturn]] static void run(Shared& shared, uint64_t length_bytes, int special_advice) {
     // It has no children, so every child that it sees is a mistake of ours.
     ::signal(SIGCHLD, [](int) { ++seen_->children_seen; });
-    seen_ = shared_;
+    seen_ = &shared;
     auto* memory = static_cast<unsigned char*>(
         ::mmap(nullptr, length_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     auto* special = static_cast<unsigned char*>(
         ::mmap(nullptr, 16 * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     for (uint64_t page = 0; page < 16; ++page) special[page * kPageBytes] = static_cast<unsigned char>(0xa0 + page);
     if (special_advice) ::madvise(special, 16 * kPageBytes, special_advice);
-    shared_->blocks_address = reinterpret_cast<uint64_t>(memory);
-    shared_->special_address = reinterpret_cast<uint64_t>(special);
+    shared.blocks_address = reinterpret_cast<uint64_t>(memory);
+    shared.special_address = reinterpret_cast<uint64_t>(special);
     for (uint64_t round = 1;; ++round) {
       for (uint64_t at = 0; at < length_bytes; at += kBlockBytes) {
         auto* first = reinterpret_cast<volatile uint64_t*>(memory + at);
         auto* last = reinterpret_cast<volatile uint64_t*>(memory + at + kBlockBytes - 8);
-        if (*first != round - 1 || *last != round - 1) ++shared_->failures;
+        if (*first != round - 1 || *last != round - 1) ++shared.failures;
         *first = round;
         *last = round;
       }
-      if (special[5 * kPageBytes] != 0xa5) ++shared_->failures;
+      if (special[5 * kPageBytes] != 0xa5) ++shared.failures;
       int status = 0;
-      if (::waitpid(-1, &status, WNOHANG) != -1 || errno != ECHILD) ++shared_->children_seen;
-      shared_->round = round;
+      if (::waitpid(-1, &status, WNOHANG) != -1 || errno != ECHILD) ++shared.children_seen;
+      shared.round = round;
     }
   }
 
   static inline Shared* seen_ = nullptr;
-  Shared* shared_ = nullptr;
-  uint64_t blocks_ = 0;
-  pid_t pid_ = -1;
+  uint64_t blocks_;
+  SharingChild<Shared> child_;
 };
 
 class PageImage {

@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -15,7 +14,7 @@
 #include <functional>
 
 #include "base/native_error.h"
-#include "base/testing.h"
+#include "base/testing_child.h"
 #include "trace/remote_syscall.h"
 
 namespace stasis::testing {
@@ -24,30 +23,15 @@ namespace {
 class Child {
  public:
   // `main` says with its argument that it has come where it is wanted.
-  explicit Child(const std::function<void(std::atomic<int>&)>& main) {
-    ready_ = static_cast<std::atomic<int>*>(
-        ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      main(*ready_);
-      for (;;) ::pause();
-    }
-    while (!*ready_) ::sched_yield();
+  explicit Child(const std::function<void(std::atomic<int>&)>& main) : child_(main) { await_other_than(0); }
+  pid_t pid() const { return child_.pid(); }
+  int number() const { return child_.shared(); }
+  void await_other_than(int number) const {
+    await([this, number] { return this->number() != number; }, "the child does not go on");
   }
-  ~Child() {
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, __WALL);
-    ::munmap(ready_, 4096);
-  }
-  Child(const Child&) = delete;
-  Child& operator=(const Child&) = delete;
-  pid_t pid() const { return pid_; }
-  int number() const { return *ready_; }
 
  private:
-  std::atomic<int>* ready_ = nullptr;
-  pid_t pid_ = -1;
+  SharingChild<std::atomic<int>> child_;
 };
 
 FrozenTree freeze(pid_t pid, uint64_t deadline_ms) {
@@ -90,7 +74,7 @@ void freezes_while_threads_come_and_go() {
         EXPECT_EQ(stat_state(stat), 't');
       }
     }
-    while (child.number() == before) ::sched_yield();
+    child.await_other_than(before);
   }
 }
 
@@ -118,7 +102,7 @@ void freezes_while_processes_come_and_go() {
         for (const TracedThread& thread : process->threads) EXPECT(thread.stopped);
       }
     }
-    while (child.number() == before) ::sched_yield();
+    child.await_other_than(before);
   }
 }
 

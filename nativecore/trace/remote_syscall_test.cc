@@ -3,16 +3,14 @@
 
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstring>
 
 #include "base/native_error.h"
-#include "base/testing.h"
+#include "base/testing_child.h"
 #include "trace/thread_state.h"
 
 namespace stasis::testing {
@@ -21,39 +19,31 @@ namespace {
 // Sleeps for 300 ms once, tells how that ended, then waits to be killed.
 class Sleeper {
  public:
+  Sleeper() : child_(sleep) {
+    await([this] { return child_.shared().sleeping && stat_state(ProcDir::open(pid()).read("stat")) == 'S'; },
+          "the child does not sleep");
+  }
+  pid_t pid() const { return child_.pid(); }
+  int result() const {
+    await([this] { return child_.shared().done.load(); }, "the child does not wake up");
+    return child_.shared().result;
+  }
+
+ private:
   struct Told {
     std::atomic<int> sleeping;
     std::atomic<int> done;
     std::atomic<int> result;
   };
 
-  Sleeper() {
-    told_ = static_cast<Told*>(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      const timespec time{0, 300'000'000};
-      told_->sleeping = 1;
-      told_->result = ::nanosleep(&time, nullptr);
-      told_->done = 1;
-      for (;;) ::pause();
-    }
-    while (!told_->sleeping || stat_state(ProcDir::open(pid_).read("stat")) != 'S') ::sched_yield();
-  }
-  ~Sleeper() {
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, __WALL);
-    ::munmap(told_, 4096);
-  }
-  pid_t pid() const { return pid_; }
-  int result() {
-    while (!told_->done) ::sched_yield();
-    return told_->result;
+  static void sleep(Told& told) {
+    const timespec time{0, 300'000'000};
+    told.sleeping = 1;
+    told.result = ::nanosleep(&time, nullptr);
+    told.done = 1;
   }
 
- private:
-  Told* told_ = nullptr;
-  pid_t pid_ = -1;
+  SharingChild<Told> child_;
 };
 
 FrozenTree freeze(pid_t pid) {
