@@ -193,6 +193,7 @@ class CaptureCommand {
     CaptureContext context = context_of(request, tree, preparation, tracking);
     context.connections = &connections;
     capture_tree(context, preparation.return_paths, preparation.files, phases_);
+    phases_.enter("find names");
     preparation.files.find_names(context);
     phases_.enter("scan pages");
     Progress progress(channel_, "write pages");

@@ -314,12 +314,13 @@ void FilesCapture::capture(CaptureContext& context) {
 }
 
 void FilesCapture::find_names(CaptureContext& context) {
-  for (Unnamed& unnamed : unnamed_) {
+  for_each_in_chunks(context, unnamed_.size(), [&](size_t i) {
+    Unnamed& unnamed = unnamed_[i];
     CapturedPath& path = context.data.open_files[unnamed.file].path;
     if (unnamed.copy.valid()) path.link = link_of(unnamed.copy.borrow());
     path.path_matches = path_checkers_[unnamed.task]->names(path.link, path.stat);
     unnamed.copy.reset();
-  }
+  });
   unnamed_.clear();
 }
 
