@@ -12,14 +12,14 @@ const shimParts = [
 
 /** TypeScript imports. */
 export const mayImport: LayerTable = {
-  'oci-spec': ['oci-spec/protobuf-codec.ts'],
+  'oci-spec': ['oci-spec/protobuf'],
   // The codec and nothing else: docs/design/0007.
-  'oci-spec/protobuf-codec.ts': [],
-  nativecore: ['oci-spec/protobuf-codec.ts', 'nativecore/schema'],
-  'nativecore/schema': ['oci-spec/protobuf-codec.ts'],
+  'oci-spec/protobuf': [],
+  nativecore: ['oci-spec/protobuf', 'nativecore/schema'],
+  'nativecore/schema': ['oci-spec/protobuf'],
   'runtime-shim/errors': [],
   // Pure functions: of the native side the engine knows only the generated types.
-  'runtime-shim/engine': ['oci-spec', 'oci-spec/protobuf-codec.ts', 'nativecore/schema', 'runtime-shim/errors'],
+  'runtime-shim/engine': ['oci-spec', 'oci-spec/protobuf', 'nativecore/schema', 'runtime-shim/errors'],
   'runtime-shim/container': [
     'oci-spec',
     'nativecore',
@@ -29,7 +29,7 @@ export const mayImport: LayerTable = {
   ],
   'runtime-shim/archive': ['oci-spec', 'nativecore', 'runtime-shim/errors'],
   // The two sequences, and what they share.
-  'runtime-shim': ['oci-spec', 'oci-spec/protobuf-codec.ts', 'nativecore', 'nativecore/schema', ...shimParts],
+  'runtime-shim': ['oci-spec', 'oci-spec/protobuf', 'nativecore', 'nativecore/schema', ...shimParts],
   cmd: ['oci-spec', 'runtime-shim', ...shimParts],
   'e2e/support': [],
   e2e: ['e2e/support'],

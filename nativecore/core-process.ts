@@ -5,18 +5,18 @@ import { spawn } from 'node:child_process';
 import { Socket } from 'node:net';
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
-import { makeCodec, type Codec, type PartialMessage } from '../oci-spec/protobuf-codec.js';
+import { makeCodec, type Codec, type PartialMessage } from '../oci-spec/protobuf/codec.js';
 import { FrameReader, frame } from './frames.js';
 import { findLocations } from './locations.js';
 import { nativeBinding } from './native-binding.js';
 import { NativeError } from './native-error.js';
-import { messageTable, type FromCore, type Messages, type Progress, type ToCore } from './schema/messages.js';
+import { messageCodes, type FromCore, type Messages, type Progress, type ToCore } from './schema/messages.js';
 
 let codec: Codec<Messages> | undefined;
 
 /** The codec of the boundary messages, made once per process. */
 export function boundaryCodec(): Codec<Messages> {
-  codec ??= makeCodec<Messages>(messageTable);
+  codec ??= makeCodec<Messages>(messageCodes);
   return codec;
 }
 

@@ -10,7 +10,7 @@ import {
   type Timing,
   type ToCore,
 } from '../nativecore/index.js';
-import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
+import type { PartialMessage } from '../oci-spec/protobuf/codec.js';
 import { makeDirectory } from './directories.js';
 import { fileError, fromNative, type NativeFailure } from './errors/index.js';
 import type { OnProgress } from './phase-clock.js';

@@ -1,7 +1,7 @@
 // The second half of every restore: a plan is executed, published while all
 // its tasks are parked, and released.
 import type { ExecuteRequest, Parked, Plan, Timing } from '../nativecore/index.js';
-import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
+import type { PartialMessage } from '../oci-spec/protobuf/codec.js';
 import { CoreSession, type LogFile } from './core-session.js';
 import type { ImageInput } from './image-input.js';
 import type { OnProgress, PhaseClock } from './phase-clock.js';

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import type { Plan } from '../nativecore/index.js';
-import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
+import type { PartialMessage } from '../oci-spec/protobuf/codec.js';
 import { refuseLazyPages } from './lazy-pages.js';
 
 const kCloneNewUser = 0x10000000n;

@@ -3,7 +3,7 @@
 import { openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Parked, Plan } from '../nativecore/index.js';
-import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
+import type { PartialMessage } from '../oci-spec/protobuf/codec.js';
 import { isAlive, pollUntil, readProcess } from './container/index.js';
 import { kUserfaultfdDevice } from './engine/index.js';
 import { StasisError, errnoCode, fileError } from './errors/index.js';

@@ -1,6 +1,6 @@
 // Looking at images without restoring them: the plan that a restore would run,
 // and the decoded model for whoever describes it.
-import { boundaryCodec, type Plan } from '../nativecore/index.js';
+
 import { compilePlan, decodeImages, type CompiledPlan, type ImageModel } from './engine/index.js';
 import { checkPolicy, missingSources, readCgroupLayout } from './container/index.js';
 import type { StasisError } from './errors/index.js';
@@ -17,31 +17,25 @@ export function readImages<Result>(imagePath: string, use: (images: ImageInput, 
   return use(images, decodeImages(images));
 }
 
-export interface PlannedRestore extends Omit<CompiledPlan, 'plan'> {
-  readonly plan: Plan;
-}
-
 /** With a bundle, as restoreContainer would compile it; without, as for a bare process tree in an empty place. */
 export function planContainer(request: {
   readonly imagePath: string;
   readonly bundle: string | undefined;
-}): PlannedRestore {
-  return readImages(request.imagePath, (images, model): PlannedRestore => {
+}): CompiledPlan {
+  return readImages(request.imagePath, (images, model): CompiledPlan => {
     const kernel = kernelFacts();
     if (request.bundle === undefined) {
-      return complete(
-        compilePlan(model, {
-          rootfs: '/rootfs',
-          yardDirectory: '/yard',
-          externalMounts: new EveryKey(),
-          inherited: new EveryDescriptor(),
-          joinNamespaces: new Map(),
-          emptyNetNamespace: true,
-          shellJob: true,
-          tcp: 'established',
-          kernel,
-        }),
-      );
+      return compilePlan(model, {
+        rootfs: '/rootfs',
+        yardDirectory: '/yard',
+        externalMounts: new EveryKey(),
+        inherited: new EveryDescriptor(),
+        joinNamespaces: new Map(),
+        emptyNetNamespace: true,
+        shellJob: true,
+        tcp: 'established',
+        kernel,
+      });
     }
     const bundle = readBundle(request.bundle);
     const refused: readonly StasisError[] = [
@@ -68,14 +62,8 @@ export function planContainer(request: {
       tcp: 'established',
       kernel,
     });
-    return complete({ ...compiled, objections: [...refused, ...compiled.objections] });
+    return { ...compiled, objections: [...refused, ...compiled.objections] };
   });
-}
-
-/** The plan as the executor would read it: every field there. */
-function complete(compiled: CompiledPlan): PlannedRestore {
-  const codec = boundaryCodec();
-  return { ...compiled, plan: codec.decode('stasis.plan.Plan', codec.encode('stasis.plan.Plan', compiled.plan)) };
 }
 
 /** Without a bundle nobody says where external mounts come from: the key stands for the path. */

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { nativeBinding, type Plan, type Timing } from '../nativecore/index.js';
-import type { PartialMessage } from '../oci-spec/protobuf-codec.js';
+import type { PartialMessage } from '../oci-spec/protobuf/codec.js';
 import { readText } from './container/index.js';
 import { encodeStats, ProcStatus, stepAt, timingUs, type KernelFacts } from './engine/index.js';
 import { fileError, type NativeFailure } from './errors/index.js';

@@ -6,7 +6,9 @@
 //
 // all little-endian. The payload's length comes from the message. No I/O.
 import { imageCodec, type ImageMessageName, type ImageMessages } from '../codecs.js';
-import type { PartialMessage } from '../protobuf-codec.js';
+import { kNoBytes, MessageReader } from '../protobuf/message-reader.js';
+import { MessageWriter } from '../protobuf/message-writer.js';
+import type { PartialMessage } from '../protobuf/codec.js';
 import { imageKinds, kCommonMagic, kServiceMagic, type ImageKind, type ImageKindName } from './magic.js';
 
 export interface ImageEntry<Name extends ImageMessageName = ImageMessageName> {
@@ -16,6 +18,9 @@ export interface ImageEntry<Name extends ImageMessageName = ImageMessageName> {
 
 /** Larger single messages are refused: an mm image of 1,000,000 VMAs stays below. */
 export const kMaxEntryBytes = 256 * 1024 * 1024;
+
+/** Most images are one small message. */
+const kUsualBytes = 1024;
 
 export class ImageFormatError extends Error {
   /** 'version' when the file is an image of another kind or format, 'corrupt' when its bytes do not add up. */
@@ -27,28 +32,30 @@ export class ImageFormatError extends Error {
 }
 
 export class ImageWriter {
-  readonly #parts: Uint8Array[] = [];
-  readonly #kind: ImageKind;
+  readonly #writer = new MessageWriter(kUsualBytes);
 
   constructor(kind: ImageKindName) {
-    this.#kind = imageKinds[kind];
-    const { envelope, magic } = this.#kind;
-    if (envelope === 'single') this.#parts.push(u32(magic));
-    else this.#parts.push(u32(envelope === 'common' ? kCommonMagic : kServiceMagic), u32(magic));
+    const { envelope, magic }: ImageKind = imageKinds[kind];
+    if (envelope !== 'single') this.#writer.rawUint32(envelope === 'common' ? kCommonMagic : kServiceMagic);
+    this.#writer.rawUint32(magic);
   }
 
+  /** After an error the image is of no use. */
   add<Name extends ImageMessageName>(
     name: Name,
     message: PartialMessage<ImageMessages[Name]>,
     payload?: Uint8Array,
   ): void {
-    const bytes = imageCodec().encode(name, message);
-    this.#parts.push(u32(bytes.length), bytes);
-    if (payload !== undefined) this.#parts.push(payload);
+    const writer = this.#writer;
+    const size = writer.rawUint32(0);
+    imageCodec().write(name, message, writer);
+    writer.setUint32(size, writer.pos - size - 4);
+    if (payload !== undefined) writer.raw(payload);
   }
 
+  /** Of what was added so far: a view, which further additions leave behind. */
   bytes(): Uint8Array {
-    return Buffer.concat(this.#parts);
+    return this.#writer.written();
   }
 }
 
@@ -64,6 +71,7 @@ export function readImage(
   const kind: ImageKind = imageKinds[kindName];
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let offset = readMagic(kind, view);
+  const reader = new MessageReader(bytes);
   const entries: ImageEntry[] = [];
   while (offset < bytes.length) {
     if (offset + 4 > bytes.length) throw new ImageFormatError('corrupt', `ends inside a size field at byte ${offset}`);
@@ -78,7 +86,8 @@ export function readImage(
     const name = entries.length === 0 && kind.head !== undefined ? kind.head : kind.message;
     let message;
     try {
-      message = imageCodec().decode(name, bytes.subarray(offset, offset + size));
+      reader.pos = offset;
+      message = imageCodec().read(name, reader, offset + size);
     } catch (error) {
       throw new ImageFormatError('corrupt', `entry ${entries.length} is not a ${name}: ${(error as Error).message}`);
     }
@@ -90,7 +99,7 @@ export function readImage(
         `payload of ${extra} bytes at byte ${offset} runs past the end (${bytes.length} bytes)`,
       );
     }
-    entries.push({ message, payload: bytes.subarray(offset, offset + extra) });
+    entries.push({ message, payload: extra === 0 ? kNoBytes : bytes.subarray(offset, offset + extra) });
     offset += extra;
   }
   return entries;
@@ -111,9 +120,3 @@ function readMagic(kind: ImageKind, view: DataView): number {
 }
 
 const hex = (value: number): string => `0x${value.toString(16).padStart(8, '0')}`;
-
-function u32(value: number): Uint8Array {
-  const bytes = new Uint8Array(4);
-  new DataView(bytes.buffer).setUint32(0, value, true);
-  return bytes;
-}

@@ -3,7 +3,7 @@
 import type { ImageMessageName, ImageMessages } from '../../oci-spec/codecs.js';
 import { ImageFormatError, ImageWriter, readImage, type ImageEntry } from '../../oci-spec/images/image-file.js';
 import { imageKinds, type ImageKindName } from '../../oci-spec/images/magic.js';
-import type { PartialMessage } from '../../oci-spec/protobuf-codec.js';
+import type { PartialMessage } from '../../oci-spec/protobuf/codec.js';
 import { StasisError } from '../errors/index.js';
 
 /** Name of the link from a checkpoint to the one that it leaves pages to. */

@@ -3,8 +3,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
-import { messageTable, type Capture, type Messages, type PageMap } from '../../nativecore/schema/messages.js';
-import { makeCodec } from '../../oci-spec/protobuf-codec.js';
+import { messageCodes, type Capture, type Messages, type PageMap } from '../../nativecore/schema/messages.js';
+import { makeCodec } from '../../oci-spec/protobuf/codec.js';
 import { encodeImages, encodePageMaps, type EncodedImages } from './encode.js';
 import type { ImageFile, ImageSource } from './image-set.js';
 import type { CompileOptions, EncodeOptions, KernelFacts } from './options.js';
@@ -17,7 +17,7 @@ const kPageBytes = 4096n;
 
 export function readCapture(name: RecordedCapture): Capture {
   const packed = readFileSync(new URL(`${name}.capture.gz`, fixtures));
-  return makeCodec<Messages>(messageTable).decode('stasis.capture.Capture', gunzipSync(packed));
+  return makeCodec<Messages>(messageCodes).decode('stasis.capture.Capture', gunzipSync(packed));
 }
 
 export const encodeOptions: EncodeOptions = {

@@ -3,7 +3,7 @@
 import { nativeBinding } from '../../nativecore/index.js';
 import { imageCodec, type ImageMessages } from '../../oci-spec/codecs.js';
 import { criu_req_type } from '../../oci-spec/images/messages.js';
-import type { PartialMessage } from '../../oci-spec/protobuf-codec.js';
+import type { PartialMessage } from '../../oci-spec/protobuf/codec.js';
 import { StasisError } from '../errors/index.js';
 
 export type RpcRequest = ImageMessages['criu_req'];

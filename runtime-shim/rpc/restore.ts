@@ -4,7 +4,7 @@ import { tcpRuleOfOptions } from '../tcp-rule.js';
 import { closeSync, mkdirSync, openSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { kFirstExternalDescriptor, UndoAction_Kind, type ExecuteRequest, type IdMap } from '../../nativecore/index.js';
-import type { PartialMessage } from '../../oci-spec/protobuf-codec.js';
+import type { PartialMessage } from '../../oci-spec/protobuf/codec.js';
 import { refuseObjections } from '../checkpoint-request.js';
 import {
   kNullDevice,

@@ -2,7 +2,7 @@
 // compile, without privileges.
 import { kindOfCode, type ErrorKind } from '../../errors/index.js';
 import type { Capture, FdEntry, OpenFile, Socket, Statx, Step, Task } from '../../../nativecore/schema/messages.js';
-import type { PartialMessage } from '../../../oci-spec/protobuf-codec.js';
+import type { PartialMessage } from '../../../oci-spec/protobuf/codec.js';
 import { CompileContext, type ImageModel, type ImageTask } from '../compile-context.js';
 import { EncodeContext } from '../encode-context.js';
 import { ImageSetReader } from '../image-set.js';
