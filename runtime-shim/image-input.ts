@@ -210,7 +210,7 @@ export class ImageInput {
           subject: { image: name },
         });
       }
-      const bytes = Buffer.alloc(size);
+      const bytes = Buffer.allocUnsafe(size);
       let at = 0;
       while (at < size) {
         const got = readSync(fd, bytes, at, size - at, at);
@@ -241,7 +241,8 @@ export class ImageInput {
   }
 
   #pathOf(name: string): string | undefined {
-    return name.includes('/') || name === '..' ? undefined : join(this.directory, name);
+    // Not by join(): a checkpoint of a thousand processes has five thousand of them.
+    return name.includes('/') || name === '..' ? undefined : `${this.directory}/${name}`;
   }
 }
 

@@ -1,7 +1,7 @@
 // Readers of /proc texts as the capture carries them (proc(5)). No I/O.
 
-const text = (bytes: Uint8Array): string =>
-  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8');
+/** What the kernel has printed; a name in it may be no UTF-8. */
+export const textOf = (bytes: Uint8Array): string => Buffer.prototype.toString.call(bytes, 'utf8', 0, bytes.length);
 
 /** /proc/PID/stat. Fields are numbered as in proc_pid_stat(5), from 1. */
 export class ProcStat {
@@ -9,7 +9,7 @@ export class ProcStat {
   readonly #fields: readonly string[];
 
   constructor(bytes: Uint8Array) {
-    const line = text(bytes);
+    const line = textOf(bytes);
     // comm may contain spaces and parentheses: the last ')' ends it
     const open = line.indexOf('(');
     const close = line.lastIndexOf(')');
@@ -31,27 +31,26 @@ export class ProcStat {
   }
 }
 
-/** /proc/PID/status as a table. */
+/** /proc/PID/status. Searched as it is: of its sixty lines five are asked for. */
 export class ProcStatus {
-  readonly #lines = new Map<string, string>();
+  readonly #text: string;
 
   constructor(bytes: Uint8Array) {
-    for (const line of text(bytes).split('\n')) {
-      const colon = line.indexOf(':');
-      if (colon > 0) this.#lines.set(line.slice(0, colon), line.slice(colon + 1).trim());
-    }
+    this.#text = `\n${textOf(bytes)}`;
   }
 
   get(key: string): string | undefined {
-    return this.#lines.get(key);
+    const label = `\n${key}:`;
+    const at = this.#text.indexOf(label);
+    return at < 0 ? undefined : this.#text.slice(at + label.length, endOfLine(this.#text, at + label.length)).trim();
   }
   numbers(key: string): number[] {
-    const value = this.#lines.get(key);
+    const value = this.get(key);
     return value === undefined || value === '' ? [] : value.split(/\s+/).map(Number);
   }
   /** A mask printed in hexadecimal (SigBlk, CapEff). */
   mask(key: string): bigint {
-    const value = this.#lines.get(key);
+    const value = this.get(key);
     return value === undefined ? 0n : BigInt(`0x${value}`);
   }
 }
@@ -72,7 +71,9 @@ export interface SmapsEntry {
   readonly protectionKey: number;
 }
 
-const kRange = /^([0-9a-f]+)-([0-9a-f]+) (\S{4}) /;
+/** Of the space behind "rw-p", from the one before it. */
+const kAfterPermissions = 5;
+const kSpace = 0x20;
 const kFile = /^([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s*(.*)$/;
 /** What follows the range of unnamed memory, which most mappings are. */
 const kNoFile = '00000000 00:00 0 ';
@@ -85,20 +86,23 @@ const kKeyLine = 'ProtectionKey:';
  * 3.8): so it goes from one to the next by searches of the engine's own, and makes no strings of the others.
  */
 export function parseSmaps(bytes: Uint8Array): SmapsEntry[] {
-  const smaps = text(bytes);
+  const smaps = textOf(bytes);
   const entries: SmapsEntry[] = [];
   const flagSets = new Map<string, ReadonlySet<string>>();
   let flagsAt = findLine(smaps, kFlagsLine, 0);
   let keyAt = findLine(smaps, kKeyLine, 0);
   for (let at = 0; at < smaps.length;) {
-    const lineEnd = endOfLine(smaps, at);
-    const line = smaps.slice(at, lineEnd);
+    const start = at;
+    const lineEnd = endOfLine(smaps, start);
     at = lineEnd + 1;
-    const range = kRange.exec(line);
-    if (range === null) continue;
-    const rest = line.slice(range[0].length);
-    const file = rest === kNoFile ? null : kFile.exec(rest);
-    if (file === null && rest !== kNoFile) continue;
+    const dash = smaps.indexOf('-', start);
+    const space = smaps.indexOf(' ', start);
+    // "7f0000000000-7f0000001000 rw-p ", as no other line begins: those have a name and a colon.
+    if (dash < 0 || dash > space || space > lineEnd || smaps.charCodeAt(space + kAfterPermissions) !== kSpace) continue;
+    const restAt = space + kAfterPermissions + 1;
+    const hasFile = lineEnd - restAt !== kNoFile.length || !smaps.startsWith(kNoFile, restAt);
+    const file = hasFile ? kFile.exec(smaps.slice(restAt, lineEnd)) : null;
+    if (hasFile && file === null) continue;
     if (flagsAt >= 0 && flagsAt < lineEnd) flagsAt = findLine(smaps, kFlagsLine, lineEnd);
     if (keyAt >= 0 && keyAt < lineEnd) keyAt = findLine(smaps, kKeyLine, lineEnd);
     let flags = kNoFlags;
@@ -108,9 +112,9 @@ export function parseSmaps(bytes: Uint8Array): SmapsEntry[] {
     }
     const hasKey = keyAt >= 0 && (flagsAt < 0 || keyAt < at);
     entries.push({
-      start: hexadecimal(range[1] ?? ''),
-      end: hexadecimal(range[2] ?? ''),
-      permissions: range[3] ?? '----',
+      start: hexadecimal(smaps.slice(start, dash)),
+      end: hexadecimal(smaps.slice(dash + 1, space)),
+      permissions: smaps.slice(space + 1, space + kAfterPermissions),
       offset: file === null ? 0n : hexadecimal(file[1] ?? ''),
       device: file === null ? 0n : (hexadecimal(file[2] ?? '') << 20n) | hexadecimal(file[3] ?? ''),
       inode: file === null ? 0n : BigInt(file[4] ?? ''),
@@ -152,7 +156,7 @@ const hexadecimal = (digits: string): bigint =>
 /** /proc/PID/fdinfo/N: "key:\tvalue" lines; repeated keys (tfd, inotify) keep all their lines. */
 export function parseFdinfo(bytes: Uint8Array): ReadonlyMap<string, readonly string[]> {
   const table = new Map<string, string[]>();
-  for (const line of text(bytes).split('\n')) {
+  for (const line of textOf(bytes).split('\n')) {
     const colon = line.indexOf(':');
     if (colon <= 0) continue;
     const key = line.slice(0, colon);

@@ -46,7 +46,8 @@ export class Struct {
     return this;
   }
   setU64(offset: number, value: bigint): this {
-    this.#view.setBigUint64(offset, BigInt.asUintN(64, value), true);
+    // It takes the low 64 bits, of negative numbers as well.
+    this.#view.setBigUint64(offset, value, true);
     return this;
   }
   set(offset: number, bytes: Uint8Array): this {
@@ -55,17 +56,23 @@ export class Struct {
   }
 
   u32s(offset: number, count: number): number[] {
-    return Array.from({ length: count }, (_, index) => this.u32(offset + 4 * index));
+    const values: number[] = [];
+    for (let index = 0; index < count; index += 1) values.push(this.#view.getUint32(offset + 4 * index, true));
+    return values;
   }
   u64s(offset: number, count: number): bigint[] {
-    return Array.from({ length: count }, (_, index) => this.u64(offset + 8 * index));
+    const values: bigint[] = [];
+    for (let index = 0; index < count; index += 1) values.push(this.#view.getBigUint64(offset + 8 * index, true));
+    return values;
   }
   setU32s(offset: number, values: readonly number[]): this {
-    values.forEach((value, index) => this.setU32(offset + 4 * index, value));
+    for (let index = 0; index < values.length; index += 1)
+      this.#view.setUint32(offset + 4 * index, values[index]!, true);
     return this;
   }
   setU64s(offset: number, values: readonly bigint[]): this {
-    values.forEach((value, index) => this.setU64(offset + 8 * index, value));
+    for (let index = 0; index < values.length; index += 1)
+      this.#view.setBigUint64(offset + 8 * index, values[index]!, true);
     return this;
   }
 }

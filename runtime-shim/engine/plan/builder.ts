@@ -49,6 +49,9 @@ export type Relocation = { readonly offset: number } & (
 export type TaskKind = 'process' | 'thread' | 'helper' | 'zombie';
 const kindValue: Readonly<Record<TaskKind, number>> = { process: 0, thread: 1, helper: 2, zombie: 3 };
 
+/** Of the many steps that have none; frozen, so that nobody adds to it. */
+const kNone = Object.freeze([]) as unknown as never[];
+
 export class TaskBuilder {
   readonly index: number;
   readonly kind: TaskKind;
@@ -74,16 +77,19 @@ export class TaskBuilder {
 
   /** Appends one system call or built-in operation to a phase of this task. */
   step(phase: PhaseValue, op: string, args: readonly Operand[], options: StepOptions): void {
+    const { out, expected, tolerate, from, note = '' } = options;
+    const wireArgs: Arg[] = [];
+    for (let index = 0; index < args.length; index += 1) wireArgs.push(toArg(args[index]!));
     const step: Step = {
       op,
-      args: args.map(toArg),
-      outSlot: options.out?.slot ?? 0,
-      hasExpected: options.expected !== undefined,
-      expected: options.expected === undefined ? 0n : BigInt.asUintN(64, BigInt(options.expected)),
-      toleratedErrnos: [...(options.tolerate ?? [])],
-      from: options.from,
-      note: options.note ?? '',
-      moreArgs: [],
+      args: wireArgs,
+      outSlot: out === undefined ? 0 : out.slot,
+      hasExpected: expected !== undefined,
+      expected: expected === undefined ? 0n : BigInt.asUintN(64, BigInt(expected)),
+      toleratedErrnos: tolerate === undefined ? kNone : [...tolerate],
+      from,
+      note,
+      moreArgs: kNone,
     };
     const steps = this.#steps.get(phase);
     if (steps === undefined) this.#steps.set(phase, [step]);
@@ -155,18 +161,18 @@ export class PlanBuilder {
 
   /** A NUL-terminated string; equal strings share a blob. */
   text(value: string | Uint8Array): BlobRef {
-    const bytes = typeof value === 'string' ? Buffer.from(value, 'utf8') : Buffer.from(value);
-    if (bytes.includes(0)) {
+    // In one form per kind: what is no string need not be UTF-8.
+    const key = typeof value === 'string' ? value : `\0${Buffer.from(value).toString('latin1')}`;
+    if (key.includes('\0', typeof value === 'string' ? 0 : 1)) {
       throw new StasisError({
         code: 'IMAGE_CORRUPT',
         message: 'cannot read the images: a path or name in them contains a NUL byte',
         hint: 'use another copy of the checkpoint',
       });
     }
-    const key = bytes.toString('latin1');
     let ref = this.#blobsByText.get(key);
     if (ref === undefined) {
-      ref = this.blob(Buffer.concat([bytes, Buffer.from([0])]));
+      ref = this.blob(typeof value === 'string' ? Buffer.from(`${value}\0`) : Buffer.concat([value, kEnd]));
       this.#blobsByText.set(key, ref);
     }
     return ref;
@@ -208,9 +214,13 @@ export class PlanBuilder {
 }
 
 function toArg(operand: Operand): Arg {
+  if (typeof operand === 'number' && operand >= 0 && operand < kSmall.length) return kSmall[operand]!;
   if (typeof operand === 'bigint' || typeof operand === 'number')
     return { immediate: BigInt.asUintN(64, BigInt(operand)) };
-  if ('slot' in operand) return { slot: operand.slot };
-  if ('blob' in operand) return { blob: operand.blob };
-  return { blobOffset: operand.blobOffset };
+  // References are arguments as they are: what a slot is called goes nowhere.
+  return operand;
 }
+
+/** Most numbers are flags, lengths and descriptors. */
+const kSmall: readonly Arg[] = Array.from({ length: 256 }, (_, value) => Object.freeze({ immediate: BigInt(value) }));
+const kEnd = new Uint8Array(1);

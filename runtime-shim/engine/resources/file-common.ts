@@ -14,7 +14,9 @@ import {
   type StepOptions,
   type TaskBuilder,
 } from '../plan/builder.js';
+import { textOf } from '../proc-text.js';
 import type { DescriptorPlace, FileRoom } from '../room.js';
+import { Struct } from '../struct.js';
 
 export const kAtFdCwd = -100;
 export const kAtSymlinkNofollow = 0x100;
@@ -71,7 +73,7 @@ export function fileType(file: OpenFile): number {
 }
 
 export function linkText(file: { readonly link: Uint8Array }): string {
-  return Buffer.from(file.link).toString('utf8');
+  return textOf(file.link);
 }
 
 /** On pipefs, as opposed to a FIFO that has a name. */
@@ -101,11 +103,10 @@ export function taskPhrase(task: CapturedTask): string {
 
 /** Owner and signal of asynchronous I/O; all zero if nobody asked for it. */
 export function encodeOwner(file: OpenFile, ctx: EncodeContext): fown_entry {
-  const owner = Buffer.from(file.owner);
-  const type = owner.length >= 8 ? owner.readInt32LE(0) : 0;
-  const pid = owner.length >= 8 ? owner.readInt32LE(4) : 0;
+  const owner = file.owner.length < 8 ? undefined : new Struct(file.owner);
+  const pid = owner?.i32(4) ?? 0;
   const none = { uid: 0, euid: 0, signum: file.signal, pid_type: 0, pid: 0 };
-  if (pid === 0) return none;
+  if (owner === undefined || pid === 0) return none;
   const task = ctx.taskOfHostPid(pid);
   if (task === undefined) {
     ctx.degrade(
@@ -119,7 +120,7 @@ export function encodeOwner(file: OpenFile, ctx: EncodeContext): fown_entry {
     uid: file.ownerUids[0] ?? 0,
     euid: file.ownerUids[1] ?? 0,
     signum: file.signal,
-    pid_type: type,
+    pid_type: owner.i32(0),
     pid: task.nsPid,
   };
 }
@@ -323,7 +324,7 @@ export function openBelowRoot(
   from: string,
 ): SlotRef {
   const low = ctx.plan.slot(path);
-  openStep(ctx, task, phase, path, openFlagsOf(flags), { out: low, from });
+  openStep(ctx, task, phase, path, openFlagsOf(flags), { out: low, from, note: path });
   return low;
 }
 
@@ -337,7 +338,7 @@ export function openInPlace(
 ): void {
   if (isLowest) {
     const opened = closeOnExec ? openFlagsOf(flags) : openFlagsOf(flags) & ~kOCloexec;
-    openStep(ctx, task, Phase.DESCRIPTORS, path, opened, { expected: fd, from });
+    openStep(ctx, task, Phase.DESCRIPTORS, path, opened, { expected: fd, from, note: path });
     return;
   }
   const low = openBelowRoot(ctx, task, Phase.DESCRIPTORS, path, flags, from);
@@ -354,10 +355,7 @@ function openStep(
   options: StepOptions,
 ): void {
   const how = howToOpen(ctx, flags);
-  task.step(phase, 'openat2', [namespaceRoot(ctx), ctx.plan.text(path), how, kOpenHowBytes], {
-    ...options,
-    note: path,
-  });
+  task.step(phase, 'openat2', [namespaceRoot(ctx), ctx.plan.text(path), how, kOpenHowBytes], options);
 }
 
 const hows = new WeakMap<CompileContext, Map<number, BlobRef>>();

@@ -26,7 +26,7 @@ describe('file locks', () => {
   it('are read from /proc/locks, without those who wait', () => {
     const text =
       '1: POSIX  ADVISORY  WRITE 1001 fe:00:42 0 EOF\n1: -> POSIX  ADVISORY  WRITE 1002 fe:00:42 0 EOF\n2: FLOCK  ADVISORY  READ 7 00:2a:9 10 19\n';
-    assert.deepEqual(parseLocks(Buffer.from(text)), [
+    assert.deepEqual(parseLocks(text), [
       { kind: 'POSIX', access: 'WRITE', hostPid: 1001, device: 0xfe00000n, inode: 42n, start: 0n, lengthBytes: 0n },
       { kind: 'FLOCK', access: 'READ', hostPid: 7, device: 0x2an, inode: 9n, start: 10n, lengthBytes: 10n },
     ]);

@@ -8,7 +8,7 @@ import type { file_lock_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext, PlannedTask } from '../compile-context.js';
 import type { CapturedTask, EncodeContext } from '../encode-context.js';
 import { Phase } from '../plan/builder.js';
-import { parseFdinfo } from '../proc-text.js';
+import { textOf } from '../proc-text.js';
 import type { Room } from '../room.js';
 import { corrupt, linkText, taskPhrase } from './file-common.js';
 
@@ -26,31 +26,26 @@ interface Lock {
   readonly lengthBytes: bigint;
 }
 
-export function parseLocks(bytes: Uint8Array): Lock[] {
-  return Buffer.from(bytes)
-    .toString('latin1')
-    .split('\n')
-    .flatMap((line) => {
-      // A line with "->" is somebody waiting for the lock above it.
-      const match =
-        /^\d+:\s+(?!->)(\S+)\s+\S+\s+(\S+)\s+(-?\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s+(\d+)\s+(\d+|EOF)\s*$/.exec(
-          line,
-        );
-      if (match === null) return [];
-      const [, kind = '', access = '', pid, major, minor, inode = '', first = '', last = ''] = match;
-      const start = BigInt(first);
-      return [
-        {
-          kind,
-          access,
-          hostPid: Number(pid),
-          device: (BigInt(`0x${major}`) << 20n) | BigInt(`0x${minor}`),
-          inode: BigInt(inode),
-          start,
-          lengthBytes: last === 'EOF' ? 0n : BigInt(last) - start + 1n,
-        },
-      ];
-    });
+export function parseLocks(text: string): Lock[] {
+  return text.split('\n').flatMap((line) => {
+    // A line with "->" is somebody waiting for the lock above it.
+    const match =
+      /^\d+:\s+(?!->)(\S+)\s+\S+\s+(\S+)\s+(-?\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s+(\d+)\s+(\d+|EOF)\s*$/.exec(line);
+    if (match === null) return [];
+    const [, kind = '', access = '', pid, major, minor, inode = '', first = '', last = ''] = match;
+    const start = BigInt(first);
+    return [
+      {
+        kind,
+        access,
+        hostPid: Number(pid),
+        device: (BigInt(`0x${major}`) << 20n) | BigInt(`0x${minor}`),
+        inode: BigInt(inode),
+        start,
+        lengthBytes: last === 'EOF' ? 0n : BigInt(last) - start + 1n,
+      },
+    ];
+  });
 }
 
 /** Flags of file_lock_entry. */
@@ -132,14 +127,17 @@ interface Listing {
 }
 
 function listingOf(file: OpenFile): Listing {
-  const fdinfo = parseFdinfo(file.fdinfo);
-  const inode = fdinfo.get('ino')?.[0];
+  const fdinfo = textOf(file.fdinfo);
+  const inode = /^ino:\s*(\d+)/m.exec(fdinfo)?.[1];
   return {
     file,
     inode: inode === undefined ? file.stat?.inode : BigInt(inode),
-    locks: parseLocks(Buffer.from((fdinfo.get('lock') ?? []).join('\n'))),
+    // As hardly any file has.
+    locks: fdinfo.includes(kLockLabel) ? parseLocks(fdinfo.replaceAll(kLockLabel, '\n')) : kNoLocks,
   };
 }
+const kLockLabel = '\nlock:\t';
+const kNoLocks: readonly Lock[] = [];
 
 /**
  * flock, open file description locks and leases belong to the open file, whoever took them. (POSIX ones are listed there
@@ -155,7 +153,7 @@ function locksOfFiles(files: readonly Listing[], ctx: EncodeContext): HeldLock[]
 
 /** POSIX locks belong to the process. */
 function locksOfProcesses(files: readonly Listing[], ctx: EncodeContext): HeldLock[] {
-  return parseLocks(ctx.capture.procLocks).flatMap((lock) => {
+  return parseLocks(textOf(ctx.capture.procLocks)).flatMap((lock) => {
     const task = lock.kind === 'POSIX' ? ctx.taskOfHostPid(lock.hostPid) : undefined;
     return task === undefined ? [] : [{ lock, task, descriptor: descriptorOf(lock, task, files) }];
   });

@@ -8,6 +8,7 @@ import type { Subject } from '../../errors/index.js';
 import type { CompileContext } from '../compile-context.js';
 import type { EncodeContext } from '../encode-context.js';
 import { Phase, type Operand, type PhaseValue, type SlotRef, type TaskBuilder } from '../plan/builder.js';
+import { textOf } from '../proc-text.js';
 import type { FileRoom } from '../room.js';
 import {
   corrupt,
@@ -49,7 +50,8 @@ export const regularFileRoom: FileRoom = {
     if (type !== kRegularType && type !== kDirectoryType && type !== kSymlinkType) return false;
     const magic = file.stat?.filesystemMagic;
     if (magic === kMqueueMagic || magic === kNamespaceFsMagic || magic === kPidFsMagic) return false;
-    return linkText(file).startsWith('/') && !linkText(file).startsWith('/memfd:');
+    const link = linkText(file);
+    return link.startsWith('/') && !link.startsWith('/memfd:');
   },
 
   encode(file, fileId, ctx) {
@@ -121,7 +123,7 @@ export function pathFileEntry(file: OpenFile, fileId: number, ctx: EncodeContext
     );
     return undefined;
   }
-  const position = /^pos:\s*(\d+)/m.exec(Buffer.from(file.fdinfo).toString('latin1'))?.[1] ?? '0';
+  const position = /^pos:\s*(\d+)/.exec(textOf(file.fdinfo))?.[1] ?? '0';
   const entry = regEntry(fileId, name, stat, file.statusFlags, BigInt(position), encodeOwner(file, ctx));
   if (!file.pathMatches) {
     // Opened outside the container before it started: its standard streams.

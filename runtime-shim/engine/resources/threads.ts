@@ -2,10 +2,12 @@
 // for user space (tid, robust list, rseq, signal stack), names.
 import type { core_entry, thread_core_entry } from '../../../oci-spec/images/messages.js';
 import type { Thread } from '../../../nativecore/schema/messages.js';
+import { constantList } from '../../../oci-spec/protobuf/message-writer.js';
 import { name } from '../capture-limits.js';
 import type { CompileContext, ImageTask, PlannedTask } from '../compile-context.js';
 import type { CoreDraft, EncodeContext } from '../encode-context.js';
 import { Phase, type TaskBuilder } from '../plan/builder.js';
+import { textOf } from '../proc-text.js';
 import type { Room } from '../room.js';
 import { Struct } from '../struct.js';
 import {
@@ -59,13 +61,13 @@ function encodeThread(ctx: EncodeContext, thread: Thread, core: CoreDraft): void
     clear_tid_addr: thread.tidAddress,
     gpregs: registersToImage(thread.registers, parseRseqCriticalSection(thread.rseqCriticalSection)),
     fpregs: xstateToImage(thread.xstate, features),
-    tls: emptyThreadLocalSegments(),
+    tls: kEmptyThreadLocalSegments,
   };
   const part = core.thread_core;
   part.futex_rla = thread.robustListHead;
   part.futex_rla_len = Number(thread.robustListLengthBytes);
   part.blk_sigset = thread.signalMask;
-  part.comm = Buffer.from(thread.comm).toString('utf8').replace(/\n$/, '');
+  part.comm = textOf(thread.comm).replace(/\n$/, '');
   if (thread.parentDeathSignal !== 0) part.pdeath_sig = thread.parentDeathSignal;
   if (thread.sigaltstack.length >= kSignalStackBytes) {
     const stack = new Struct(thread.sigaltstack);
@@ -81,8 +83,8 @@ function encodeThread(ctx: EncodeContext, thread: Thread, core: CoreDraft): void
 }
 
 /** The three segments of set_thread_area(2), which 64-bit programs do not use. */
-function emptyThreadLocalSegments(): NonNullable<core_entry['thread_info']>['tls'] {
-  return [12, 13, 14].map((entry) => ({
+const kEmptyThreadLocalSegments: NonNullable<core_entry['thread_info']>['tls'] = constantList(
+  [12, 13, 14].map((entry) => ({
     entry_number: entry,
     base_addr: 0,
     limit: 0,
@@ -93,8 +95,8 @@ function emptyThreadLocalSegments(): NonNullable<core_entry['thread_info']>['tls
     limit_in_pages: false,
     seg_not_present: true,
     usable: false,
-  }));
-}
+  })),
+);
 
 // ---- images to plan
 

@@ -8,13 +8,14 @@
 // The offsets differ between vendors: Intel keeps MPX's room before AVX-512,
 // AMD does not. They are told apart by the size of the whole area.
 import type { user_x86_fpregs_entry, user_x86_xsave_entry } from '../../../oci-spec/images/messages.js';
+import { constantList } from '../../../oci-spec/protobuf/message-writer.js';
 import { Struct } from '../struct.js';
 
 const kHeaderOffset = 512;
 const kComponentsOffset = 576;
 const kXcr0Offset = 464;
 /** Words of zeroes that the format wants in `padding`. */
-const kPaddingWords = 24;
+const kPadding = constantList(new Array<number>(24).fill(0));
 
 const kX87 = 1n << 0n;
 const kSse = 1n << 1n;
@@ -46,6 +47,15 @@ export type XstateLayout = ReadonlyMap<ComponentName, number>;
 
 /** The layout of an area of `sizeBytes` for the features of XCR0 (`xfeatures`; undefined: all that the size allows). */
 export function xstateLayout(sizeBytes: number, xfeatures: bigint | undefined): XstateLayout {
+  // The same for every thread of a machine.
+  const key = `${sizeBytes} ${xfeatures}`;
+  let layout = layouts.get(key);
+  if (layout === undefined) layouts.set(key, (layout = findLayout(sizeBytes, xfeatures)));
+  return layout;
+}
+const layouts = new Map<string, XstateLayout>();
+
+function findLayout(sizeBytes: number, xfeatures: bigint | undefined): XstateLayout {
   const enabled = (name: ComponentName): boolean =>
     xfeatures === undefined || (xfeatures & (1n << BigInt(kComponents[name].bit))) !== 0n;
   const candidates: XstateLayout[] = (['intel', 'amd'] as const).map((vendor) => {
@@ -93,20 +103,24 @@ export function xstateToImage(xstate: Uint8Array, hostFeatures: bigint | undefin
     rdp: area.u64(16),
     mxcsr: area.u32(24),
     mxcsr_mask: area.u32(28),
-    st_space: area.u32s(32, 32),
-    xmm_space: area.u32s(160, 64),
-    padding: new Array<number>(kPaddingWords).fill(0),
+    st_space: isZero(xstate, 32, 128) ? zeroes32(32) : area.u32s(32, 32),
+    xmm_space: isZero(xstate, 160, 256) ? zeroes32(64) : area.u32s(160, 64),
+    padding: kPadding,
   };
   if (xstate.length <= kComponentsOffset) return entry;
   const features = hostFeatures === undefined || hostFeatures === 0n ? area.u64(kXcr0Offset) : hostFeatures;
   const layout = xstateLayout(xstate.length, features === 0n ? undefined : features);
   const words64 = (name: ComponentName): bigint[] => {
     const offset = layout.get(name);
-    return offset === undefined ? [] : area.u64s(offset, kComponents[name].bytes / 8);
+    if (offset === undefined) return [];
+    const { bytes } = kComponents[name];
+    return isZero(xstate, offset, bytes) ? zeroes64(bytes / 8) : area.u64s(offset, bytes / 8);
   };
   const words32 = (name: ComponentName): number[] => {
     const offset = layout.get(name);
-    return offset === undefined ? [] : area.u32s(offset, kComponents[name].bytes / 4);
+    if (offset === undefined) return [];
+    const { bytes } = kComponents[name];
+    return isZero(xstate, offset, bytes) ? zeroes32(bytes / 4) : area.u32s(offset, bytes / 4);
   };
   entry.xsave = {
     xstate_bv: area.u64(kHeaderOffset),
@@ -119,6 +133,25 @@ export function xstateToImage(xstate: Uint8Array, hostFeatures: bigint | undefin
     pkru: words32('pkru'),
   };
   return entry;
+}
+
+/** State that a program does not use, which is most of it. */
+function isZero(bytes: Uint8Array, offset: number, length: number): boolean {
+  return kZeroes.compare(bytes, offset, offset + length, 0, length) === 0;
+}
+const kZeroes = Buffer.alloc(Math.max(...kNames.map((name) => kComponents[name].bytes)));
+
+const known32 = new Map<number, number[]>();
+function zeroes32(count: number): number[] {
+  let zeroes = known32.get(count);
+  if (zeroes === undefined) known32.set(count, (zeroes = constantList(new Array<number>(count).fill(0))));
+  return zeroes;
+}
+const known64 = new Map<number, bigint[]>();
+function zeroes64(count: number): bigint[] {
+  let zeroes = known64.get(count);
+  if (zeroes === undefined) known64.set(count, (zeroes = constantList(new Array<bigint>(count).fill(0n))));
+  return zeroes;
 }
 
 /** State in use that a CPU with `layout` does not have; its names. */
