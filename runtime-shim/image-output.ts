@@ -98,7 +98,7 @@ export class ImageOutput implements CheckpointOutput {
 
   write(file: OutputFile): void {
     try {
-      writeFileSync(join(this.#staging, file.name), file.bytes, { mode: 0o600, flag: 'wx' });
+      writeFileSync(`${this.#staging}/${file.name}`, file.bytes, { mode: 0o600, flag: 'wx' });
     } catch (error) {
       throw fileError(`cannot write image ${file.name} in ${this.directory}`, join(this.directory, file.name), error);
     }
@@ -159,7 +159,7 @@ export class ImageOutput implements CheckpointOutput {
   }
 
   #writeUnlisted(file: OutputFile): void {
-    writeFileSync(join(this.#staging, file.name), file.bytes, { mode: 0o600, flag: 'wx' });
+    writeFileSync(`${this.#staging}/${file.name}`, file.bytes, { mode: 0o600, flag: 'wx' });
   }
 
   async #syncFiles(names: readonly string[]): Promise<void> {
@@ -190,7 +190,7 @@ export class ImageOutput implements CheckpointOutput {
   }
 
   #move(name: string): void {
-    renameSync(join(this.#staging, name), join(this.directory, name));
+    renameSync(`${this.#staging}/${name}`, `${this.directory}/${name}`);
     this.#moved.push(name);
   }
 

@@ -5,8 +5,6 @@
 /** Deeper nesting is refused: no message of ours or of CRIU's comes near. */
 const kMaxDepth = 64;
 const kLongestVarint = 10;
-/** Each byte has seven bits; so many of them make a number that a double holds exactly. */
-const kBytesOfSafe = 7;
 export const kNoBytes = new Uint8Array(0);
 const kSmall = Array.from({ length: 0x80 }, (_, value) => BigInt(value));
 
@@ -178,26 +176,30 @@ export class MessageReader {
     throw new RangeError(`a number at ${this.pos} has no end`);
   }
 
+  /** Three parts of 28 bits, put together in memory: shifts of bigints would cost many times as much. */
   #varint64(): bigint {
     const bytes = this.#bytes;
     let low = 0;
-    let high = 0n;
-    let scale = 1;
+    let middle = 0;
+    let high = 0;
     for (let count = 0; count < kLongestVarint && this.pos < this.#length; count += 1) {
       const byte = bytes[this.pos++]!;
-      if (count < kBytesOfSafe) {
-        low += (byte & 0x7f) * scale;
-        scale *= 0x80;
-        if (byte < 0x80) return BigInt(low);
-      } else {
-        high |= BigInt(byte & 0x7f) << BigInt(7 * count);
-        if (byte < 0x80) return BigInt.asUintN(64, high | BigInt(low));
-      }
+      if (count < 4) low |= (byte & 0x7f) << (7 * count);
+      else if (count < 8) middle |= (byte & 0x7f) << (7 * (count - 4));
+      else high |= (byte & 0x7f) << (7 * (count - 8));
+      if (byte > 0x7f) continue;
+      if (count < 4) return BigInt(low);
+      words32[0] = low | (middle << 28);
+      words32[1] = (middle >>> 4) | (high << 24);
+      return words64[0]!;
     }
     throw new RangeError(`a number at ${this.pos} has no end`);
   }
 }
 
+/** A number of 64 bits and its two halves, the low one first. */
+const words64 = new BigUint64Array(1);
+const words32 = new Uint32Array(words64.buffer);
 const kSignBit = 1n << 63n;
 
 /** A message has a field of a type that its schema does not say. */

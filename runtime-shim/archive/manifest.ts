@@ -1,7 +1,7 @@
 // stasis-manifest.json: the size and digest of every file of a checkpoint,
 // written before the inventory. It is what tells a whole checkpoint from a
 // truncated, altered or mixed-up one; images of other engines have none.
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { FormatError, JsonReader, parseJson } from '../../oci-spec/json.js';
 
 export const kManifestName = 'stasis-manifest.json';
@@ -38,17 +38,14 @@ export interface Manifest {
 
 export function formatManifest(manifest: Manifest): Uint8Array {
   const files = [...manifest.files].sort(([one], [other]) => (one < other ? -1 : 1));
-  const document = {
-    version: files.some(([, entry]) => entry.pageDigest !== undefined) ? kVersion : 1,
-    ...(manifest.parentDigest === undefined ? {} : { parent: manifest.parentDigest }),
-    files: Object.fromEntries(
-      files.map(([name, { sizeBytes, sha256, pageDigest }]) => [
-        name,
-        { size: sizeBytes, ...(pageDigest === undefined ? { sha256 } : { xxh3: pageDigest }) },
-      ]),
-    ),
-  };
-  return Buffer.from(`${JSON.stringify(document, undefined, 1)}\n`);
+  const version = files.some(([, entry]) => entry.pageDigest !== undefined) ? kVersion : 1;
+  const parent = manifest.parentDigest === undefined ? '' : ` "parent": ${JSON.stringify(manifest.parentDigest)},\n`;
+  // A line for each: JSON.stringify() with line breaks takes several times as long for the thousands that there may be.
+  const lines = files.map(([name, { sizeBytes, sha256, pageDigest }]) => {
+    const digest = pageDigest === undefined ? `"sha256": "${sha256}"` : `"xxh3": "${pageDigest}"`;
+    return `  ${JSON.stringify(name)}: { "size": ${sizeBytes}, ${digest} }`;
+  });
+  return Buffer.from(`{\n "version": ${version},\n${parent} "files": {\n${lines.join(',\n')}\n }\n}\n`);
 }
 
 /** Throws FormatError. */
@@ -94,10 +91,10 @@ export function pageFileEntry(file: { readonly sizeBytes: bigint; readonly diges
 }
 
 export function manifestEntry(bytes: Uint8Array): ManifestEntry {
-  return { sizeBytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') };
+  return { sizeBytes: bytes.length, sha256: hash('sha256', bytes, 'hex') };
 }
 
 /** What identifies the checkpoint as a whole. */
 export function manifestDigest(manifestBytes: Uint8Array): string {
-  return `sha256:${createHash('sha256').update(manifestBytes).digest('hex')}`;
+  return `sha256:${hash('sha256', manifestBytes, 'hex')}`;
 }

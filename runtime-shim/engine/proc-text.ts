@@ -85,10 +85,9 @@ const kKeyLine = 'ProtectionKey:';
  * Two dozen lines per mapping, of which three say something here. VmFlags is the last of them, for every mapping (Linux
  * 3.8): so it goes from one to the next by searches of the engine's own, and makes no strings of the others.
  */
-export function parseSmaps(bytes: Uint8Array): SmapsEntry[] {
+export function parseSmaps(bytes: Uint8Array, flagSets: Map<string, ReadonlySet<string>> = new Map()): SmapsEntry[] {
   const smaps = textOf(bytes);
   const entries: SmapsEntry[] = [];
-  const flagSets = new Map<string, ReadonlySet<string>>();
   let flagsAt = findLine(smaps, kFlagsLine, 0);
   let keyAt = findLine(smaps, kKeyLine, 0);
   for (let at = 0; at < smaps.length;) {

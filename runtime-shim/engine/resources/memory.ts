@@ -51,9 +51,10 @@ const kAuxvWords = 44;
 // ---- raw capture to images
 
 function encode(ctx: EncodeContext): void {
+  const known: KnownFlags = { flagSets: new Map(), traits: new Map() };
   for (const task of ctx.tasks) {
     if (task.raw.zombie) continue;
-    const vmas = encodeMappings(ctx, task);
+    const vmas = encodeMappings(ctx, task, known);
     const exe = task.raw.exe;
     const exeId =
       exe === undefined ? undefined : encodePathFile(ctx, exe, kReadOnly, ctx.subjectOfTask(task), 'executable');
@@ -84,17 +85,22 @@ function encode(ctx: EncodeContext): void {
   }
 }
 
-function encodeMappings(ctx: EncodeContext, task: CapturedTask): vma_entry[] {
+function encodeMappings(ctx: EncodeContext, task: CapturedTask, { flagSets, traits }: KnownFlags): vma_entry[] {
   const files = new Map(task.raw.mappedFiles.map((file) => [file.start, file]));
-  const traits = new Map<ReadonlySet<string>, Traits>();
   const vmas: vma_entry[] = [];
-  for (const mapping of parseSmaps(task.raw.smaps)) {
+  for (const mapping of parseSmaps(task.raw.smaps, flagSets)) {
     let known = traits.get(mapping.flags);
     if (known === undefined) traits.set(mapping.flags, (known = traitsOf(mapping.flags)));
     const vma = encodeMapping(ctx, task, mapping, known, files.get(mapping.start));
     if (vma !== undefined) vmas.push(vma);
   }
   return vmas;
+}
+
+/** Of all tasks together. */
+interface KnownFlags {
+  readonly flagSets: Map<string, ReadonlySet<string>>;
+  readonly traits: Map<ReadonlySet<string>, Traits>;
 }
 
 /** What the flags of a mapping come to in its entry. Few sets of flags are in use, whatever the number of mappings. */

@@ -38,6 +38,11 @@ const kComponents = {
 } as const satisfies Record<string, Component>;
 type ComponentName = keyof typeof kComponents;
 const kNames = Object.keys(kComponents) as ComponentName[];
+/** In XSTATE_BV and XCR0. */
+const kMasks = Object.fromEntries(kNames.map((name) => [name, 1n << BigInt(kComponents[name].bit)])) as Record<
+  ComponentName,
+  bigint
+>;
 
 /** AMD without AVX-512 has PKRU right after AVX. */
 const kPkruAfterAvx = 832;
@@ -157,6 +162,10 @@ function zeroes64(count: number): bigint[] {
 /** State in use that a CPU with `layout` does not have; its names. */
 export function unsupportedState(entry: user_x86_fpregs_entry, layout: XstateLayout): string[] {
   const inUse = entry.xsave?.xstate_bv ?? 0n;
+  let supported = kX87 | kSse;
+  for (const name of layout.keys()) supported |= kMasks[name];
+  // Of thousands of threads hardly one has more.
+  if ((inUse & ~supported) === 0n) return [];
   const known = kNames.reduce((mask, name) => mask | (1n << BigInt(kComponents[name].bit)), kX87 | kSse);
   const names: string[] = kNames.filter(
     (name) => (inUse & (1n << BigInt(kComponents[name].bit))) !== 0n && !layout.has(name),
@@ -187,9 +196,9 @@ export function xstateFromImage(entry: user_x86_fpregs_entry, sizeBytes: number,
   // those of that state, and without these bits the kernel ignores MXCSR
   let present = kX87 | kSse;
   const put = (name: ComponentName, words: readonly (number | bigint)[]): void => {
-    const { bit, bytes } = kComponents[name];
+    const { bytes } = kComponents[name];
     const offset = layout.get(name);
-    const mask = 1n << BigInt(bit);
+    const mask = kMasks[name];
     if (offset === undefined || words.length === 0 || (xsave.xstate_bv & mask) === 0n) return;
     present |= mask;
     if (typeof words[0] === 'bigint') area.setU64s(offset, words.slice(0, bytes / 8) as bigint[]);
