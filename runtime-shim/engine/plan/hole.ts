@@ -30,27 +30,26 @@ export function chooseHole(
 }
 
 // executor/hole_layout.h: what each part takes, rounded up
-const kFixedBytes = 1n << 20n; // header, interpreter, alignment
-const kTaskBytes = 184n + 1024n + 8n; // record, stack, set_tid
-const kStepBytesInHole = 96n + 16n;
-const kRelocationBytes = 16n;
+const kFixedBytes = 1 << 20; // header, interpreter, alignment
+const kTaskBytes = 184 + 1024 + 8; // record, stack, set_tid
+const kStepBytesInHole = 96 + 16;
+const kRelocationBytes = 16;
+const kUnitBytes = 2 << 20;
 
 /** At least what the executor needs for this plan, in whole 2 MiB. */
 export function neededHoleBytes(plan: Plan): bigint {
-  let bytes = kFixedBytes + 8n * BigInt(plan.slotCount + 1);
-  let relocations = 0n;
+  let bytes = kFixedBytes + 8 * (plan.slotCount + 1);
+  let relocations = 0;
   for (const blob of plan.blobs) {
-    const length = BigInt(Math.max(blob.data.length, Number(blob.lengthBytes)));
-    bytes += length + 16n;
-    relocations += BigInt(blob.relocations.length);
+    bytes += Math.max(blob.data.length, Number(blob.lengthBytes)) + 16;
+    relocations += blob.relocations.length;
   }
-  let steps = 0n;
+  let steps = 0;
   for (const task of plan.tasks) {
     bytes += kTaskBytes;
-    for (const phase of task.phases) steps += BigInt(countSteps(phase.steps));
+    for (const phase of task.phases) steps += countSteps(phase.steps);
   }
   // a blob with relocations is usually named by one step; a few name it twice
-  bytes += steps * kStepBytesInHole + 4n * relocations * kRelocationBytes;
-  const unit = 2n << 20n;
-  return ((bytes + unit - 1n) / unit) * unit;
+  bytes += steps * kStepBytesInHole + 4 * relocations * kRelocationBytes;
+  return BigInt(Math.ceil(bytes / kUnitBytes) * kUnitBytes);
 }
