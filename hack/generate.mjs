@@ -176,6 +176,8 @@ function fieldsOf(type) {
           ? 'optional'
           : 'always';
     const wireType = call === undefined ? kDelimited : wireTypes[call];
+    const packed = field.repeated && isNumber && !proto2;
+    if (packed && !/^u?int(32|64)$/.test(call)) throw new Error(`${field.fullName} is packed and of type ${call}`);
     return {
       name: field.name,
       number: field.id,
@@ -185,7 +187,7 @@ function fieldsOf(type) {
       message,
       presence,
       isNumber,
-      packed: field.repeated && isNumber && !proto2,
+      packed,
       // Lists of one value in many messages, which images have and what is ours has not.
       constants: proto2,
       // For those who make the message; no reader asks for it.
@@ -253,7 +255,7 @@ function readField(full, { name, tag, packedTag, call, message, presence, isNumb
   if (!isNumber) return `if (tag !== ${tag}) ${refuse} m.${name}.push(${one});`;
   const several =
     (call === 'uint32' || call === 'uint64') && tag < 0x80 ? `r.${call}s(tag, m.${name});` : `m.${name}.push(${one});`;
-  return `if (tag === ${tag}) ${several} else if (tag === ${packedTag}) for (const all = r.end(); r.pos < all;) m.${name}.push(${one}); else ${refuse}`;
+  return `if (tag === ${tag}) ${several} else if (tag === ${packedTag}) { const all = r.end(); while (r.pos < all) m.${name}.push(${one}); if (r.pos !== all) wire.refuseEnd('${full}'); } else ${refuse}`;
 }
 
 /** Whether a message of this type may have one of `full` somewhere inside. */

@@ -26,6 +26,10 @@ describe('messages of the control stream', () => {
     for (const bytes of [packed, single]) assert.deepEqual(codec.decode('stasis.plan.Step', bytes).moreArgs, [1n, 2n]);
   });
 
+  it('are refused where the last number of a list runs past its end', () => {
+    assert.throws(() => boundaryCodec().decode('stasis.plan.Step', Buffer.from('4a0180804001', 'hex')), RangeError);
+  });
+
   it('are refused where they are nested without end', () => {
     let failure: Uint8Array = new Uint8Array(0);
     const nest = (): Uint8Array => {

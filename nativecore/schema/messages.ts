@@ -810,7 +810,7 @@ function read_stasis_capture_CaptureRequest(r: MessageReader, end: number): Capt
       case 10: if (tag !== 80) wire.refuseWireType('stasis.capture.CaptureRequest', 'tmpfsLimitBytes', tag); m.tmpfsLimitBytes = r.uint64(); break;
       case 11: if (tag !== 88) wire.refuseWireType('stasis.capture.CaptureRequest', 'writePages', tag); m.writePages = r.bool(); break;
       case 12: if (tag !== 96) wire.refuseWireType('stasis.capture.CaptureRequest', 'firstPagesId', tag); m.firstPagesId = r.uint32(); break;
-      case 13: if (tag === 104) m.stopBeforeStep.push(r.int32()); else if (tag === 106) for (const all = r.end(); r.pos < all;) m.stopBeforeStep.push(r.int32()); else wire.refuseWireType('stasis.capture.CaptureRequest', 'stopBeforeStep', tag); break;
+      case 13: if (tag === 104) m.stopBeforeStep.push(r.int32()); else if (tag === 106) { const all = r.end(); while (r.pos < all) m.stopBeforeStep.push(r.int32()); if (r.pos !== all) wire.refuseEnd('stasis.capture.CaptureRequest'); } else wire.refuseWireType('stasis.capture.CaptureRequest', 'stopBeforeStep', tag); break;
       case 14: if (tag !== 112) wire.refuseWireType('stasis.capture.CaptureRequest', 'copyOnWriteBytes', tag); m.copyOnWriteBytes = r.uint64(); break;
       case 15: if (tag !== 122) wire.refuseWireType('stasis.capture.CaptureRequest', 'trackingToken', tag); m.trackingToken = r.string(); break;
       case 16: if (tag !== 130) wire.refuseWireType('stasis.capture.CaptureRequest', 'parentToken', tag); m.parentToken = r.string(); break;
@@ -1135,7 +1135,7 @@ function read_stasis_capture_Task(r: MessageReader, end: number): Task {
     switch (tag >>> 3) {
       case 1: if (tag !== 8) wire.refuseWireType('stasis.capture.Task', 'hostPid', tag); m.hostPid = r.int32(); break;
       case 2: if (tag !== 16) wire.refuseWireType('stasis.capture.Task', 'parentHostPid', tag); m.parentHostPid = r.int32(); break;
-      case 3: if (tag === 24) m.nsPids.push(r.int32()); else if (tag === 26) for (const all = r.end(); r.pos < all;) m.nsPids.push(r.int32()); else wire.refuseWireType('stasis.capture.Task', 'nsPids', tag); break;
+      case 3: if (tag === 24) m.nsPids.push(r.int32()); else if (tag === 26) { const all = r.end(); while (r.pos < all) m.nsPids.push(r.int32()); if (r.pos !== all) wire.refuseEnd('stasis.capture.Task'); } else wire.refuseWireType('stasis.capture.Task', 'nsPids', tag); break;
       case 4: if (tag !== 32) wire.refuseWireType('stasis.capture.Task', 'zombie', tag); m.zombie = r.bool(); break;
       case 5: if (tag !== 42) wire.refuseWireType('stasis.capture.Task', 'stat', tag); m.stat = r.bytes(); break;
       case 6: if (tag !== 50) wire.refuseWireType('stasis.capture.Task', 'status', tag); m.status = r.bytes(); break;
@@ -1244,7 +1244,7 @@ function read_stasis_capture_Thread(r: MessageReader, end: number): Thread {
     const tag = r.tag();
     switch (tag >>> 3) {
       case 1: if (tag !== 8) wire.refuseWireType('stasis.capture.Thread', 'hostTid', tag); m.hostTid = r.int32(); break;
-      case 2: if (tag === 16) m.nsTids.push(r.int32()); else if (tag === 18) for (const all = r.end(); r.pos < all;) m.nsTids.push(r.int32()); else wire.refuseWireType('stasis.capture.Thread', 'nsTids', tag); break;
+      case 2: if (tag === 16) m.nsTids.push(r.int32()); else if (tag === 18) { const all = r.end(); while (r.pos < all) m.nsTids.push(r.int32()); if (r.pos !== all) wire.refuseEnd('stasis.capture.Thread'); } else wire.refuseWireType('stasis.capture.Thread', 'nsTids', tag); break;
       case 3: if (tag !== 26) wire.refuseWireType('stasis.capture.Thread', 'status', tag); m.status = r.bytes(); break;
       case 4: if (tag !== 34) wire.refuseWireType('stasis.capture.Thread', 'comm', tag); m.comm = r.bytes(); break;
       case 5: if (tag !== 42) wire.refuseWireType('stasis.capture.Thread', 'registers', tag); m.registers = r.bytes(); break;
@@ -1264,7 +1264,7 @@ function read_stasis_capture_Thread(r: MessageReader, end: number): Thread {
       case 19: if (tag !== 152) wire.refuseWireType('stasis.capture.Thread', 'securebits', tag); m.securebits = r.uint32(); break;
       case 20: if (tag !== 162) wire.refuseWireType('stasis.capture.Thread', 'scheduling', tag); m.scheduling = r.bytes(); break;
       case 21: if (tag !== 170) wire.refuseWireType('stasis.capture.Thread', 'affinity', tag); m.affinity = r.bytes(); break;
-      case 22: if (tag === 176) m.seccompFilters.push(r.uint32()); else if (tag === 178) for (const all = r.end(); r.pos < all;) m.seccompFilters.push(r.uint32()); else wire.refuseWireType('stasis.capture.Thread', 'seccompFilters', tag); break;
+      case 22: if (tag === 176) m.seccompFilters.push(r.uint32()); else if (tag === 178) { const all = r.end(); while (r.pos < all) m.seccompFilters.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('stasis.capture.Thread'); } else wire.refuseWireType('stasis.capture.Thread', 'seccompFilters', tag); break;
       case 23: if (tag !== 184) wire.refuseWireType('stasis.capture.Thread', 'timerSlackNs', tag); m.timerSlackNs = r.uint32(); break;
       case 24: if (tag !== 194) wire.refuseWireType('stasis.capture.Thread', 'securityLabel', tag); m.securityLabel = r.bytes(); break;
       case 25: if (tag !== 202) wire.refuseWireType('stasis.capture.Thread', 'cgroup', tag); m.cgroup = r.bytes(); break;
@@ -1366,7 +1366,7 @@ function read_stasis_capture_OpenFile(r: MessageReader, end: number): OpenFile {
       case 7: if (tag !== 56) wire.refuseWireType('stasis.capture.OpenFile', 'statusFlags', tag); m.statusFlags = r.int32(); break;
       case 8: if (tag !== 64) wire.refuseWireType('stasis.capture.OpenFile', 'signal', tag); m.signal = r.int32(); break;
       case 9: if (tag !== 74) wire.refuseWireType('stasis.capture.OpenFile', 'owner', tag); m.owner = r.bytes(); break;
-      case 10: if (tag === 80) r.uint32s(tag, m.ownerUids); else if (tag === 82) for (const all = r.end(); r.pos < all;) m.ownerUids.push(r.uint32()); else wire.refuseWireType('stasis.capture.OpenFile', 'ownerUids', tag); break;
+      case 10: if (tag === 80) r.uint32s(tag, m.ownerUids); else if (tag === 82) { const all = r.end(); while (r.pos < all) m.ownerUids.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('stasis.capture.OpenFile'); } else wire.refuseWireType('stasis.capture.OpenFile', 'ownerUids', tag); break;
       case 11: if (tag !== 90) wire.refuseWireType('stasis.capture.OpenFile', 'socket', tag); m.socket = read_stasis_capture_Socket(r, r.end()); break;
       case 12: if (tag !== 98) wire.refuseWireType('stasis.capture.OpenFile', 'terminal', tag); m.terminal = read_stasis_capture_Terminal(r, r.end()); break;
       default: r.skip(tag);
@@ -2268,7 +2268,7 @@ function read_stasis_plan_ExecuteRequest(r: MessageReader, end: number): Execute
       case 6: if (tag !== 50) wire.refuseWireType('stasis.plan.ExecuteRequest', 'undo', tag); m.undo.push(read_stasis_plan_UndoAction(r, r.end())); break;
       case 7: if (tag !== 58) wire.refuseWireType('stasis.plan.ExecuteRequest', 'uidMap', tag); m.uidMap.push(read_stasis_plan_IdMap(r, r.end())); break;
       case 8: if (tag !== 66) wire.refuseWireType('stasis.plan.ExecuteRequest', 'gidMap', tag); m.gidMap.push(read_stasis_plan_IdMap(r, r.end())); break;
-      case 9: if (tag === 72) m.stopBeforeStep.push(r.int32()); else if (tag === 74) for (const all = r.end(); r.pos < all;) m.stopBeforeStep.push(r.int32()); else wire.refuseWireType('stasis.plan.ExecuteRequest', 'stopBeforeStep', tag); break;
+      case 9: if (tag === 72) m.stopBeforeStep.push(r.int32()); else if (tag === 74) { const all = r.end(); while (r.pos < all) m.stopBeforeStep.push(r.int32()); if (r.pos !== all) wire.refuseEnd('stasis.plan.ExecuteRequest'); } else wire.refuseWireType('stasis.plan.ExecuteRequest', 'stopBeforeStep', tag); break;
       case 11: if (tag !== 90) wire.refuseWireType('stasis.plan.ExecuteRequest', 'startFifo', tag); m.startFifo = r.string(); break;
       case 20: if (tag !== 160) wire.refuseWireType('stasis.plan.ExecuteRequest', 'lazyPages', tag); m.lazyPages = r.bool(); break;
       case 21: if (tag !== 170) wire.refuseWireType('stasis.plan.ExecuteRequest', 'pageFileDigests', tag); m.pageFileDigests.push(r.string()); break;
@@ -2514,7 +2514,7 @@ function read_stasis_plan_PlanTask(r: MessageReader, end: number): PlanTask {
     switch (tag >>> 3) {
       case 1: if (tag !== 8) wire.refuseWireType('stasis.plan.PlanTask', 'kind', tag); m.kind = r.int32(); break;
       case 2: if (tag !== 16) wire.refuseWireType('stasis.plan.PlanTask', 'parent', tag); m.parent = r.uint32(); break;
-      case 3: if (tag === 24) m.setTid.push(r.int32()); else if (tag === 26) for (const all = r.end(); r.pos < all;) m.setTid.push(r.int32()); else wire.refuseWireType('stasis.plan.PlanTask', 'setTid', tag); break;
+      case 3: if (tag === 24) m.setTid.push(r.int32()); else if (tag === 26) { const all = r.end(); while (r.pos < all) m.setTid.push(r.int32()); if (r.pos !== all) wire.refuseEnd('stasis.plan.PlanTask'); } else wire.refuseWireType('stasis.plan.PlanTask', 'setTid', tag); break;
       case 4: if (tag !== 32) wire.refuseWireType('stasis.plan.PlanTask', 'cloneFlags', tag); m.cloneFlags = r.uint64(); break;
       case 5: if (tag !== 42) wire.refuseWireType('stasis.plan.PlanTask', 'phases', tag); m.phases.push(read_stasis_plan_PhaseSteps(r, r.end())); break;
       case 6: if (tag !== 50) wire.refuseWireType('stasis.plan.PlanTask', 'release', tag); m.release = read_stasis_plan_Release(r, r.end()); break;
@@ -2569,10 +2569,10 @@ function read_stasis_plan_Step(r: MessageReader, end: number): Step {
       case 3: if (tag !== 24) wire.refuseWireType('stasis.plan.Step', 'outSlot', tag); m.outSlot = r.uint32(); break;
       case 4: if (tag !== 32) wire.refuseWireType('stasis.plan.Step', 'hasExpected', tag); m.hasExpected = r.bool(); break;
       case 5: if (tag !== 40) wire.refuseWireType('stasis.plan.Step', 'expected', tag); m.expected = r.uint64(); break;
-      case 6: if (tag === 48) m.toleratedErrnos.push(r.int32()); else if (tag === 50) for (const all = r.end(); r.pos < all;) m.toleratedErrnos.push(r.int32()); else wire.refuseWireType('stasis.plan.Step', 'toleratedErrnos', tag); break;
+      case 6: if (tag === 48) m.toleratedErrnos.push(r.int32()); else if (tag === 50) { const all = r.end(); while (r.pos < all) m.toleratedErrnos.push(r.int32()); if (r.pos !== all) wire.refuseEnd('stasis.plan.Step'); } else wire.refuseWireType('stasis.plan.Step', 'toleratedErrnos', tag); break;
       case 7: if (tag !== 58) wire.refuseWireType('stasis.plan.Step', 'from', tag); m.from = r.string(); break;
       case 8: if (tag !== 66) wire.refuseWireType('stasis.plan.Step', 'note', tag); m.note = r.string(); break;
-      case 9: if (tag === 72) r.uint64s(tag, m.moreArgs); else if (tag === 74) for (const all = r.end(); r.pos < all;) m.moreArgs.push(r.uint64()); else wire.refuseWireType('stasis.plan.Step', 'moreArgs', tag); break;
+      case 9: if (tag === 72) r.uint64s(tag, m.moreArgs); else if (tag === 74) { const all = r.end(); while (r.pos < all) m.moreArgs.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('stasis.plan.Step'); } else wire.refuseWireType('stasis.plan.Step', 'moreArgs', tag); break;
       default: r.skip(tag);
     }
   }

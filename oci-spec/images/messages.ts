@@ -1953,7 +1953,7 @@ function read_reg_file_entry(r: MessageReader, end: number): reg_file_entry {
       case 8: if (tag !== 64) wire.refuseWireType('reg_file_entry', 'size', tag); m.size = r.uint64(); break;
       case 9: if (tag !== 72) wire.refuseWireType('reg_file_entry', 'ext', tag); m.ext = r.bool(); break;
       case 10: if (tag !== 80) wire.refuseWireType('reg_file_entry', 'mode', tag); m.mode = r.uint32(); break;
-      case 11: if (tag === 88) r.uint32s(tag, m.build_id); else if (tag === 90) for (const all = r.end(); r.pos < all;) m.build_id.push(r.uint32()); else wire.refuseWireType('reg_file_entry', 'build_id', tag); break;
+      case 11: if (tag === 88) r.uint32s(tag, m.build_id); else if (tag === 90) { const all = r.end(); while (r.pos < all) m.build_id.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('reg_file_entry'); } else wire.refuseWireType('reg_file_entry', 'build_id', tag); break;
       case 12: if (tag !== 96) wire.refuseWireType('reg_file_entry', 'checksum', tag); m.checksum = r.uint32(); break;
       case 13: if (tag !== 104) wire.refuseWireType('reg_file_entry', 'checksum_config', tag); m.checksum_config = r.uint32(); break;
       case 14: if (tag !== 112) wire.refuseWireType('reg_file_entry', 'checksum_parameter', tag); m.checksum_parameter = r.uint32(); break;
@@ -2017,7 +2017,7 @@ function read_sk_opts_entry(r: MessageReader, end: number): sk_opts_entry {
       case 13: if (tag !== 104) wire.refuseWireType('sk_opts_entry', 'so_dontroute', tag); m.so_dontroute = r.bool(); break;
       case 14: if (tag !== 112) wire.refuseWireType('sk_opts_entry', 'so_no_check', tag); m.so_no_check = r.bool(); break;
       case 15: if (tag !== 122) wire.refuseWireType('sk_opts_entry', 'so_bound_dev', tag); m.so_bound_dev = r.string(); break;
-      case 16: if (tag === 129) m.so_filter.push(r.fixed64()); else if (tag === 130) for (const all = r.end(); r.pos < all;) m.so_filter.push(r.fixed64()); else wire.refuseWireType('sk_opts_entry', 'so_filter', tag); break;
+      case 16: if (tag === 129) m.so_filter.push(r.fixed64()); else if (tag === 130) { const all = r.end(); while (r.pos < all) m.so_filter.push(r.fixed64()); if (r.pos !== all) wire.refuseEnd('sk_opts_entry'); } else wire.refuseWireType('sk_opts_entry', 'so_filter', tag); break;
       case 17: if (tag !== 136) wire.refuseWireType('sk_opts_entry', 'so_reuseport', tag); m.so_reuseport = r.bool(); break;
       case 18: if (tag !== 144) wire.refuseWireType('sk_opts_entry', 'so_broadcast', tag); m.so_broadcast = r.bool(); break;
       case 19: if (tag !== 152) wire.refuseWireType('sk_opts_entry', 'so_keepalive', tag); m.so_keepalive = r.bool(); break;
@@ -2136,7 +2136,7 @@ function read_ip_opts_raw_entry(r: MessageReader, end: number): ip_opts_raw_entr
       case 1: if (tag !== 8) wire.refuseWireType('ip_opts_raw_entry', 'hdrincl', tag); m.hdrincl = r.bool(); break;
       case 2: if (tag !== 16) wire.refuseWireType('ip_opts_raw_entry', 'nodefrag', tag); m.nodefrag = r.bool(); break;
       case 3: if (tag !== 24) wire.refuseWireType('ip_opts_raw_entry', 'checksum', tag); m.checksum = r.bool(); break;
-      case 4: if (tag === 32) r.uint32s(tag, m.icmpv_filter); else if (tag === 34) for (const all = r.end(); r.pos < all;) m.icmpv_filter.push(r.uint32()); else wire.refuseWireType('ip_opts_raw_entry', 'icmpv_filter', tag); break;
+      case 4: if (tag === 32) r.uint32s(tag, m.icmpv_filter); else if (tag === 34) { const all = r.end(); while (r.pos < all) m.icmpv_filter.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('ip_opts_raw_entry'); } else wire.refuseWireType('ip_opts_raw_entry', 'icmpv_filter', tag); break;
       default: r.skip(tag);
     }
   }
@@ -2208,8 +2208,8 @@ function read_inet_sk_entry(r: MessageReader, end: number): inet_sk_entry {
       case 8: if (tag !== 64) wire.refuseWireType('inet_sk_entry', 'dst_port', tag); m.dst_port = r.uint32(); break;
       case 9: if (tag !== 72) wire.refuseWireType('inet_sk_entry', 'flags', tag); m.flags = r.uint32(); break;
       case 10: if (tag !== 80) wire.refuseWireType('inet_sk_entry', 'backlog', tag); m.backlog = r.uint32(); break;
-      case 11: if (tag === 88) r.uint32s(tag, m.src_addr); else if (tag === 90) for (const all = r.end(); r.pos < all;) m.src_addr.push(r.uint32()); else wire.refuseWireType('inet_sk_entry', 'src_addr', tag); break;
-      case 12: if (tag === 96) r.uint32s(tag, m.dst_addr); else if (tag === 98) for (const all = r.end(); r.pos < all;) m.dst_addr.push(r.uint32()); else wire.refuseWireType('inet_sk_entry', 'dst_addr', tag); break;
+      case 11: if (tag === 88) r.uint32s(tag, m.src_addr); else if (tag === 90) { const all = r.end(); while (r.pos < all) m.src_addr.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('inet_sk_entry'); } else wire.refuseWireType('inet_sk_entry', 'src_addr', tag); break;
+      case 12: if (tag === 96) r.uint32s(tag, m.dst_addr); else if (tag === 98) { const all = r.end(); while (r.pos < all) m.dst_addr.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('inet_sk_entry'); } else wire.refuseWireType('inet_sk_entry', 'dst_addr', tag); break;
       case 13: if (tag !== 106) wire.refuseWireType('inet_sk_entry', 'fown', tag); m.fown = read_fown_entry(r, r.end()); break;
       case 14: if (tag !== 114) wire.refuseWireType('inet_sk_entry', 'opts', tag); m.opts = read_sk_opts_entry(r, r.end()); break;
       case 15: if (tag !== 120) wire.refuseWireType('inet_sk_entry', 'v6only', tag); m.v6only = r.bool(); break;
@@ -2435,7 +2435,7 @@ function read_netlink_sk_entry(r: MessageReader, end: number): netlink_sk_entry 
       case 4: if (tag !== 32) wire.refuseWireType('netlink_sk_entry', 'state', tag); m.state = r.uint32(); break;
       case 6: if (tag !== 48) wire.refuseWireType('netlink_sk_entry', 'flags', tag); m.flags = r.uint32(); break;
       case 7: if (tag !== 56) wire.refuseWireType('netlink_sk_entry', 'portid', tag); m.portid = r.uint32(); break;
-      case 8: if (tag === 64) r.uint32s(tag, m.groups); else if (tag === 66) for (const all = r.end(); r.pos < all;) m.groups.push(r.uint32()); else wire.refuseWireType('netlink_sk_entry', 'groups', tag); break;
+      case 8: if (tag === 64) r.uint32s(tag, m.groups); else if (tag === 66) { const all = r.end(); while (r.pos < all) m.groups.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('netlink_sk_entry'); } else wire.refuseWireType('netlink_sk_entry', 'groups', tag); break;
       case 9: if (tag !== 72) wire.refuseWireType('netlink_sk_entry', 'dst_portid', tag); m.dst_portid = r.uint32(); break;
       case 10: if (tag !== 80) wire.refuseWireType('netlink_sk_entry', 'dst_group', tag); m.dst_group = r.uint32(); break;
       case 11: if (tag !== 90) wire.refuseWireType('netlink_sk_entry', 'fown', tag); m.fown = read_fown_entry(r, r.end()); break;
@@ -2599,7 +2599,7 @@ function read_fh_entry(r: MessageReader, end: number): fh_entry {
     switch (tag >>> 3) {
       case 1: if (tag !== 8) wire.refuseWireType('fh_entry', 'bytes', tag); m.bytes = r.uint32(); break;
       case 2: if (tag !== 16) wire.refuseWireType('fh_entry', 'type', tag); m.type = r.uint32(); break;
-      case 3: if (tag === 24) r.uint64s(tag, m.handle); else if (tag === 26) for (const all = r.end(); r.pos < all;) m.handle.push(r.uint64()); else wire.refuseWireType('fh_entry', 'handle', tag); break;
+      case 3: if (tag === 24) r.uint64s(tag, m.handle); else if (tag === 26) { const all = r.end(); while (r.pos < all) m.handle.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('fh_entry'); } else wire.refuseWireType('fh_entry', 'handle', tag); break;
       case 4: if (tag !== 34) wire.refuseWireType('fh_entry', 'path', tag); m.path = r.string(); break;
       case 5: if (tag !== 40) wire.refuseWireType('fh_entry', 'mnt_id', tag); m.mnt_id = r.uint32(); break;
       default: r.skip(tag);
@@ -3021,7 +3021,7 @@ function read_termios_entry(r: MessageReader, end: number): termios_entry {
       case 5: if (tag !== 40) wire.refuseWireType('termios_entry', 'c_line', tag); m.c_line = r.uint32(); break;
       case 6: if (tag !== 48) wire.refuseWireType('termios_entry', 'c_ispeed', tag); m.c_ispeed = r.uint32(); break;
       case 7: if (tag !== 56) wire.refuseWireType('termios_entry', 'c_ospeed', tag); m.c_ospeed = r.uint32(); break;
-      case 8: if (tag === 64) r.uint32s(tag, m.c_cc); else if (tag === 66) for (const all = r.end(); r.pos < all;) m.c_cc.push(r.uint32()); else wire.refuseWireType('termios_entry', 'c_cc', tag); break;
+      case 8: if (tag === 64) r.uint32s(tag, m.c_cc); else if (tag === 66) { const all = r.end(); while (r.pos < all) m.c_cc.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('termios_entry'); } else wire.refuseWireType('termios_entry', 'c_cc', tag); break;
       default: r.skip(tag);
     }
   }
@@ -3489,7 +3489,7 @@ function read_scm_entry(r: MessageReader, end: number): scm_entry {
     const tag = r.tag();
     switch (tag >>> 3) {
       case 1: if (tag !== 8) wire.refuseWireType('scm_entry', 'type', tag); m.type = r.uint32(); break;
-      case 2: if (tag === 16) r.uint32s(tag, m.rights); else if (tag === 18) for (const all = r.end(); r.pos < all;) m.rights.push(r.uint32()); else wire.refuseWireType('scm_entry', 'rights', tag); break;
+      case 2: if (tag === 16) r.uint32s(tag, m.rights); else if (tag === 18) { const all = r.end(); while (r.pos < all) m.rights.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('scm_entry'); } else wire.refuseWireType('scm_entry', 'rights', tag); break;
       default: r.skip(tag);
     }
   }
@@ -3929,7 +3929,7 @@ function read_ipc_var_entry(r: MessageReader, end: number): ipc_var_entry {
   while (r.pos < end) {
     const tag = r.tag();
     switch (tag >>> 3) {
-      case 1: if (tag === 8) r.uint32s(tag, m.sem_ctls); else if (tag === 10) for (const all = r.end(); r.pos < all;) m.sem_ctls.push(r.uint32()); else wire.refuseWireType('ipc_var_entry', 'sem_ctls', tag); break;
+      case 1: if (tag === 8) r.uint32s(tag, m.sem_ctls); else if (tag === 10) { const all = r.end(); while (r.pos < all) m.sem_ctls.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('ipc_var_entry'); } else wire.refuseWireType('ipc_var_entry', 'sem_ctls', tag); break;
       case 2: if (tag !== 16) wire.refuseWireType('ipc_var_entry', 'msg_ctlmax', tag); m.msg_ctlmax = r.uint32(); break;
       case 3: if (tag !== 24) wire.refuseWireType('ipc_var_entry', 'msg_ctlmnb', tag); m.msg_ctlmnb = r.uint32(); break;
       case 4: if (tag !== 32) wire.refuseWireType('ipc_var_entry', 'msg_ctlmni', tag); m.msg_ctlmni = r.uint32(); break;
@@ -4091,8 +4091,8 @@ function read_sit_entry(r: MessageReader, end: number): sit_entry {
     const tag = r.tag();
     switch (tag >>> 3) {
       case 1: if (tag !== 8) wire.refuseWireType('sit_entry', 'link', tag); m.link = r.uint32(); break;
-      case 2: if (tag === 16) r.uint32s(tag, m.local); else if (tag === 18) for (const all = r.end(); r.pos < all;) m.local.push(r.uint32()); else wire.refuseWireType('sit_entry', 'local', tag); break;
-      case 3: if (tag === 24) r.uint32s(tag, m.remote); else if (tag === 26) for (const all = r.end(); r.pos < all;) m.remote.push(r.uint32()); else wire.refuseWireType('sit_entry', 'remote', tag); break;
+      case 2: if (tag === 16) r.uint32s(tag, m.local); else if (tag === 18) { const all = r.end(); while (r.pos < all) m.local.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('sit_entry'); } else wire.refuseWireType('sit_entry', 'local', tag); break;
+      case 3: if (tag === 24) r.uint32s(tag, m.remote); else if (tag === 26) { const all = r.end(); while (r.pos < all) m.remote.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('sit_entry'); } else wire.refuseWireType('sit_entry', 'remote', tag); break;
       case 4: if (tag !== 32) wire.refuseWireType('sit_entry', 'ttl', tag); m.ttl = r.uint32(); break;
       case 5: if (tag !== 40) wire.refuseWireType('sit_entry', 'tos', tag); m.tos = r.uint32(); break;
       case 6: if (tag !== 48) wire.refuseWireType('sit_entry', 'pmtudisc', tag); m.pmtudisc = r.bool(); break;
@@ -4103,9 +4103,9 @@ function read_sit_entry(r: MessageReader, end: number): sit_entry {
       case 11: if (tag !== 88) wire.refuseWireType('sit_entry', 'encap_sport', tag); m.encap_sport = r.uint32(); break;
       case 12: if (tag !== 96) wire.refuseWireType('sit_entry', 'encap_dport', tag); m.encap_dport = r.uint32(); break;
       case 13: if (tag !== 104) wire.refuseWireType('sit_entry', 'rd_prefixlen', tag); m.rd_prefixlen = r.uint32(); break;
-      case 14: if (tag === 112) r.uint32s(tag, m.rd_prefix); else if (tag === 114) for (const all = r.end(); r.pos < all;) m.rd_prefix.push(r.uint32()); else wire.refuseWireType('sit_entry', 'rd_prefix', tag); break;
+      case 14: if (tag === 112) r.uint32s(tag, m.rd_prefix); else if (tag === 114) { const all = r.end(); while (r.pos < all) m.rd_prefix.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('sit_entry'); } else wire.refuseWireType('sit_entry', 'rd_prefix', tag); break;
       case 15: if (tag !== 120) wire.refuseWireType('sit_entry', 'relay_prefixlen', tag); m.relay_prefixlen = r.uint32(); break;
-      case 16: if (tag === 128) m.relay_prefix.push(r.uint32()); else if (tag === 130) for (const all = r.end(); r.pos < all;) m.relay_prefix.push(r.uint32()); else wire.refuseWireType('sit_entry', 'relay_prefix', tag); break;
+      case 16: if (tag === 128) m.relay_prefix.push(r.uint32()); else if (tag === 130) { const all = r.end(); while (r.pos < all) m.relay_prefix.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('sit_entry'); } else wire.refuseWireType('sit_entry', 'relay_prefix', tag); break;
       default: r.skip(tag);
     }
   }
@@ -4143,7 +4143,7 @@ function read_net_device_entry(r: MessageReader, end: number): net_device_entry 
       case 5: if (tag !== 42) wire.refuseWireType('net_device_entry', 'name', tag); m.name = r.string(); break;
       case 6: if (tag !== 50) wire.refuseWireType('net_device_entry', 'tun', tag); m.tun = read_tun_link_entry(r, r.end()); break;
       case 7: if (tag !== 58) wire.refuseWireType('net_device_entry', 'address', tag); m.address = r.bytes(); break;
-      case 8: if (tag === 64) m.conf.push(r.int32()); else if (tag === 66) for (const all = r.end(); r.pos < all;) m.conf.push(r.int32()); else wire.refuseWireType('net_device_entry', 'conf', tag); break;
+      case 8: if (tag === 64) m.conf.push(r.int32()); else if (tag === 66) { const all = r.end(); while (r.pos < all) m.conf.push(r.int32()); if (r.pos !== all) wire.refuseEnd('net_device_entry'); } else wire.refuseWireType('net_device_entry', 'conf', tag); break;
       case 9: if (tag !== 74) wire.refuseWireType('net_device_entry', 'conf4', tag); m.conf4.push(read_sysctl_entry(r, r.end())); break;
       case 10: if (tag !== 82) wire.refuseWireType('net_device_entry', 'conf6', tag); m.conf6.push(read_sysctl_entry(r, r.end())); break;
       case 11: if (tag !== 90) wire.refuseWireType('net_device_entry', 'macvlan', tag); m.macvlan = read_macvlan_link_entry(r, r.end()); break;
@@ -4202,8 +4202,8 @@ function read_netns_entry(r: MessageReader, end: number): netns_entry {
   while (r.pos < end) {
     const tag = r.tag();
     switch (tag >>> 3) {
-      case 1: if (tag === 8) m.def_conf.push(r.int32()); else if (tag === 10) for (const all = r.end(); r.pos < all;) m.def_conf.push(r.int32()); else wire.refuseWireType('netns_entry', 'def_conf', tag); break;
-      case 2: if (tag === 16) m.all_conf.push(r.int32()); else if (tag === 18) for (const all = r.end(); r.pos < all;) m.all_conf.push(r.int32()); else wire.refuseWireType('netns_entry', 'all_conf', tag); break;
+      case 1: if (tag === 8) m.def_conf.push(r.int32()); else if (tag === 10) { const all = r.end(); while (r.pos < all) m.def_conf.push(r.int32()); if (r.pos !== all) wire.refuseEnd('netns_entry'); } else wire.refuseWireType('netns_entry', 'def_conf', tag); break;
+      case 2: if (tag === 16) m.all_conf.push(r.int32()); else if (tag === 18) { const all = r.end(); while (r.pos < all) m.all_conf.push(r.int32()); if (r.pos !== all) wire.refuseEnd('netns_entry'); } else wire.refuseWireType('netns_entry', 'all_conf', tag); break;
       case 3: if (tag !== 26) wire.refuseWireType('netns_entry', 'def_conf4', tag); m.def_conf4.push(read_sysctl_entry(r, r.end())); break;
       case 4: if (tag !== 34) wire.refuseWireType('netns_entry', 'all_conf4', tag); m.all_conf4.push(read_sysctl_entry(r, r.end())); break;
       case 5: if (tag !== 42) wire.refuseWireType('netns_entry', 'def_conf6', tag); m.def_conf6.push(read_sysctl_entry(r, r.end())); break;
@@ -4322,7 +4322,7 @@ function read_cpuinfo_x86_entry(r: MessageReader, end: number): cpuinfo_x86_entr
       case 3: if (tag !== 24) wire.refuseWireType('cpuinfo_x86_entry', 'model', tag); m.model = r.uint32(); break;
       case 4: if (tag !== 32) wire.refuseWireType('cpuinfo_x86_entry', 'stepping', tag); m.stepping = r.uint32(); break;
       case 5: if (tag !== 40) wire.refuseWireType('cpuinfo_x86_entry', 'capability_ver', tag); m.capability_ver = r.uint32(); break;
-      case 6: if (tag === 48) r.uint32s(tag, m.capability); else if (tag === 50) for (const all = r.end(); r.pos < all;) m.capability.push(r.uint32()); else wire.refuseWireType('cpuinfo_x86_entry', 'capability', tag); break;
+      case 6: if (tag === 48) r.uint32s(tag, m.capability); else if (tag === 50) { const all = r.end(); while (r.pos < all) m.capability.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('cpuinfo_x86_entry'); } else wire.refuseWireType('cpuinfo_x86_entry', 'capability', tag); break;
       case 7: if (tag !== 58) wire.refuseWireType('cpuinfo_x86_entry', 'model_id', tag); m.model_id = r.string(); break;
       case 8: if (tag !== 64) wire.refuseWireType('cpuinfo_x86_entry', 'xfeatures_mask', tag); m.xfeatures_mask = r.uint64(); break;
       case 9: if (tag !== 72) wire.refuseWireType('cpuinfo_x86_entry', 'xsave_size', tag); m.xsave_size = r.uint32(); break;
@@ -4350,7 +4350,7 @@ function read_cpuinfo_ppc64_entry(r: MessageReader, end: number): cpuinfo_ppc64_
     const tag = r.tag();
     switch (tag >>> 3) {
       case 1: if (tag !== 8) wire.refuseWireType('cpuinfo_ppc64_entry', 'endian', tag); m.endian = r.int32(); break;
-      case 2: if (tag === 16) r.uint64s(tag, m.hwcap); else if (tag === 18) for (const all = r.end(); r.pos < all;) m.hwcap.push(r.uint64()); else wire.refuseWireType('cpuinfo_ppc64_entry', 'hwcap', tag); break;
+      case 2: if (tag === 16) r.uint64s(tag, m.hwcap); else if (tag === 18) { const all = r.end(); while (r.pos < all) m.hwcap.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('cpuinfo_ppc64_entry'); } else wire.refuseWireType('cpuinfo_ppc64_entry', 'hwcap', tag); break;
       default: r.skip(tag);
     }
   }
@@ -4368,7 +4368,7 @@ function read_cpuinfo_s390_entry(r: MessageReader, end: number): cpuinfo_s390_en
   while (r.pos < end) {
     const tag = r.tag();
     switch (tag >>> 3) {
-      case 2: if (tag === 16) r.uint64s(tag, m.hwcap); else if (tag === 18) for (const all = r.end(); r.pos < all;) m.hwcap.push(r.uint64()); else wire.refuseWireType('cpuinfo_s390_entry', 'hwcap', tag); break;
+      case 2: if (tag === 16) r.uint64s(tag, m.hwcap); else if (tag === 18) { const all = r.end(); while (r.pos < all) m.hwcap.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('cpuinfo_s390_entry'); } else wire.refuseWireType('cpuinfo_s390_entry', 'hwcap', tag); break;
       default: r.skip(tag);
     }
   }
@@ -4790,13 +4790,13 @@ function read_user_x86_xsave_entry(r: MessageReader, end: number): user_x86_xsav
     const tag = r.tag();
     switch (tag >>> 3) {
       case 1: if (tag !== 8) wire.refuseWireType('user_x86_xsave_entry', 'xstate_bv', tag); m.xstate_bv = r.uint64(); break;
-      case 2: if (tag === 16) r.uint32s(tag, m.ymmh_space); else if (tag === 18) for (const all = r.end(); r.pos < all;) m.ymmh_space.push(r.uint32()); else wire.refuseWireType('user_x86_xsave_entry', 'ymmh_space', tag); break;
-      case 3: if (tag === 24) r.uint64s(tag, m.bndreg_state); else if (tag === 26) for (const all = r.end(); r.pos < all;) m.bndreg_state.push(r.uint64()); else wire.refuseWireType('user_x86_xsave_entry', 'bndreg_state', tag); break;
-      case 4: if (tag === 32) r.uint64s(tag, m.bndcsr_state); else if (tag === 34) for (const all = r.end(); r.pos < all;) m.bndcsr_state.push(r.uint64()); else wire.refuseWireType('user_x86_xsave_entry', 'bndcsr_state', tag); break;
-      case 5: if (tag === 40) r.uint64s(tag, m.opmask_reg); else if (tag === 42) for (const all = r.end(); r.pos < all;) m.opmask_reg.push(r.uint64()); else wire.refuseWireType('user_x86_xsave_entry', 'opmask_reg', tag); break;
-      case 6: if (tag === 48) r.uint64s(tag, m.zmm_upper); else if (tag === 50) for (const all = r.end(); r.pos < all;) m.zmm_upper.push(r.uint64()); else wire.refuseWireType('user_x86_xsave_entry', 'zmm_upper', tag); break;
-      case 7: if (tag === 56) r.uint64s(tag, m.hi16_zmm); else if (tag === 58) for (const all = r.end(); r.pos < all;) m.hi16_zmm.push(r.uint64()); else wire.refuseWireType('user_x86_xsave_entry', 'hi16_zmm', tag); break;
-      case 8: if (tag === 64) r.uint32s(tag, m.pkru); else if (tag === 66) for (const all = r.end(); r.pos < all;) m.pkru.push(r.uint32()); else wire.refuseWireType('user_x86_xsave_entry', 'pkru', tag); break;
+      case 2: if (tag === 16) r.uint32s(tag, m.ymmh_space); else if (tag === 18) { const all = r.end(); while (r.pos < all) m.ymmh_space.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('user_x86_xsave_entry'); } else wire.refuseWireType('user_x86_xsave_entry', 'ymmh_space', tag); break;
+      case 3: if (tag === 24) r.uint64s(tag, m.bndreg_state); else if (tag === 26) { const all = r.end(); while (r.pos < all) m.bndreg_state.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('user_x86_xsave_entry'); } else wire.refuseWireType('user_x86_xsave_entry', 'bndreg_state', tag); break;
+      case 4: if (tag === 32) r.uint64s(tag, m.bndcsr_state); else if (tag === 34) { const all = r.end(); while (r.pos < all) m.bndcsr_state.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('user_x86_xsave_entry'); } else wire.refuseWireType('user_x86_xsave_entry', 'bndcsr_state', tag); break;
+      case 5: if (tag === 40) r.uint64s(tag, m.opmask_reg); else if (tag === 42) { const all = r.end(); while (r.pos < all) m.opmask_reg.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('user_x86_xsave_entry'); } else wire.refuseWireType('user_x86_xsave_entry', 'opmask_reg', tag); break;
+      case 6: if (tag === 48) r.uint64s(tag, m.zmm_upper); else if (tag === 50) { const all = r.end(); while (r.pos < all) m.zmm_upper.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('user_x86_xsave_entry'); } else wire.refuseWireType('user_x86_xsave_entry', 'zmm_upper', tag); break;
+      case 7: if (tag === 56) r.uint64s(tag, m.hi16_zmm); else if (tag === 58) { const all = r.end(); while (r.pos < all) m.hi16_zmm.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('user_x86_xsave_entry'); } else wire.refuseWireType('user_x86_xsave_entry', 'hi16_zmm', tag); break;
+      case 8: if (tag === 64) r.uint32s(tag, m.pkru); else if (tag === 66) { const all = r.end(); while (r.pos < all) m.pkru.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('user_x86_xsave_entry'); } else wire.refuseWireType('user_x86_xsave_entry', 'pkru', tag); break;
       case 9: if (tag !== 74) wire.refuseWireType('user_x86_xsave_entry', 'cet', tag); m.cet = read_user_x86_cet_entry(r, r.end()); break;
       default: r.skip(tag);
     }
@@ -4834,9 +4834,9 @@ function read_user_x86_fpregs_entry(r: MessageReader, end: number): user_x86_fpr
       case 6: if (tag !== 48) wire.refuseWireType('user_x86_fpregs_entry', 'rdp', tag); m.rdp = r.uint64(); break;
       case 7: if (tag !== 56) wire.refuseWireType('user_x86_fpregs_entry', 'mxcsr', tag); m.mxcsr = r.uint32(); break;
       case 8: if (tag !== 64) wire.refuseWireType('user_x86_fpregs_entry', 'mxcsr_mask', tag); m.mxcsr_mask = r.uint32(); break;
-      case 9: if (tag === 72) r.uint32s(tag, m.st_space); else if (tag === 74) for (const all = r.end(); r.pos < all;) m.st_space.push(r.uint32()); else wire.refuseWireType('user_x86_fpregs_entry', 'st_space', tag); break;
-      case 10: if (tag === 80) r.uint32s(tag, m.xmm_space); else if (tag === 82) for (const all = r.end(); r.pos < all;) m.xmm_space.push(r.uint32()); else wire.refuseWireType('user_x86_fpregs_entry', 'xmm_space', tag); break;
-      case 11: if (tag === 88) r.uint32s(tag, m.padding); else if (tag === 90) for (const all = r.end(); r.pos < all;) m.padding.push(r.uint32()); else wire.refuseWireType('user_x86_fpregs_entry', 'padding', tag); break;
+      case 9: if (tag === 72) r.uint32s(tag, m.st_space); else if (tag === 74) { const all = r.end(); while (r.pos < all) m.st_space.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('user_x86_fpregs_entry'); } else wire.refuseWireType('user_x86_fpregs_entry', 'st_space', tag); break;
+      case 10: if (tag === 80) r.uint32s(tag, m.xmm_space); else if (tag === 82) { const all = r.end(); while (r.pos < all) m.xmm_space.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('user_x86_fpregs_entry'); } else wire.refuseWireType('user_x86_fpregs_entry', 'xmm_space', tag); break;
+      case 11: if (tag === 88) r.uint32s(tag, m.padding); else if (tag === 90) { const all = r.end(); while (r.pos < all) m.padding.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('user_x86_fpregs_entry'); } else wire.refuseWireType('user_x86_fpregs_entry', 'padding', tag); break;
       case 13: if (tag !== 106) wire.refuseWireType('user_x86_fpregs_entry', 'xsave', tag); m.xsave = read_user_x86_xsave_entry(r, r.end()); break;
       default: r.skip(tag);
     }
@@ -5080,17 +5080,17 @@ function read_creds_entry(r: MessageReader, end: number): creds_entry {
       case 6: if (tag !== 48) wire.refuseWireType('creds_entry', 'sgid', tag); m.sgid = r.uint32(); break;
       case 7: if (tag !== 56) wire.refuseWireType('creds_entry', 'fsuid', tag); m.fsuid = r.uint32(); break;
       case 8: if (tag !== 64) wire.refuseWireType('creds_entry', 'fsgid', tag); m.fsgid = r.uint32(); break;
-      case 9: if (tag === 72) r.uint32s(tag, m.cap_inh); else if (tag === 74) for (const all = r.end(); r.pos < all;) m.cap_inh.push(r.uint32()); else wire.refuseWireType('creds_entry', 'cap_inh', tag); break;
-      case 10: if (tag === 80) r.uint32s(tag, m.cap_prm); else if (tag === 82) for (const all = r.end(); r.pos < all;) m.cap_prm.push(r.uint32()); else wire.refuseWireType('creds_entry', 'cap_prm', tag); break;
-      case 11: if (tag === 88) r.uint32s(tag, m.cap_eff); else if (tag === 90) for (const all = r.end(); r.pos < all;) m.cap_eff.push(r.uint32()); else wire.refuseWireType('creds_entry', 'cap_eff', tag); break;
-      case 12: if (tag === 96) r.uint32s(tag, m.cap_bnd); else if (tag === 98) for (const all = r.end(); r.pos < all;) m.cap_bnd.push(r.uint32()); else wire.refuseWireType('creds_entry', 'cap_bnd', tag); break;
+      case 9: if (tag === 72) r.uint32s(tag, m.cap_inh); else if (tag === 74) { const all = r.end(); while (r.pos < all) m.cap_inh.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('creds_entry'); } else wire.refuseWireType('creds_entry', 'cap_inh', tag); break;
+      case 10: if (tag === 80) r.uint32s(tag, m.cap_prm); else if (tag === 82) { const all = r.end(); while (r.pos < all) m.cap_prm.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('creds_entry'); } else wire.refuseWireType('creds_entry', 'cap_prm', tag); break;
+      case 11: if (tag === 88) r.uint32s(tag, m.cap_eff); else if (tag === 90) { const all = r.end(); while (r.pos < all) m.cap_eff.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('creds_entry'); } else wire.refuseWireType('creds_entry', 'cap_eff', tag); break;
+      case 12: if (tag === 96) r.uint32s(tag, m.cap_bnd); else if (tag === 98) { const all = r.end(); while (r.pos < all) m.cap_bnd.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('creds_entry'); } else wire.refuseWireType('creds_entry', 'cap_bnd', tag); break;
       case 13: if (tag !== 104) wire.refuseWireType('creds_entry', 'secbits', tag); m.secbits = r.uint32(); break;
-      case 14: if (tag === 112) r.uint32s(tag, m.groups); else if (tag === 114) for (const all = r.end(); r.pos < all;) m.groups.push(r.uint32()); else wire.refuseWireType('creds_entry', 'groups', tag); break;
+      case 14: if (tag === 112) r.uint32s(tag, m.groups); else if (tag === 114) { const all = r.end(); while (r.pos < all) m.groups.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('creds_entry'); } else wire.refuseWireType('creds_entry', 'groups', tag); break;
       case 15: if (tag !== 122) wire.refuseWireType('creds_entry', 'lsm_profile', tag); m.lsm_profile = r.string(); break;
       case 16: if (tag !== 130) wire.refuseWireType('creds_entry', 'lsm_sockcreate', tag); m.lsm_sockcreate = r.string(); break;
       case 17: if (tag !== 138) wire.refuseWireType('creds_entry', 'apparmor_data', tag); m.apparmor_data = r.bytes(); break;
       case 18: if (tag !== 144) wire.refuseWireType('creds_entry', 'no_new_privs', tag); m.no_new_privs = r.uint32(); break;
-      case 19: if (tag === 152) m.cap_amb.push(r.uint32()); else if (tag === 154) for (const all = r.end(); r.pos < all;) m.cap_amb.push(r.uint32()); else wire.refuseWireType('creds_entry', 'cap_amb', tag); break;
+      case 19: if (tag === 152) m.cap_amb.push(r.uint32()); else if (tag === 154) { const all = r.end(); while (r.pos < all) m.cap_amb.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('creds_entry'); } else wire.refuseWireType('creds_entry', 'cap_amb', tag); break;
       default: r.skip(tag);
     }
   }
@@ -5499,7 +5499,7 @@ function read_pstree_entry(r: MessageReader, end: number): pstree_entry {
       case 2: if (tag !== 16) wire.refuseWireType('pstree_entry', 'ppid', tag); m.ppid = r.uint32(); break;
       case 3: if (tag !== 24) wire.refuseWireType('pstree_entry', 'pgid', tag); m.pgid = r.uint32(); break;
       case 4: if (tag !== 32) wire.refuseWireType('pstree_entry', 'sid', tag); m.sid = r.uint32(); break;
-      case 5: if (tag === 40) r.uint32s(tag, m.threads); else if (tag === 42) for (const all = r.end(); r.pos < all;) m.threads.push(r.uint32()); else wire.refuseWireType('pstree_entry', 'threads', tag); break;
+      case 5: if (tag === 40) r.uint32s(tag, m.threads); else if (tag === 42) { const all = r.end(); while (r.pos < all) m.threads.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('pstree_entry'); } else wire.refuseWireType('pstree_entry', 'threads', tag); break;
       default: r.skip(tag);
     }
   }
@@ -5697,7 +5697,7 @@ function read_mm_entry(r: MessageReader, end: number): mm_entry {
       case 10: if (tag !== 80) wire.refuseWireType('mm_entry', 'mm_env_start', tag); m.mm_env_start = r.uint64(); break;
       case 11: if (tag !== 88) wire.refuseWireType('mm_entry', 'mm_env_end', tag); m.mm_env_end = r.uint64(); break;
       case 12: if (tag !== 96) wire.refuseWireType('mm_entry', 'exe_file_id', tag); m.exe_file_id = r.uint32(); break;
-      case 13: if (tag === 104) r.uint64s(tag, m.mm_saved_auxv); else if (tag === 106) for (const all = r.end(); r.pos < all;) m.mm_saved_auxv.push(r.uint64()); else wire.refuseWireType('mm_entry', 'mm_saved_auxv', tag); break;
+      case 13: if (tag === 104) r.uint64s(tag, m.mm_saved_auxv); else if (tag === 106) { const all = r.end(); while (r.pos < all) m.mm_saved_auxv.push(r.uint64()); if (r.pos !== all) wire.refuseEnd('mm_entry'); } else wire.refuseWireType('mm_entry', 'mm_saved_auxv', tag); break;
       case 14: if (tag !== 114) wire.refuseWireType('mm_entry', 'vmas', tag); m.vmas.push(read_vma_entry(r, r.end())); break;
       case 15: if (tag !== 120) wire.refuseWireType('mm_entry', 'dumpable', tag); m.dumpable = r.int32(); break;
       case 16: if (tag !== 130) wire.refuseWireType('mm_entry', 'aios', tag); m.aios.push(read_aio_ring_entry(r, r.end())); break;

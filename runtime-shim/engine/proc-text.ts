@@ -1,7 +1,8 @@
 // Readers of /proc texts as the capture carries them (proc(5)). No I/O.
 
-/** What the kernel has printed; a name in it may be no UTF-8. */
-export const textOf = (bytes: Uint8Array): string => Buffer.prototype.toString.call(bytes, 'utf8', 0, bytes.length);
+/** What the kernel has printed; a name in it may be no UTF-8. A capture's bytes are buffers: a view less for each. */
+export const textOf = (bytes: Uint8Array): string =>
+  (bytes instanceof Buffer ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)).toString('utf8');
 
 /** /proc/PID/stat. Fields are numbered as in proc_pid_stat(5), from 1. */
 export class ProcStat {
