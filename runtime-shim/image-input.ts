@@ -95,8 +95,10 @@ export class ImageInput {
     return parent;
   }
 
+  /** Without directories, which may be those of earlier rounds, and without the link to the parent. */
   list(): string[] {
-    return readdirSync(this.directory);
+    const entries = readdirSync(this.directory, { withFileTypes: true });
+    return entries.filter((entry) => !entry.isDirectory() && entry.name !== kParentName).map(({ name }) => name);
   }
 
   /** undefined: there is no such file. Throws when it is not the file that the manifest describes. */
@@ -105,7 +107,7 @@ export class ImageInput {
     if (bytes === undefined) return undefined;
     const expected = this.#manifest?.files.get(name);
     if (expected?.sha256 !== undefined) {
-      if (!isSame(manifestEntry(bytes), expected)) throw altered(name);
+      if (!isSame(manifestEntry(bytes), expected)) throw altered(name, this.directory);
       this.#verified.add(name);
     }
     return bytes;
@@ -148,7 +150,7 @@ export class ImageInput {
       const same = small
         ? this.read(name) !== undefined
         : isSame(await hashFile(join(this.directory, name), expected), expected);
-      if (!same) throw altered(name);
+      if (!same) throw altered(name, this.directory);
     }
     const prefix = `${kParentName}/`;
     const ofParent = [...leftOut].filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length));
@@ -263,11 +265,11 @@ function notPlain(name: string, path: string): StasisError {
   });
 }
 
-function altered(name: string): StasisError {
+function altered(name: string, directory: string): StasisError {
   return new StasisError({
     code: 'IMAGE_MISMATCH',
     message: `cannot read the images: "${name}" is not the file that was written: its digest differs from the manifest's`,
-    subject: { image: name },
+    subject: { image: name, path: join(directory, name) },
     hint: 'use another copy of the checkpoint',
   });
 }

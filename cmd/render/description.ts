@@ -5,7 +5,7 @@ import { bytesText, table } from './table.js';
 export function renderDescription(description: ImageDescription): string {
   const { processes, memory, files, mounts, namespaces, images } = description;
   const sections = [
-    `checkpoint ${description.digest}: ${processes.length} process(es), ${bytesText(description.pages.bytes)} of memory, ${bytesText(description.totalBytes)} in ${images.length} images`,
+    `checkpoint ${description.digest}: ${processes.length} process(es), ${memoryText(description)}, ${bytesText(description.totalBytes)} in ${images.length} images`,
     section('processes', [
       ['PID', 'PPID', 'UID', 'THREADS', 'STATE', 'SAVED', 'FDS', 'COMMAND'],
       ...processTree(processes),
@@ -31,6 +31,13 @@ export function renderDescription(description: ImageDescription): string {
     ),
   ];
   return sections.filter((text) => text !== '').join('\n\n');
+}
+
+function memoryText({ pages }: ImageDescription): string {
+  const all = `${bytesText(pages.bytes)} of memory`;
+  return pages.ofParentsBytes === 0n
+    ? all
+    : `${all} (${bytesText(pages.ofParentsBytes)} of it left to earlier checkpoints)`;
 }
 
 function section(title: string, rows: readonly (readonly string[])[]): string {

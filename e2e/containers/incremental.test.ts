@@ -77,6 +77,19 @@ describe('incremental checkpoints', () => {
     const container = await start();
     const result = await checkpoint(container, 'images', ['--iterate']);
     assertLittle(result);
+    const images = container.imagesDirectory('images');
+    assert.match((await container.must(['inspect', images])).stdout, /MiB of it left to earlier checkpoints/);
+    const { pages } = JSON.parse((await container.must(['inspect', '--json', images])).stdout) as {
+      readonly pages: { readonly ofParentsBytes: string };
+    };
+    assert.ok(Number(pages.ofParentsBytes) >= kStillPages * 4096, JSON.stringify(pages));
+    assert.match(
+      (await container.must(['verify', images])).stdout,
+      /: sound: .* earlier ones? that it leaves pages to$/m,
+    );
+    const packed = await container.stasis(['pack', '--to', 'criu', '--output', `${images}.tar`, images]);
+    assert.equal(packed.exitCode, 3);
+    assert.match(packed.stderr, /it is an incremental checkpoint, whose memory is in \d+ other director/);
     await container.restore('images');
     await container.expectOk();
   });
@@ -138,6 +151,9 @@ describe('incremental checkpoints', () => {
     const { exitCode, stderr } = await container.stasis(container.restoreArgs(images));
     assert.notEqual(exitCode, 0);
     assert.match(stderr, /"parent\/pages-1.img" is not the file that was written/);
+    const verified = await container.stasis(['verify', images]);
+    assert.equal(verified.exitCode, 6);
+    assert.match(verified.stderr, /where .*\/one\/pages-1.img$/m);
     bytes[middle] = bytes[middle]! ^ 1;
     writeFileSync(pages, bytes);
     await container.restore('two');

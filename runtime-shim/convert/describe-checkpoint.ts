@@ -17,6 +17,8 @@ export interface CheckpointDescription {
   readonly files: number;
   readonly contentBytes: number;
   readonly digests: 'all' | 'images' | 'none';
+  /** Earlier checkpoints that it leaves pages to, whose digests were compared as well. */
+  readonly parents: number;
 }
 
 /** Throws when anything is wrong with it. */
@@ -31,6 +33,7 @@ export async function describeCheckpoint(path: string, onBytes: Progress): Promi
       files: loaded.files.size,
       contentBytes: loaded.contentBytes,
       digests: loaded.digests,
+      parents: loaded.parents,
     };
   }
   const archive = await readArchive(path, { onBytes });
@@ -55,6 +58,7 @@ function describeContents(path: string, form: string, archive: ArchiveContents):
     files: archive.files.size,
     contentBytes: archive.contentBytes,
     digests: archive.verified ? 'all' : archive.files.has(`${member.images}/${kManifestName}`) ? 'images' : 'none',
+    parents: 0,
   };
 }
 

@@ -20,6 +20,8 @@ export interface LoadedCheckpoint {
   readonly files: ReadonlyMap<string, string>;
   readonly digests: 'all' | 'images' | 'none';
   readonly contentBytes: number;
+  /** Earlier checkpoints that this one leaves pages to. */
+  readonly parents: number;
 }
 
 export async function loadCheckpoint(
@@ -45,10 +47,20 @@ export async function loadCheckpoint(
       files: new Map([...archive.files.keys()].map((name) => [name, join(destination, name)])),
       digests: archive.verified ? 'all' : images,
       contentBytes: archive.contentBytes,
+      parents: 0,
     };
   }
   if (existsSync(join(path, 'oci-layout'))) return await loadLayout(path, tag, work, onBytes, maxBytes);
-  return await loadImages(path);
+  const loaded = await loadImages(path);
+  if (loaded.parents > 0) {
+    throw new StasisError({
+      code: 'ARCHIVE_UNSUPPORTED',
+      message: `cannot use ${path}: it is an incremental checkpoint, whose memory is in ${loaded.parents} other director${loaded.parents === 1 ? 'y' : 'ies'} as well`,
+      subject: { path },
+      hint: 'make a whole one, without --parent-path and --iterate',
+    });
+  }
+  return loaded;
 }
 
 async function loadLayout(
@@ -72,26 +84,24 @@ async function loadLayout(
     // The layer as a whole has one.
     digests: 'all',
     contentBytes: archive.contentBytes,
+    parents: 0,
   };
 }
 
-/** A directory of images, whoever made it; links and the like in it are refused. */
+/** A directory of images, whoever made it, with those that it leaves pages to; links and the like in it are refused. */
 export async function loadImages(path: string): Promise<LoadedCheckpoint> {
   const whole = existsSync(join(path, member.images, 'inventory.img'));
   const directory = whole ? join(path, member.images) : path;
   using images = new ImageInput(directory);
+  let parents = 0;
+  for (let at = images.parent(); at !== undefined; at = at.parent()) parents += 1;
   await images.verifyRest();
   const files = new Map<string, string>();
   let contentBytes = 0;
   const add = (name: string, file: string): void => {
     const stat = lstatSync(file);
     if (stat.isDirectory() || /\.log$/.test(name)) return;
-    if (!stat.isFile())
-      throw corrupt(
-        path,
-        `"${name}" is not a plain file`,
-        'an incremental checkpoint cannot be packed: make a full one',
-      );
+    if (!stat.isFile()) throw corrupt(path, `"${name}" is not a plain file`);
     files.set(name, file);
     contentBytes += stat.size;
   };
@@ -111,6 +121,7 @@ export async function loadImages(path: string): Promise<LoadedCheckpoint> {
     files,
     digests: images.digest === '' ? 'none' : 'images',
     contentBytes,
+    parents,
   };
 }
 

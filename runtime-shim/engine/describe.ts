@@ -2,7 +2,8 @@
 // mounts, namespaces, sizes. Rendering is somebody else's business.
 import { fd_types } from '../../oci-spec/images/messages.js';
 import type { ImageModel, ImageTask } from './compile-context.js';
-import { mapFlag, vmaStatus } from './resources/mapping-flags.js';
+import { kPageBytes, mapFlag, vmaStatus } from './resources/mapping-flags.js';
+import { savedPages } from './resources/page-map.js';
 import { taskState } from './resources/task.js';
 
 export interface ImageDescription {
@@ -10,7 +11,12 @@ export interface ImageDescription {
   readonly rootPid: number;
   readonly processes: readonly ProcessDescription[];
   readonly memory: readonly MemoryKind[];
-  readonly pages: { readonly count: bigint; readonly bytes: bigint };
+  readonly pages: {
+    readonly count: bigint;
+    readonly bytes: bigint;
+    /** In the images of earlier checkpoints. */
+    readonly ofParentsBytes: bigint;
+  };
   readonly files: readonly FileDescription[];
   readonly mounts: readonly MountDescription[];
   readonly namespaces: Readonly<Record<string, 'own' | 'shared' | 'unknown'>>;
@@ -58,18 +64,21 @@ export interface MountDescription {
   readonly external: string | undefined;
 }
 
-const kPageBytes = 4096n;
-
 export function describeImages(model: ImageModel): ImageDescription {
   const processes = model.tasks.map((task) => describeTask(model, task));
-  const bytes = processes.reduce((sum, process) => sum + process.savedBytes, 0n);
+  const saved = model.tasks.filter(({ zombie }) => !zombie).map(({ pid }) => savedPages(model.set, pid));
+  const bytes = saved.reduce((sum, task) => sum + task.bytes, 0n);
   const images = [...model.set.list()].sort().map((name) => ({ name, bytes: model.set.sizeBytes(name) ?? 0 }));
   return {
     digest: model.digest,
     rootPid: model.tasks[0]?.pid ?? 0,
     processes,
     memory: describeMemory(model),
-    pages: { count: bytes / kPageBytes, bytes },
+    pages: {
+      count: bytes / kPageBytes,
+      bytes,
+      ofParentsBytes: saved.reduce((sum, task) => sum + task.ofParents, 0n),
+    },
     files: [...model.files.values()].map((file) => ({
       id: file.id,
       kind: nameOf(file.type),
@@ -97,7 +106,6 @@ function describeTask(model: ImageModel, task: ImageTask): ProcessDescription {
   const path = (id: number | undefined): string | undefined =>
     id === undefined ? undefined : model.files.get(id)?.reg?.name;
   const vmas = mm?.vmas ?? [];
-  const [, ...runs] = task.zombie ? [] : model.set.entries('pagemap', task.pid);
   const seccomp = [...task.threads.values()].some((thread) => (thread.thread_core?.seccomp_mode ?? 0) !== 0);
   return {
     pid: task.pid,
@@ -116,10 +124,7 @@ function describeTask(model: ImageModel, task: ImageTask): ProcessDescription {
     descriptors: task.fds.map((entry) => ({ fd: entry.fd, file: entry.id, closeOnExec: (entry.flags & 1) !== 0 })),
     mappings: vmas.length,
     mappedBytes: vmas.reduce((sum, vma) => sum + (vma.end - vma.start), 0n),
-    savedBytes: runs.reduce(
-      (sum, { message }) => sum + (message.nr_pages ?? BigInt(message.compat_nr_pages)) * kPageBytes,
-      0n,
-    ),
+    savedBytes: task.zombie ? 0n : savedPages(model.set, task.pid).bytes,
   };
 }
 

@@ -23,8 +23,10 @@ export const verifyCommand: Command = {
         images: 'every image has its digest; the other members have none',
         none: 'its maker wrote no digests: the form is sound, the content cannot be known to be',
       }[result.digests];
+      const parents = ['', '; so is the earlier one that it leaves pages to'][result.parents];
+      const more = parents ?? `; so are the ${result.parents} earlier ones that it leaves pages to`;
       context.print(
-        `${file}: sound: ${result.form} of a checkpoint of ${JSON.stringify(result.name)}, ${result.files} files, ${bytesText(result.contentBytes)}; ${digests}`,
+        `${file}: sound: ${result.form} of a checkpoint of ${JSON.stringify(result.name)}, ${result.files} files, ${bytesText(result.contentBytes)}; ${digests}${more}`,
       );
     }
     return 0;

@@ -125,6 +125,19 @@ export function parentPages(set: ImageSetReader): ParentPages {
 }
 
 const pageCountOf = (entry: pagemap_entry): bigint => entry.nr_pages ?? BigInt(entry.compat_nr_pages);
+const flagsOf = (entry: pagemap_entry): number =>
+  entry.flags ?? (entry.in_parent === true ? pageFlag.PARENT : pageFlag.PRESENT);
+
+/** How much memory of a process a set of images has, and how much of it is in its parents. */
+export function savedPages(set: ImageSetReader, pid: number): { readonly bytes: bigint; readonly ofParents: bigint } {
+  let [bytes, ofParents] = [0n, 0n];
+  for (const { message } of set.entries('pagemap', pid).slice(1)) {
+    const length = pageCountOf(message) * kPageBytes;
+    bytes += length;
+    if ((flagsOf(message) & (pageFlag.PRESENT | pageFlag.PARENT)) === pageFlag.PARENT) ofParents += length;
+  }
+  return { bytes, ofParents };
+}
 
 // ---- images to plan
 
@@ -183,7 +196,7 @@ class PageMapReader {
     let end = 0n;
     for (const { message: entry } of entries) {
       const pages = pageCountOf(entry);
-      const flags = entry.flags ?? (entry.in_parent === true ? pageFlag.PARENT : pageFlag.PRESENT);
+      const flags = flagsOf(entry);
       const runEnd = entry.vaddr + pages * kPageBytes;
       if (entry.vaddr % kPageBytes !== 0n || entry.vaddr < end || pages === 0n || runEnd > kTaskEnd) {
         this.#ctx.object('IMAGE_CORRUPT', `"${image}" is not in order at 0x${entry.vaddr.toString(16)}`, { image });
