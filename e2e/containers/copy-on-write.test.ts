@@ -14,6 +14,9 @@ interface Result {
   readonly timings: readonly { readonly phase: string; readonly ms: number }[];
 }
 
+/** Nobody else runs as this user: the kernel counts all of its processes. */
+const kLimitedUser = 54_321;
+
 describe('a container that is checkpointed while it writes', () => {
   const bed = useTestBed();
   const target = 'memory_while_written';
@@ -74,6 +77,19 @@ describe('a container that is checkpointed while it writes', () => {
     // Two processes with two threads each.
     const container = await start('plain', (spec) => {
       spec.linux.resources = { ...spec.linux.resources, pids: { limit: 4 } };
+    });
+    const { remarks } = await checkpointLive(container, 'images');
+    assert.match(remarks.join('\n'), /could not be forked \(EAGAIN\)/);
+    await container.must(['delete', '--force', container.id]);
+    await container.restore();
+    await container.expectOk();
+  });
+
+  it('is copied while it stands still if its user may have no more processes', async () => {
+    const container = await startTarget(target, ['limited'], (spec) => {
+      spec.process.user = { uid: kLimitedUser, gid: kLimitedUser };
+      // Who has CAP_SYS_RESOURCE or CAP_SYS_ADMIN is not limited.
+      spec.process.capabilities = { bounding: [], effective: [], inheritable: [], permitted: [], ambient: [] };
     });
     const { remarks } = await checkpointLive(container, 'images');
     assert.match(remarks.join('\n'), /could not be forked \(EAGAIN\)/);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 
 #include "target.h"
 
@@ -87,6 +88,9 @@ int main(int argc, char** argv) {
   static const int advices[] = {0, MADV_DONTFORK, MADV_WIPEONFORK};
   unsigned char* special[3] = {NULL};
   for (int i = 0; with_special && i < 3; i++) special[i] = special_memory(advices[i]);
+
+  // As many as there are: two processes with two threads each.
+  if (argc > 1 && strcmp(argv[1], "limited") == 0) MUST(setrlimit(RLIMIT_NPROC, &(struct rlimit){4, 4}));
 
   wait_for_check();
   finish(&writer, thread);
