@@ -77,7 +77,9 @@ export function refuseUnbuilt(given: Given, options: readonly RuntimeOption[]): 
           ? `namespace ${JSON.stringify(one)} is not supported`
           : option.name === 'log-format'
             ? `invalid log-format: ${one}`
-            : `cannot use --${option.name} ${one}: only ${option.values.join(', ')} is built`,
+            : option.known !== undefined
+              ? `cannot use --${option.name} ${one}: there are ${option.known}`
+              : `cannot use --${option.name} ${one}: only ${option.values.join(', ')} is built`,
       );
     }
   }

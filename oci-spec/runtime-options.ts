@@ -13,6 +13,8 @@ export interface RuntimeOption {
   readonly values?: readonly string[];
   /** It may be given alone, and is "" then: of the words after it, only these are its value. */
   readonly optionalValue?: RegExp;
+  /** What there is, where a list of `values` does not say it. */
+  readonly known?: string;
 }
 
 export const globalOptions: readonly RuntimeOption[] = [
@@ -85,6 +87,7 @@ export const checkpointOptions: readonly RuntimeOption[] = [
       'page files: lz4 or zstd[:LEVEL], written as they are compressed (alone: lz4); with --archive, of the archive: none, gzip or zstd (default: as the name says)',
     values: ['none', 'gzip', 'lz4', 'zstd'],
     optionalValue: /^(none|gzip|lz4|zstd(:\d+)?)$/,
+    known: 'lz4, zstd and zstd:1 to zstd:19 for page files, and none, gzip and zstd with --archive',
   },
   { name: 'lower', type: 'string', describe: 'with --archive: what the root file system was, if it is no overlay' },
   { name: 'image', type: 'string', describe: 'with --archive: name of the image that the container was made from' },

@@ -100,7 +100,9 @@ describe('compressed page files', () => {
     for (const [flag, says] of [
       ['--compress=zstd:20', /cannot use --compress zstd:20: levels are 1 to 19/],
       ['--compress=gzip', /cannot use --compress gzip without --archive: page files are lz4 or zstd/],
-      ['--compress=brotli', /cannot use --compress brotli: only none, gzip, lz4, zstd is built/],
+      ['--compress=brotli', /cannot use --compress brotli: there are lz4, zstd and zstd:1 to zstd:19 for page files/],
+      ['--compress=zstd:fast', /cannot use --compress zstd:fast: there are lz4, zstd and zstd:1 to zstd:19/],
+      ['--compress=lz4:3', /cannot use --compress lz4:3: there are lz4, /],
     ] as const) {
       const refused = await container.stasis(container.checkpointArgs(container.imagesDirectory(), [flag]));
       assert.notEqual(refused.exitCode, 0);

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Container } from '../support/container.js';
+import { OwnTerminal } from '../support/own-terminal.js';
 import { stasisProgram } from '../support/paths.js';
 import { mustRun } from '../support/run.js';
 import { mountDisk, mountSmall } from '../support/small-disk.js';
@@ -74,6 +75,11 @@ describe('page files past the page cache', () => {
       await mustRun('umount', ['-l', place]);
     });
     const images = join(place, 'images');
+    // A person who has not asked for JSON is told as well.
+    const args = ['checkpoint', '--image-path', images, '--leave-running', '--direct-io', container.id];
+    const terminal = new OwnTerminal(stasisProgram, ['--root', container.stateRoot, ...args]);
+    assert.equal(await terminal.ended(), 0, terminal.output());
+    assert.match(terminal.output(), /^note: page files went through the page cache in spite of --direct-io/m);
     const { directIo, remarks } = await checkpoint(container, images, []);
     assert.equal(directIo, false);
     assert.match(remarks.join('\n'), /^page files went through the page cache in spite of --direct-io/m);

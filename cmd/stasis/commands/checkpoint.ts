@@ -58,11 +58,13 @@ export const checkpointCommand: Command = {
         archive: { ...archive, target: { ...archive.target, onProgress: at } },
       });
     });
+    // A person reads along: on a terminal, and wherever archives are written.
+    const isRead = archive !== undefined || process.stderr.isTTY;
     for (const { message } of result.degradations) {
       context.warn(message);
-      // The streams are a person's here, and not the container's.
-      if (archive !== undefined) process.stderr.write(`warning: ${oneLine(message)}\n`);
+      if (isRead) process.stderr.write(`warning: ${oneLine(message)}\n`);
     }
+    for (const remark of result.remarks) if (isRead) process.stderr.write(`note: ${oneLine(remark)}\n`);
     if (flag(given, 'json')) context.print(jsonText(result));
     return 0;
   },
@@ -76,7 +78,7 @@ function incrementalRequest(given: Given): { readonly preDump: boolean; readonly
   if (used !== undefined && text(given, 'archive') !== undefined)
     throw usage(`cannot use ${used} with --archive`, 'an archive holds a whole checkpoint: leave the option out');
   if (iterate && (preDump || parentPath !== undefined))
-    throw usage('cannot use --iterate with --pre-dump or --parent-path: it makes the rounds itself');
+    throw usage('cannot use --iterate with --pre-dump or --parent-path: it makes the rounds itself', 'leave them out');
   return parentPath === undefined ? { preDump } : { preDump, parentPath };
 }
 

@@ -34,12 +34,17 @@ export const restoreCommand: Command = {
     const prepare = flag(given, 'prepare');
     const detach = flag(given, 'detach') || prepare;
     // In the foreground the container becomes our child when the core goes, whatever the caller says.
-    if (prepare && flag(given, 'lazy-pages')) throw usage('cannot use --prepare and --lazy-pages together');
+    if (prepare && flag(given, 'lazy-pages'))
+      throw usage(
+        'cannot use --prepare and --lazy-pages together: a prepared container has all its memory before it is started',
+        'leave one of them out',
+      );
     // A prepared one goes to whoever waits for us.
     if (!prepare && (!detach || !flag(given, 'no-subreaper'))) becomeSubreaper();
     const bundle = path('bundle') ?? context.cwd;
     // Without --detach the streams are the container's.
-    if (flag(given, 'json') && !detach) throw usage('cannot use --json without --detach');
+    if (flag(given, 'json') && !detach)
+      throw usage("cannot use --json without --detach: standard output is the container's then");
     const archive = path('archive');
     if (archive !== undefined && path('image-path') !== undefined)
       throw usage('cannot use --archive and --image-path together');
