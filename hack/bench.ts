@@ -15,7 +15,7 @@ import { tools, type Tool } from './benchmark/measure.js';
 import type { TreeRequest, WorkloadResult } from './benchmark/pairs.js';
 import { measurePodman } from './benchmark/podman.js';
 import { htmlPage, type Machine } from './benchmark/report-html.js';
-import { failuresOf, rowsOf, textRows, type Measured } from './benchmark/report.js';
+import { curveRows, curvesOf, failuresOf, rowsOf, textRows, type Measured } from './benchmark/report.js';
 import { renderTable } from './benchmark/table.js';
 import { workloads, type Workload } from './benchmark/workloads.js';
 
@@ -25,7 +25,8 @@ const kMaximalMinutes = 20; // of one workload
 
 interface Options {
   readonly pairs: number;
-  readonly images: readonly ('tmpfs' | 'disk')[];
+  /** undefined: on tmpfs, and some on the disk as well. */
+  readonly images: readonly ('tmpfs' | 'disk')[] | undefined;
   readonly chosen: readonly Workload[];
 }
 
@@ -33,7 +34,7 @@ function parse(words: readonly string[]): Options {
   const queue = [...words];
   const names: string[] = [];
   let pairs = 5;
-  let images: Options['images'] = ['tmpfs'];
+  let images: Options['images'];
   let quick = false;
   for (let word = queue.shift(); word !== undefined; word = queue.shift()) {
     if (word === '--quick') quick = true;
@@ -50,16 +51,30 @@ function parse(words: readonly string[]): Options {
       (names.length === 0 || names.some((name) => workload.name.startsWith(name))),
   );
   if (chosen.length === 0) throw new Error('no workload has such a name; --list prints them');
-  return { pairs, images, chosen };
+  return { pairs, images: images ?? (quick ? ['tmpfs'] : undefined), chosen };
 }
 
-function placesOf(word: string): Options['images'] {
+function placesOf(word: string): readonly ('tmpfs' | 'disk')[] {
   if (word === 'tmpfs' || word === 'disk') return [word];
   if (word === 'both') return ['tmpfs', 'disk'];
   throw new Error('--images wants tmpfs, disk or both');
 }
 
+const help = `hack/bench [options] [WORKLOAD...]
+
+Measures stasis next to CRIU and runc, in one run, alternating. Prints tables; writes
+build/bench/results.json and results.html. A workload may be named by its beginning.
+
+  --list                     names of the workloads
+  --quick                    some of them, three pairs each: three minutes, 4 GiB of memory
+  --pairs N                  how often each is measured, after a warm-up (default: 5)
+  --images tmpfs|disk|both   where images are (default: tmpfs, and for some the disk as well)`;
+
 async function main(words: readonly string[]): Promise<void> {
+  if (words.includes('--help') || words.includes('-h')) {
+    console.log(help);
+    return;
+  }
   if (words.includes('--list')) {
     for (const { name, quick } of workloads) console.log(`${name}${quick === true ? '   (--quick)' : ''}`);
     return;
@@ -72,7 +87,7 @@ async function main(words: readonly string[]): Promise<void> {
   const machine = await describeMachine(words);
   const all: (Measured & { limits: Limits })[] = [];
   for (const workload of options.chosen) {
-    for (const images of options.images) {
+    for (const images of options.images ?? (workload.onDisk === true ? ['tmpfs', 'disk'] : ['tmpfs'])) {
       const { result, limits } = await measure(workload, images, options.pairs);
       const measured = { workload, images, result, limits };
       all.push(measured);
@@ -81,10 +96,12 @@ async function main(words: readonly string[]): Promise<void> {
       if (bounds.length > 0) console.log(`\n${renderTable([[limitTitle, '', ''], ...bounds])}`);
       for (const failure of failuresOf(measured)) console.log(failure);
       // Each time: a run of all takes an hour, and may be cut short.
-      write('results.json', JSON.stringify({ machine, pairs: options.pairs, results: all }, undefined, 1));
+      const results = all.map((one) => ({ ...one, rows: rowsOf(one) }));
+      write('results.json', JSON.stringify({ machine, pairs: options.pairs, results }, undefined, 1));
       write('results.html', htmlPage(all, machine));
     }
   }
+  for (const curve of curvesOf(all)) console.log(`\n${renderTable(curveRows(curve))}`);
   const goals = all.flatMap((measured) => rowsOf(measured).flatMap((row) => row.goals));
   const met = goals.filter((goal) => goal.met === true).length;
   console.log(

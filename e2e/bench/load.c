@@ -24,7 +24,7 @@ enum { kPage = 4096 };
 struct state {
   uint64_t ready;       // 1 when everything is set up
   uint64_t ticks;       // how often it has ticked
-  uint64_t last_ns;     // when, CLOCK_MONOTONIC
+  uint64_t last_ns;     // when, CLOCK_REALTIME
   uint64_t gap_ns;      // longest time between two ticks since `reset`
   uint64_t gap_end_ns;  // when it ended
   uint64_t reset;       // set to 1 from outside
@@ -34,9 +34,11 @@ struct state {
 
 static volatile struct state* state;
 
+// The one clock that is the same in every time namespace: CRIU restores into one of its own, in which the others go on
+// from where they stood at the checkpoint.
 static uint64_t now_ns(void) {
   struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(CLOCK_REALTIME, &now);
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
@@ -209,7 +211,8 @@ int main(int argc, char** argv) {
       state->reset = 0;
       state->gap_ns = 0;
     }
-    if (now - last > state->gap_ns) {
+    // The clock may be set back.
+    if (now > last && now - last > state->gap_ns) {
       state->gap_ns = now - last;
       state->gap_end_ns = now;
     }

@@ -1,6 +1,6 @@
 // Measures one workload on containers of runc's: `stasis checkpoint` and
 // `restore` against `runc checkpoint` and `restore` with CRIU.
-import { copyFileSync, rmSync } from 'node:fs';
+import { copyFileSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { removeCgroups } from '../../e2e/support/cgroups.js';
 import { Container } from '../../e2e/support/container.js';
@@ -9,6 +9,7 @@ import { peers } from '../../e2e/support/peers.js';
 import { clientOf, redisConfiguration, writeRedisLoad } from '../../e2e/support/redis.js';
 import { cgroupParent } from '../../e2e/support/run-identity.js';
 import { mustRun } from '../../e2e/support/run.js';
+import { waitFor } from '../../e2e/support/wait.js';
 import { untilReady, type Subject, type Tool } from './measure.js';
 import { measurePairs, type TreeRequest, type WorkloadResult } from './pairs.js';
 import { StateFile } from './state-file.js';
@@ -49,11 +50,23 @@ async function startContainer(workload: Workload, directory: string): Promise<Su
       const args = ['restore', '--detach', '--bundle', container.bundle, '--image-path', images, '--work-path', work];
       return (await container.mustRunDetached([...args, ...flags, container.id], programOf(tool), env)).elapsedMs;
     },
+    engineStartNs: async () => await engineStart(container.outputFile),
     destroy: async () => {
       await container.destroy();
       rmSync(container.bundle, { recursive: true, force: true });
+      rmSync(container.outputFile, { force: true });
     },
   };
+}
+
+/** Of what `restore --json` wrote: with --detach its output is the container's, behind a pipe. */
+async function engineStart(outputFile: string): Promise<bigint> {
+  return await waitFor('the timings of the restore', () => {
+    const json = /^\{\n[^]*?^\}$/m.exec(readFileSync(outputFile, 'utf8'))?.[0];
+    if (json === undefined) return undefined;
+    const { timings } = JSON.parse(json) as { timings: { phase: string; startNs: string }[] };
+    return BigInt(timings.find(({ phase }) => phase === 'prepare')?.startNs ?? 0);
+  });
 }
 
 async function startLoad(workload: Workload, directory: string): Promise<Container> {

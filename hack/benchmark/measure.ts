@@ -4,7 +4,7 @@ import { basename, join } from 'node:path';
 import { waitFor } from '../../e2e/support/wait.js';
 import { ExtraMemory } from './extra-memory.js';
 import { sizeOf, readCheckpointStats, readRestoreStats } from './image-stats.js';
-import type { StateFile } from './state-file.js';
+import { wallNs, type StateFile } from './state-file.js';
 import type { Metric, Workload } from './workloads.js';
 
 export const tools = ['stasis', 'criu', 'criu without its cache'] as const;
@@ -20,6 +20,8 @@ export interface Subject {
   /** Milliseconds in all. `images` is empty, `work` too. */
   checkpoint(tool: Tool, images: string, work: string, live: boolean, flags: readonly string[]): Promise<number>;
   restore(tool: Tool, images: string, work: string, flags: readonly string[]): Promise<number>;
+  /** When the engine began a restore that was asked for its timings; CLOCK_MONOTONIC. */
+  engineStartNs?(): Promise<bigint>;
   destroy(): Promise<void>;
 }
 
@@ -55,7 +57,7 @@ export async function takeSample(
     } finally {
       sample.extraBytes = extra.stop();
     }
-    await subject.state?.tickAfter(process.hrtime.bigint());
+    await subject.state?.tickAfter(wallNs());
     const frozenMs = subject.stats === false ? undefined : readCheckpointStats(live.work).frozenMs;
     if (frozenMs !== undefined) sample.frozenMs = frozenMs;
     if (subject.state) sample.gapMs = subject.state.read().gapMs;
@@ -64,10 +66,18 @@ export async function takeSample(
     const lastOptions = await prepare('last');
     sample.checkpointMs = await subject.checkpoint(tool, last.images, last.work, false, lastOptions);
     if (subject.stats !== false) sample.imageBytes = sizeOf(last.images);
-    const from = process.hrtime.bigint();
+    const from = wallNs();
     sample.restoreMs = await subject.restore(tool, last.images, last.work, ours?.restore ?? []);
     if (subject.stats !== false) sample.engineMs = readRestoreStats(last.work).engineMs;
-    if (subject.state) sample.firstTickMs = (await subject.state.tickAfter(from)) / 1e6;
+    if (subject.state) {
+      const tickNs = await subject.state.tickAfter(from);
+      sample.firstTickMs = tickNs / 1e6;
+      const asked = ours?.restore?.includes('--json') === true;
+      const engineNs = asked ? await subject.engineStartNs?.() : undefined;
+      // From one clock to the other, at this moment.
+      if (engineNs !== undefined)
+        sample.engineTickMs = Number(from + BigInt(tickNs) - wallNs() - engineNs + process.hrtime.bigint()) / 1e6;
+    }
   } finally {
     await subject.destroy();
   }

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { repository } from '../../e2e/support/paths.js';
 import { limitCells, limitRows, limitTitle, type Limits } from './limits.js';
-import { failuresOf, goalText, rowsOf, spreadText, type Measured } from './report.js';
+import { curvesOf, failuresOf, goalText, rowsOf, spreadText, type Measured } from './report.js';
 import { tools } from './measure.js';
 import { metrics, type Metric } from './workloads.js';
 
@@ -17,7 +17,10 @@ export interface Machine {
   readonly versions: Readonly<Record<string, string>>;
 }
 
-const charted: readonly Metric[] = ['frozenMs', 'gapMs', 'engineMs', 'checkpointMs', 'restoreMs', 'firstTickMs'];
+const charted: readonly Metric[] = [
+  ...(['frozenMs', 'gapMs', 'engineMs', 'liveMs', 'checkpointMs', 'restoreMs', 'firstTickMs', 'engineTickMs'] as const),
+  ...(['extraBytes', 'imageBytes'] as const),
+];
 
 export function htmlPage(all: readonly (Measured & { readonly limits: Limits })[], machine: Machine): string {
   const library = readFileSync(join(repository, 'node_modules/chart.js/dist/chart.umd.min.js'), 'utf8');
@@ -43,7 +46,7 @@ ${escaped(machine.memory)}. ${escaped(
       .join('; '),
   )}.<br>
 Made by <code>${escaped(machine.command)}</code>: both tools alternate, after a warm-up; medians with quartiles.</p>
-<p class="note">Milliseconds, logarithmic: shorter is better, and every grid line is ten times the one before.</p>
+<p class="note">All scales are logarithmic, and each begins where its values do: compare the numbers, not the lengths. Less is better.</p>
 <div id="bars"></div>
 <div id="curves"></div>
 <h2>All numbers</h2>
@@ -59,7 +62,12 @@ ${all.map(limitTableRows).join('\n')}
 <script>
 const data = ${data};
 const colours = { 'stasis': '#1f6feb', 'criu': '#b0b7c3', 'criu without its cache': '#d8dce3' };
-const log = { type: 'logarithmic', title: { display: true, text: 'ms' } };
+const isRound = (value) => [1, 2, 5].includes(Number((value / 10 ** Math.floor(Math.log10(value))).toPrecision(3)));
+const log = (unit) => ({
+  type: 'logarithmic',
+  title: { display: true, text: unit },
+  ticks: { callback: (value) => (isRound(value) ? value.toLocaleString('en') : '') },
+});
 Chart.defaults.animation = false;
 function add(place, title, height, config) {
   const heading = document.createElement('h2');
@@ -79,7 +87,7 @@ for (const chart of data.bars) {
       labels: chart.labels,
       datasets: chart.tools.map(({ tool, medians }) => ({ label: tool, data: medians, backgroundColor: colours[tool] })),
     },
-    options: { indexAxis: 'y', scales: { x: log } },
+    options: { indexAxis: 'y', scales: { x: log(chart.unit) } },
   });
 }
 for (const curve of data.curves) {
@@ -88,7 +96,7 @@ for (const curve of data.curves) {
     data: { datasets: curve.lines.map(({ label, tool, points, dashed }) => ({
       label, data: points, borderColor: colours[tool], backgroundColor: colours[tool], borderDash: dashed ? [6, 4] : [],
     })) },
-    options: { scales: { x: { type: 'logarithmic', title: { display: true, text: curve.unit } }, y: log } },
+    options: { scales: { x: log(curve.unit), y: log('ms') } },
   });
 }
 </script>
@@ -104,11 +112,16 @@ function bars(all: readonly Measured[]): unknown[] {
   return charted.flatMap((metric) => {
     const shown = all.filter((measured) => rowsOf(measured).some((row) => row.metric === metric));
     if (shown.length === 0) return [];
+    const inMebibytes = metric.endsWith('Bytes');
     const medians = (tool: (typeof tools)[number]): (number | null)[] =>
-      shown.map((measured) => rowsOf(measured).find((row) => row.metric === metric)?.values[tool]?.median ?? null);
+      shown.map((measured) => {
+        const median = rowsOf(measured).find((row) => row.metric === metric)?.values[tool]?.median;
+        return median === undefined ? null : inMebibytes ? median / 1024 / 1024 : median;
+      });
     return [
       {
         title: metrics[metric],
+        unit: inMebibytes ? 'MiB' : 'ms',
         labels: shown.map(label),
         tools: tools
           .map((tool) => ({ tool, medians: medians(tool) }))
@@ -119,40 +132,37 @@ function bars(all: readonly Measured[]): unknown[] {
 }
 
 function curves(all: readonly Measured[]): unknown[] {
-  const onTmpfs = all.filter(({ images }) => images === 'tmpfs');
-  const names = [...new Set(onTmpfs.flatMap(({ workload }) => workload.curve?.name ?? []))];
-  return names.map((name) => ({
+  const found = curvesOf(all);
+  return [...new Set(found.map(({ name }) => name))].map((name) => ({
     title: `${metrics.frozenMs}, and ${metrics.engineMs} (dashed), by number of ${name}`,
     unit: name,
-    lines: (['frozenMs', 'engineMs'] as const).flatMap((metric) =>
-      (['stasis', 'criu'] as const).map((tool) => ({
-        label: `${tool}: ${metric === 'frozenMs' ? 'frozen' : 'restore'}`,
-        tool,
-        dashed: metric === 'engineMs',
-        points: onTmpfs
-          .filter(({ workload }) => workload.curve?.name === name)
-          .sort((one, other) => (one.workload.curve?.at ?? 0) - (other.workload.curve?.at ?? 0))
-          .flatMap((measured) => {
-            const y = rowsOf(measured).find((row) => row.metric === metric)?.values[tool]?.median;
-            return y === undefined ? [] : [{ x: measured.workload.curve?.at, y }];
+    lines: found
+      .filter((curve) => curve.name === name)
+      .flatMap(({ metric, points }) =>
+        (['stasis', 'criu'] as const).map((tool) => ({
+          label: `${tool}: ${metric === 'frozenMs' ? 'frozen' : 'restore'}`,
+          tool,
+          dashed: metric === 'engineMs',
+          points: points.flatMap(({ at, values }) => {
+            const y = values[tool]?.median;
+            return y === undefined ? [] : [{ x: at, y }];
           }),
-      })),
-    ),
+        })),
+      ),
   }));
 }
 
 function tableRows(measured: Measured): string {
-  const present = tools.filter((tool) => measured.result[tool] !== undefined);
-  const head = `<tr class="workload"><th>${escaped(label(measured))}</th>${present.map((tool) => `<th>${escaped(tool)}</th>`).join('')}<th>ratio</th><th>wanted</th></tr>`;
+  const head = `<tr class="workload"><th>${escaped(label(measured))}</th>${tools.map((tool) => `<th>${escaped(tool)}</th>`).join('')}<th>ratio</th><th>wanted</th></tr>`;
   const rows = rowsOf(measured).map((row) => {
     const goals = row.goals.map(
       ({ goal, met }) =>
         `<span class="${met === true ? 'met' : 'missed'}">${escaped(goalText(goal))}: ${met === true ? 'met' : met === false ? 'not met' : 'not known'}</span>`,
     );
-    return `<tr><td>${metrics[row.metric]}</td>${present.map((tool) => `<td>${spreadText(row.metric, row.values[tool])}</td>`).join('')}<td>${row.ratio?.toFixed(2) ?? ''}</td><td>${goals.join('<br>')}</td></tr>`;
+    return `<tr><td>${metrics[row.metric]}</td>${tools.map((tool) => `<td>${measured.result[tool] === undefined ? '' : spreadText(row.metric, row.values[tool])}</td>`).join('')}<td>${row.ratio?.toFixed(2) ?? ''}</td><td>${goals.join('<br>')}</td></tr>`;
   });
   const failures = failuresOf(measured).map(
-    (failure) => `<tr><td class="failed" colspan="${present.length + 3}">${escaped(failure.trim())}</td></tr>`,
+    (failure) => `<tr><td class="failed" colspan="${tools.length + 3}">${escaped(failure.trim())}</td></tr>`,
   );
   return [head, ...rows, ...failures].join('\n');
 }

@@ -86,3 +86,47 @@ export function failuresOf({ result }: Measured): string[] {
     return found !== undefined && 'failure' in found ? [`  ${tool} failed: ${found.failure}`] : [];
   });
 }
+
+export interface CurvePoint {
+  readonly at: number;
+  readonly values: Partial<Record<Tool, Spread>>;
+}
+
+export interface Curve {
+  /** What there is more and more of. */
+  readonly name: string;
+  readonly metric: Metric;
+  /** By number. */
+  readonly points: readonly CurvePoint[];
+}
+
+/** How what a checkpoint and a restore take grows, where more than one size was measured. */
+export function curvesOf(all: readonly Measured[]): Curve[] {
+  const onTmpfs = all.filter(({ images }) => images === 'tmpfs');
+  const names = [...new Set(onTmpfs.flatMap(({ workload }) => workload.curve?.name ?? []))];
+  return names.flatMap((name) =>
+    (['frozenMs', 'engineMs'] as const).flatMap((metric) => {
+      const points = onTmpfs.flatMap((measured) => {
+        const { curve } = measured.workload;
+        const row = rowsOf(measured).find((one) => one.metric === metric);
+        return curve?.name === name && row !== undefined ? [{ at: curve.at, values: row.values }] : [];
+      });
+      return points.length < 2 ? [] : [{ name, metric, points: points.sort((one, other) => one.at - other.at) }];
+    }),
+  );
+}
+
+/** Lines for the terminal: a cost that grows with the number has the same quotient everywhere, but for what is there from the start. */
+export function curveRows({ name, metric, points }: Curve): string[][] {
+  const shown = ['stasis', 'criu'] as const;
+  return [
+    [`${metrics[metric]}, by number of ${name}`, ...shown.flatMap((tool) => [tool, 'each'])],
+    ...points.map(({ at, values }) => [
+      `  ${at}`,
+      ...shown.flatMap((tool) => {
+        const median = values[tool]?.median;
+        return median === undefined ? ['-', '-'] : [milliseconds(median), `${((median / at) * 1000).toFixed(1)} us`];
+      }),
+    ]),
+  ];
+}

@@ -12,6 +12,11 @@ export interface State {
 
 const kResetOffset = 40;
 
+/** Nanoseconds since 1970, as the load has them; to a microsecond. */
+export function wallNs(): bigint {
+  return BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n;
+}
+
 export class StateFile {
   constructor(readonly path: string) {}
 
@@ -38,10 +43,10 @@ export class StateFile {
     one.writeBigUInt64LE(1n);
     writeSync(file, one, 0, 8, kResetOffset);
     closeSync(file);
-    await this.tickAfter(process.hrtime.bigint());
+    await this.tickAfter(wallNs());
   }
 
-  /** Nanoseconds from that moment to the first tick after it, as the program saw it. */
+  /** Nanoseconds from that moment (wallNs) to the first tick after it, as the program saw it. */
   async tickAfter(from: bigint): Promise<number> {
     const state = await waitFor(
       'the load to tick',

@@ -2,7 +2,7 @@
 // a pid namespace whose first process reaps, so that restored trees find their
 // pids free. Arguments: a JSON request; prints a JSON result as its last line.
 import { spawn } from 'node:child_process';
-import { mkdirSync, openSync, closeSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildDirectory, targetDirectory } from '../../e2e/support/paths.js';
 import { peers } from '../../e2e/support/peers.js';
@@ -52,7 +52,7 @@ async function startTree(workload: Workload, directory: string): Promise<Subject
       timeoutMs: workload.timeoutMs ?? 120_000,
       env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
     });
-    if (result.exitCode !== 0) throw new Error(describeFailure(result));
+    if (result.exitCode !== 0) throw new Error(describeFailure(result) + reasonIn(join(work, `${action}.log`)));
     return result.elapsedMs;
   };
   return {
@@ -70,6 +70,13 @@ async function startTree(workload: Workload, directory: string): Promise<Subject
       await waitFor('the tree to go', () => (groupExists(pid) ? undefined : true), { timeoutMs: 30_000 });
     },
   };
+}
+
+/** Of CRIU, which says it in its log only. */
+function reasonIn(log: string): string {
+  const lines = existsSync(log) ? readFileSync(log, 'utf8').split('\n') : [];
+  const reason = lines.find((line) => line.includes('Error'));
+  return reason === undefined ? '' : `: ${reason.trim()}`;
 }
 
 function groupExists(group: number): boolean {
