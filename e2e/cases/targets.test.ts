@@ -18,6 +18,7 @@ const cases: readonly Case[] = [
   { what: 'locks of files', target: 'file_locks' },
   { what: 'event counters', target: 'eventfd' },
   { what: 'epoll registrations', target: 'epoll' },
+  { what: 'inotify instances with their watches', target: 'inotify' },
   { what: 'unix socket pairs with queued data', target: 'unix_socketpair' },
   { what: 'listening TCP sockets', target: 'tcp_listen' },
   { what: 'TCP connections between its own sockets', target: 'tcp_loopback' },

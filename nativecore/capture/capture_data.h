@@ -205,6 +205,12 @@ struct CapturedTerminal {
   int32_t session = 0, foreground_group = 0, pty_number = -1;
 };
 
+// What an inotify watch is on, where it was found; without a path it has no name any more.
+struct CapturedWatchedFile {
+  int32_t watch = 0;
+  CapturedPath path;
+};
+
 struct CapturedOpenFile {
   int32_t host_pid = 0;
   int32_t fd = 0;
@@ -216,6 +222,8 @@ struct CapturedOpenFile {
   std::vector<uint32_t> owner_uids;
   CapturedSocket socket;
   CapturedTerminal terminal;
+  std::vector<CapturedWatchedFile> watched_files;
+  uint32_t unread_bytes = 0;  // of inotify
 };
 
 struct CapturedPipe {

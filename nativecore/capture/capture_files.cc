@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <linux/magic.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -107,6 +108,7 @@ void FilesCapture::open_before_freeze(const std::vector<ProcDir>& tree, size_t d
     total += tables.emplace_back(proc.numbers("fdinfo")).size();
     in_use += 1 + proc.kept_open();
   }
+  watched_paths_.find_before_freeze(tree, tables);
   const size_t reserved = kReservedDescriptors + in_use;
   const size_t room = descriptor_limit > reserved ? descriptor_limit - reserved : 0;
   size_t left = room > total ? std::min(total, room - total) : 0;
@@ -239,6 +241,8 @@ void FilesCapture::Descriptor::ask_copy(const ProcDir& proc) {
       break;
     case S_IFSOCK: capture_socket(file, fd, proc); break;
     case S_IFCHR: capture_terminal(file, fd); break;
+    // Objects without a type. Of what is no inotify nobody asks for the answer.
+    case 0: (void)sys::try_ioctl(fd, FIONREAD, &file.unread_bytes); break;
     default: break;
   }
 }
@@ -322,6 +326,7 @@ void FilesCapture::find_names(CaptureContext& context) {
     unnamed.copy.reset();
   });
   unnamed_.clear();
+  watched_paths_.find(context);
 }
 
 }  // namespace stasis

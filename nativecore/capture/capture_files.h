@@ -20,6 +20,7 @@
 #include "base/unique_fd.h"
 #include "capture/capture_context.h"
 #include "capture/path_facts.h"
+#include "capture/watched_paths.h"
 
 namespace stasis {
 
@@ -46,6 +47,7 @@ class FilesCapture {
     UniqueFd copy;  // none where there was no room for one: then the link is known
   };
   std::vector<Unnamed> unnamed_;
+  WatchedPaths watched_paths_;
   std::vector<std::unique_ptr<PathChecker>> path_checkers_;  // by task; their roots are opened inside the window
 };
 

@@ -249,6 +249,12 @@ void put_open_file(Writer& message, uint32_t field, const CapturedOpenFile& file
     put_signed(terminal, 4, file.terminal.foreground_group);
     put_signed(terminal, 5, file.terminal.pty_number);
   }
+  for (const CapturedWatchedFile& watched : file.watched_files) {
+    Writer record(entry, 20);
+    put_signed(record, 1, watched.watch);
+    put_path(record, 2, watched.path);
+  }
+  put(entry, 21, file.unread_bytes);
 }
 
 void put_mount_namespace(Writer& message, uint32_t field, const CapturedMountNamespace& mounts) {

@@ -31,11 +31,12 @@ CapturedStatx to_captured(const struct statx& stat) {
 }
 
 CapturedStatx stat_of(int directory, const char* name, bool follow) {
-  const sys::Try<struct statx> stat = sys::try_statx(directory, name, follow ? 0 : AT_SYMLINK_NOFOLLOW);
+  const int flags = (follow ? 0 : AT_SYMLINK_NOFOLLOW) | (*name == 0 ? AT_EMPTY_PATH : 0);
+  const sys::Try<struct statx> stat = sys::try_statx(directory, name, flags);
   return stat.ok() ? to_captured(stat.value) : CapturedStatx{};
 }
 
-PathChecker::PathChecker(const ProcDir& proc, PathMemo& memo, uint64_t mount_namespace) : proc_(proc), memo_(memo) {
+UniqueFd open_namespace_root(const ProcDir& proc) {
   // The kernel prints paths as seen from the root of the mount namespace, not from that of a task after chroot(2):
   // as many steps up as its root lies deep lead there (our own root, where ".." ends, is in another namespace or
   // above).
@@ -44,9 +45,12 @@ PathChecker::PathChecker(const ProcDir& proc, PathMemo& memo, uint64_t mount_nam
   if (own_root.ok() && own_root.value.size() > 1)
     for (const char letter : own_root.value)
       if (letter == '/') path += "/..";
-  sys::Try<UniqueFd> root = sys::try_openat(proc.borrow(), path.c_str(), O_PATH | O_DIRECTORY);
-  if (!root.ok()) return;
-  root_ = std::move(root.value);
+  return std::move(sys::try_openat(proc.borrow(), path.c_str(), O_PATH | O_DIRECTORY).value);
+}
+
+PathChecker::PathChecker(const ProcDir& proc, PathMemo& memo, uint64_t mount_namespace)
+    : proc_(proc), memo_(memo), root_(open_namespace_root(proc)) {
+  if (!root_.valid()) return;
   const sys::Try<struct statx> found = sys::try_statx(root_.borrow(), "", AT_EMPTY_PATH);
   if (!found.ok()) return;
   const CapturedStatx stat = to_captured(found.value);

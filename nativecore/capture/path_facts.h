@@ -15,9 +15,12 @@
 
 namespace stasis {
 
-// statx(2) of `name` below /proc/PID, following the link.
+// statx(2) of `name` below /proc/PID, following the link; of the descriptor itself if there is no name.
 CapturedStatx stat_of(int directory, const char* name, bool follow = true);
 CapturedStatx to_captured(const struct statx& stat);
+
+// Root of the task's mount namespace, whatever root it has itself; invalid if the task has gone.
+UniqueFd open_namespace_root(const ProcDir& proc);
 
 // What was found out about paths, for tasks that see the same ones: a hundred
 // processes of one program name its libraries a hundred times. For several threads.

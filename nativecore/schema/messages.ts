@@ -237,6 +237,13 @@ export interface OpenFile {
   ownerUids: number[];
   socket?: Socket | undefined;
   terminal?: Terminal | undefined;
+  watchedFiles: WatchedFile[];
+  unreadBytes: number;
+}
+
+export interface WatchedFile {
+  watch: number;
+  path?: PathReference | undefined;
 }
 
 export interface Pipe {
@@ -707,6 +714,7 @@ export interface Messages {
   'stasis.capture.PosixTimer': PosixTimer;
   'stasis.capture.FdEntry': FdEntry;
   'stasis.capture.OpenFile': OpenFile;
+  'stasis.capture.WatchedFile': WatchedFile;
   'stasis.capture.Pipe': Pipe;
   'stasis.capture.Socket': Socket;
   'stasis.capture.TcpConnection': TcpConnection;
@@ -1350,10 +1358,12 @@ function write_stasis_capture_OpenFile(w: MessageWriter, m: PartialMessage<OpenF
   if (m.ownerUids != null && m.ownerUids.length > 0) { const at = w.begin(82); for (let i = 0; i < m.ownerUids.length; i += 1) w.packedNumber(m.ownerUids[i]!); w.end(at); }
   if (m.socket != null) { const at = w.begin(90); write_stasis_capture_Socket(w, m.socket); w.end(at); }
   if (m.terminal != null) { const at = w.begin(98); write_stasis_capture_Terminal(w, m.terminal); w.end(at); }
+  if (m.watchedFiles != null) for (let i = 0; i < m.watchedFiles.length; i += 1) { const at = w.begin(162); write_stasis_capture_WatchedFile(w, m.watchedFiles[i]!); w.end(at); }
+  if (m.unreadBytes) w.uint32(168, m.unreadBytes);
 }
 
 function read_stasis_capture_OpenFile(r: MessageReader, end: number): OpenFile {
-  const m = { hostPid: 0, fd: 0, link: wire.kNoBytes, fdinfo: wire.kNoBytes, pathMatches: false, statusFlags: 0, signal: 0, owner: wire.kNoBytes, ownerUids: [] } as OpenFile;
+  const m = { hostPid: 0, fd: 0, link: wire.kNoBytes, fdinfo: wire.kNoBytes, pathMatches: false, statusFlags: 0, signal: 0, owner: wire.kNoBytes, ownerUids: [], watchedFiles: [], unreadBytes: 0 } as OpenFile;
   while (r.pos < end) {
     const tag = r.tag();
     switch (tag >>> 3) {
@@ -1369,10 +1379,31 @@ function read_stasis_capture_OpenFile(r: MessageReader, end: number): OpenFile {
       case 10: if (tag === 80) r.uint32s(tag, m.ownerUids); else if (tag === 82) { const all = r.end(); while (r.pos < all) m.ownerUids.push(r.uint32()); if (r.pos !== all) wire.refuseEnd('stasis.capture.OpenFile'); } else wire.refuseWireType('stasis.capture.OpenFile', 'ownerUids', tag); break;
       case 11: if (tag !== 90) wire.refuseWireType('stasis.capture.OpenFile', 'socket', tag); m.socket = read_stasis_capture_Socket(r, r.end()); break;
       case 12: if (tag !== 98) wire.refuseWireType('stasis.capture.OpenFile', 'terminal', tag); m.terminal = read_stasis_capture_Terminal(r, r.end()); break;
+      case 20: if (tag !== 162) wire.refuseWireType('stasis.capture.OpenFile', 'watchedFiles', tag); m.watchedFiles.push(read_stasis_capture_WatchedFile(r, r.end())); break;
+      case 21: if (tag !== 168) wire.refuseWireType('stasis.capture.OpenFile', 'unreadBytes', tag); m.unreadBytes = r.uint32(); break;
       default: r.skip(tag);
     }
   }
   if (r.pos !== end) wire.refuseEnd('stasis.capture.OpenFile');
+  return m;
+}
+
+function write_stasis_capture_WatchedFile(w: MessageWriter, m: PartialMessage<WatchedFile>): void {
+  if (m.watch) w.int32(8, m.watch);
+  if (m.path != null) { const at = w.begin(18); write_stasis_capture_PathReference(w, m.path); w.end(at); }
+}
+
+function read_stasis_capture_WatchedFile(r: MessageReader, end: number): WatchedFile {
+  const m = { watch: 0 } as WatchedFile;
+  while (r.pos < end) {
+    const tag = r.tag();
+    switch (tag >>> 3) {
+      case 1: if (tag !== 8) wire.refuseWireType('stasis.capture.WatchedFile', 'watch', tag); m.watch = r.int32(); break;
+      case 2: if (tag !== 18) wire.refuseWireType('stasis.capture.WatchedFile', 'path', tag); m.path = read_stasis_capture_PathReference(r, r.end()); break;
+      default: r.skip(tag);
+    }
+  }
+  if (r.pos !== end) wire.refuseEnd('stasis.capture.WatchedFile');
   return m;
 }
 
@@ -2708,6 +2739,7 @@ export const messageCodes: MessageCodes<Messages> = {
   'stasis.capture.PosixTimer': [write_stasis_capture_PosixTimer, read_stasis_capture_PosixTimer],
   'stasis.capture.FdEntry': [write_stasis_capture_FdEntry, read_stasis_capture_FdEntry],
   'stasis.capture.OpenFile': [write_stasis_capture_OpenFile, read_stasis_capture_OpenFile],
+  'stasis.capture.WatchedFile': [write_stasis_capture_WatchedFile, read_stasis_capture_WatchedFile],
   'stasis.capture.Pipe': [write_stasis_capture_Pipe, read_stasis_capture_Pipe],
   'stasis.capture.Socket': [write_stasis_capture_Socket, read_stasis_capture_Socket],
   'stasis.capture.TcpConnection': [write_stasis_capture_TcpConnection, read_stasis_capture_TcpConnection],

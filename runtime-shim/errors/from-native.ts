@@ -33,6 +33,7 @@ const EDQUOT = 122;
 const ENOENT = 2;
 const EAGAIN = 11;
 const EEXIST = 17;
+const EMFILE = 24;
 const EADDRNOTAVAIL = 99;
 
 /** `goal`: what failed as a whole, "checkpoint container \"web\"". `describeStep`: the printed line of a plan step. */
@@ -77,6 +78,8 @@ function defaultStep(position: NonNullable<NativeFailure['position']>): string {
 }
 
 function codeOf(failure: NativeFailure): ErrorCode {
+  // inotify_add_watch(2): no space means a limit of the user's.
+  if (failure.call === 'inotify_add_watch') return 'CORE_FAILED';
   if (failure.errorNumber === ENOSPC || failure.errorNumber === EDQUOT || failure.reason === 'no_space')
     return 'NO_SPACE';
   // clone3(2): a pid of set_tid is taken.
@@ -117,6 +120,12 @@ function hintOf(code: ErrorCode, failure: NativeFailure): string | undefined {
     case 'PID_TAKEN':
       return 'a process with that pid is there already: end it, or restore in a pid namespace of its own';
     default:
+      if (failure.call === 'inotify_init1' && failure.errorNumber === EMFILE)
+        return 'raise the sysctl fs.inotify.max_user_instances, or end what has inotify instances';
+      if (failure.call === 'inotify_add_watch' && failure.errorNumber === ENOSPC)
+        return 'raise the sysctl fs.inotify.max_user_watches, or end what watches so many files';
+      if (failure.call === 'inotify_add_watch' && failure.errorNumber === ENOENT)
+        return 'put the watched file where it was: into the root file system, or a volume';
       // flock(2), fcntl(2) F_SETLK: somebody else holds a lock that excludes this one.
       if ((failure.call === 'flock' || failure.call === 'fcntl') && failure.errorNumber === EAGAIN)
         return 'another process holds a lock on that file: let it release the lock, or end it, and restore again';

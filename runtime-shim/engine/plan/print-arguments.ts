@@ -32,6 +32,24 @@ const kOpen = words({
   cloexec: 0o2000000,
   path: 0o10000000,
 });
+const kWatch = words({
+  access: 0x1,
+  modify: 0x2,
+  attrib: 0x4,
+  'close-write': 0x8,
+  'close-nowrite': 0x10,
+  open: 0x20,
+  'moved-from': 0x40,
+  'moved-to': 0x80,
+  create: 0x100,
+  delete: 0x200,
+  'delete-self': 0x400,
+  'move-self': 0x800,
+  'dont-follow': 0x2000000,
+  'excl-unlink': 0x4000000,
+  'mask-create': 0x10000000,
+  oneshot: 0x80000000,
+});
 const kClone = words({
   files: 0x400,
   newns: 0x20000,
@@ -102,6 +120,8 @@ const kArguments: Readonly<Record<string, readonly (Kind | undefined)[]>> = {
   fsconfig: [undefined, undefined, 'text', 'text'],
   fsopen: ['text'],
   fchmod: [undefined, 'octal'],
+  inotify_add_watch: [undefined, 'text', kWatch],
+  inotify_init1: [kOpen],
   madvise: ['address', 'size'],
   mincore: ['address', 'size'],
   mkdirat: ['signed', 'text', 'octal'],

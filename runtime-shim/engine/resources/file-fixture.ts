@@ -14,10 +14,11 @@ import { descriptorsRoom } from './descriptors.js';
 import { fileLocksRoom } from './file-locks.js';
 import { filesRoom } from './files.js';
 import { fsRoom } from './fs.js';
+import { watchesRoom } from './inotify.js';
 import { surroundingRooms } from './surroundings.js';
 import { namespaceIds } from './task.js';
 
-const rooms: readonly Room[] = [...surroundingRooms, filesRoom, descriptorsRoom, fsRoom, fileLocksRoom];
+const rooms: readonly Room[] = [...surroundingRooms, filesRoom, descriptorsRoom, fsRoom, fileLocksRoom, watchesRoom];
 const none = new Uint8Array(0);
 const bytes = (text: string): Uint8Array => Buffer.from(text, 'utf8');
 
@@ -91,6 +92,8 @@ export class FileFixture {
       owner: none,
       ownerUids: [],
       terminal: undefined,
+      watchedFiles: [],
+      unreadBytes: 0,
       ...rest,
       link: bytes(link),
       fdinfo: bytes(fdinfo ?? 'pos:\t0\nflags:\t0100002\nmnt_id:\t20\n'),

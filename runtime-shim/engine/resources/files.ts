@@ -21,6 +21,7 @@ import {
   linkText,
 } from './file-common.js';
 import { inetSocketRoom } from './inet-socket.js';
+import { inotifyRoom } from './inotify.js';
 import { memfdRoom, openMemfds } from './memfd.js';
 import { holdUserfaultfdDevice } from './memory-fills.js';
 import { pipeRoom } from './pipe.js';
@@ -43,6 +44,7 @@ export const fileRooms: readonly FileRoom[] = [
   eventfdRoom,
   timerfdRoom,
   signalfdRoom,
+  inotifyRoom,
   fifoRoom,
   memfdRoom,
 ];
@@ -115,7 +117,6 @@ export function roomOfType(type: number): FileRoom | undefined {
 }
 
 const typeNames: Readonly<Record<number, string>> = {
-  [fd_types.INOTIFY]: 'an inotify instance',
   [fd_types.FANOTIFY]: 'a fanotify group',
   [fd_types.PACKETSK]: 'a packet socket',
   [fd_types.NETLINKSK]: 'a netlink socket',
@@ -148,7 +149,6 @@ const kinds: readonly { readonly link: RegExp; readonly what: string; readonly h
   { link: /^anon_inode:bpf-prog/, what: 'a BPF program' },
   { link: /^anon_inode:bpf/, what: 'a BPF object' },
   { link: /^anon_inode:\[fanotify\]/, what: 'a fanotify group' },
-  { link: /^anon_inode:\[?inotify\]?/, what: 'an inotify instance', hint: 'let the process close its watches first' },
   { link: /^anon_inode:\[?pidfd\]?|^pidfd:/, what: 'a pidfd', hint: 'let the process close it first' },
   { link: /^anon_inode:\[userfaultfd\]/, what: 'a userfaultfd' },
   { link: /^anon_inode:\[?(seccomp notify|seccomp.*)\]?/, what: 'a seccomp listener' },

@@ -6,6 +6,7 @@ import { descriptorsRoom } from './descriptors.js';
 import { fileLocksRoom } from './file-locks.js';
 import { filesRoom } from './files.js';
 import { fsRoom } from './fs.js';
+import { watchesRoom } from './inotify.js';
 import { memoryRoom } from './memory.js';
 import { rlimitsRoom } from './rlimits.js';
 import { schedulingRoom } from './scheduling.js';
@@ -33,6 +34,8 @@ export const rooms: readonly Room[] = [
   timersRoom,
   schedulingRoom,
   signalsRoom,
+  // when no file is opened or closed any more, by tasks that may still see all of them
+  watchesRoom,
   // filters and limits while there is privilege, then the privilege itself
   seccompRoom,
   rlimitsRoom,

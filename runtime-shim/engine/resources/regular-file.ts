@@ -269,7 +269,7 @@ export function pathOf(ctx: CompileContext, fileId: number, from: string): reg_f
 
 const kMaxPathBytes = 4096;
 
-function checkPath(file: reg_file_entry, id: number): void {
+export function checkPath(file: Pick<reg_file_entry, 'name'>, id: number): void {
   const length = Buffer.byteLength(file.name);
   if (!file.name.startsWith('/') || length >= kMaxPathBytes || file.name.includes('\0'))
     throw corrupt('files.img', `has an unusable path in entry ${id} (${length} bytes)`, {
