@@ -13,9 +13,9 @@ describe('messages of images', () => {
     assert.throws(() => decode('0a01'), { name: 'TypeError', message: 'field "type" of file_entry has wire type 2' });
     assert.throws(() => decode('080110071a7f'), RangeError);
     assert.throws(() => decode('0801100780'), RangeError);
-    // A field of another version, in each of the forms that there are; group marks are none.
+    // A field of another version, in each of the forms that there are; a group has to end.
     assert.ok(decode('08011007f83f00f93f0000000000000000fa3f0100fd3f00000000'));
-    assert.throws(() => decode('08011007fb3f'), TypeError);
+    assert.throws(() => decode('08011007fb3f'), RangeError);
     assert.throws(() => decode('0801100700'), TypeError);
     // The inner message is longer than the outer one says.
     assert.throws(() => decode('08011007220308011007'), RangeError);

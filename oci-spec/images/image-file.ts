@@ -6,9 +6,8 @@
 //
 // all little-endian. The payload's length comes from the message. No I/O.
 import { imageCodec, type ImageMessageName, type ImageMessages } from '../codecs.js';
-import { kNoBytes, MessageReader } from '../protobuf/message-reader.js';
-import { MessageWriter } from '../protobuf/message-writer.js';
 import type { PartialMessage } from '../protobuf/codec.js';
+import { kNoBytes, newReader, newWriter } from '../protobuf/wire.js';
 import { imageKinds, kCommonMagic, kServiceMagic, type ImageKind, type ImageKindName } from './magic.js';
 
 export interface ImageEntry<Name extends ImageMessageName = ImageMessageName> {
@@ -18,9 +17,6 @@ export interface ImageEntry<Name extends ImageMessageName = ImageMessageName> {
 
 /** Larger single messages are refused: an mm image of 1,000,000 VMAs stays below. */
 export const kMaxEntryBytes = 256 * 1024 * 1024;
-
-/** Most images are one small message. */
-const kUsualBytes = 1024;
 
 export class ImageFormatError extends Error {
   /** 'version' when the file is an image of another kind or format, 'corrupt' when its bytes do not add up. */
@@ -32,30 +28,30 @@ export class ImageFormatError extends Error {
 }
 
 export class ImageWriter {
-  readonly #writer = new MessageWriter(kUsualBytes);
+  readonly #parts: Uint8Array[] = [];
 
   constructor(kind: ImageKindName) {
     const { envelope, magic }: ImageKind = imageKinds[kind];
-    if (envelope !== 'single') this.#writer.rawUint32(envelope === 'common' ? kCommonMagic : kServiceMagic);
-    this.#writer.rawUint32(magic);
+    if (envelope !== 'single') this.#parts.push(u32(envelope === 'common' ? kCommonMagic : kServiceMagic));
+    this.#parts.push(u32(magic));
   }
 
-  /** After an error the image is of no use. */
   add<Name extends ImageMessageName>(
     name: Name,
     message: PartialMessage<ImageMessages[Name]>,
     payload?: Uint8Array,
   ): void {
-    const writer = this.#writer;
-    const size = writer.rawUint32(0);
+    // The size goes before the message, in the same bytes, when it is known.
+    const writer = newWriter().fixed32(0);
     imageCodec().write(name, message, writer);
-    writer.setUint32(size, writer.pos - size - 4);
-    if (payload !== undefined) writer.raw(payload);
+    const entry = writer.finish();
+    putUint32(entry, entry.length - 4);
+    this.#parts.push(entry);
+    if (payload !== undefined) this.#parts.push(payload);
   }
 
-  /** Of what was added so far: a view, which further additions leave behind. */
   bytes(): Uint8Array {
-    return this.#writer.written();
+    return Buffer.concat(this.#parts);
   }
 }
 
@@ -71,7 +67,7 @@ export function readImage(
   const kind: ImageKind = imageKinds[kindName];
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let offset = readMagic(kind, view);
-  const reader = new MessageReader(bytes);
+  const reader = newReader(bytes);
   const entries: ImageEntry[] = [];
   while (offset < bytes.length) {
     if (offset + 4 > bytes.length) throw new ImageFormatError('corrupt', `ends inside a size field at byte ${offset}`);
@@ -117,6 +113,19 @@ function readMagic(kind: ImageKind, view: DataView): number {
       throw new ImageFormatError('version', `has magic ${hex(second)}, wanted ${hex(kind.magic)}`);
   }
   return 4 * words;
+}
+
+function u32(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  putUint32(bytes, value);
+  return bytes;
+}
+
+function putUint32(bytes: Uint8Array, value: number): void {
+  bytes[0] = value;
+  bytes[1] = value >>> 8;
+  bytes[2] = value >>> 16;
+  bytes[3] = value >>> 24;
 }
 
 const hex = (value: number): string => `0x${value.toString(16).padStart(8, '0')}`;

@@ -2,7 +2,7 @@
 // for user space (tid, robust list, rseq, signal stack), names.
 import type { core_entry, thread_core_entry } from '../../../oci-spec/images/messages.js';
 import type { Thread } from '../../../nativecore/schema/messages.js';
-import { constantList } from '../../../oci-spec/protobuf/message-writer.js';
+import { constantList } from '../../../oci-spec/protobuf/wire.js';
 import { name } from '../capture-limits.js';
 import type { CompileContext, ImageTask, PlannedTask } from '../compile-context.js';
 import type { CoreDraft, EncodeContext } from '../encode-context.js';

@@ -8,7 +8,7 @@
 // The offsets differ between vendors: Intel keeps MPX's room before AVX-512,
 // AMD does not. They are told apart by the size of the whole area.
 import type { user_x86_fpregs_entry, user_x86_xsave_entry } from '../../../oci-spec/images/messages.js';
-import { constantList } from '../../../oci-spec/protobuf/message-writer.js';
+import { constantList } from '../../../oci-spec/protobuf/wire.js';
 import { Struct } from '../struct.js';
 
 const kHeaderOffset = 512;
