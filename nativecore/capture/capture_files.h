@@ -35,6 +35,8 @@ class FilesCapture {
  private:
   struct Descriptor;
   std::optional<std::string> read_fdinfo(const ProcDir& proc, int32_t fd) const;
+  void open_texts(const std::vector<ProcDir>& tree, const std::vector<std::vector<int32_t>>& tables, size_t left);
+  static bool read_on(int fdinfo, std::string& text);
   std::vector<int32_t> list_table(const ProcDir& proc, bool trust_known) const;
   std::vector<Descriptor> list_descriptors(CaptureContext& context, bool trust_known) const;
   bool look_at_descriptor(CaptureContext& context, Descriptor& descriptor, bool keep_copy) const;

@@ -171,8 +171,8 @@ WatchedPaths::Mount WatchedPaths::parse_mount(std::string_view line) {
   return mount;
 }
 
-void WatchedPaths::find_before_freeze(const std::vector<ProcDir>& tree,
-                                      const std::vector<std::vector<int32_t>>& tables) {
+void WatchedPaths::find_before_freeze(const std::vector<ProcDir>& tree, const std::vector<std::vector<int32_t>>& tables,
+                                      const ReadFdinfo& read_fdinfo) {
   if (tree.empty()) return;
   root_ = open_namespace_root(tree.front());
   Wanted wanted;
@@ -180,9 +180,8 @@ void WatchedPaths::find_before_freeze(const std::vector<ProcDir>& tree,
   for (size_t i = 0; i < tree.size(); ++i) {
     processes.push_back(&tree[i]);
     for (const int32_t fd : tables[i]) {
-      const std::string number = std::to_string(fd);
-      if (tree[i].try_readlink(("fd/" + number).c_str()).value != kInotifyLink) continue;
-      for (const Watch& watch : parse_watches(tree[i].read_or_empty(("fdinfo/" + number).c_str())))
+      if (tree[i].try_readlink(("fd/" + std::to_string(fd)).c_str()).value != kInotifyLink) continue;
+      for (const Watch& watch : parse_watches(read_fdinfo(tree[i], fd).value_or("")))
         wanted.emplace(watch.id.inode, watch.id);
     }
   }
@@ -263,6 +262,21 @@ std::optional<WatchedId> WatchedPaths::id_of(const char* path) {
   return own.size() == 1 ? std::optional(own.front().id) : std::nullopt;
 }
 
+// False: it was not wanted.
+bool WatchedPaths::forget(Wanted& wanted, const WatchedId& id) {
+  auto [at, last] = wanted.equal_range(id.inode);
+  bool was_wanted = false;
+  while (at != last) {
+    if (at->second == id) {
+      at = wanted.erase(at);
+      was_wanted = true;
+    } else {
+      ++at;
+    }
+  }
+  return was_wanted;
+}
+
 bool WatchedPaths::settle(Wanted& wanted, const std::string& path, uint64_t inode) {
   const auto [first, last] = wanted.equal_range(inode);
   for (auto candidate = first; candidate != last; ++candidate) {
@@ -270,7 +284,7 @@ bool WatchedPaths::settle(Wanted& wanted, const std::string& path, uint64_t inod
     const std::optional<CapturedPath> found = check(path, id);
     if (!found) continue;
     found_[id] = *found;
-    std::erase_if(wanted, [&](const auto& entry) { return entry.second == id; });
+    forget(wanted, id);
     return true;
   }
   return false;
@@ -280,7 +294,7 @@ bool WatchedPaths::settle(Wanted& wanted, const std::string& path, uint64_t inod
 bool WatchedPaths::settle_nameless(Wanted& wanted, const char* path, const struct statx& stat) {
   if (stat.stx_nlink != 0 || !wanted.contains(stat.stx_ino)) return false;
   const std::optional<WatchedId> id = id_of(path);
-  if (!id || std::erase_if(wanted, [&](const auto& entry) { return entry.second == *id; }) == 0) return false;
+  if (!id || !forget(wanted, *id)) return false;
   found_[*id] = {"", to_captured(stat), false};
   return true;
 }
@@ -367,7 +381,7 @@ bool WatchedPaths::settle_in_layer(Wanted& wanted, const Mount& overlay, const s
   const CapturedStatx stat = stat_of(file.borrow(), "");
   if (stat.link_count == 0 && stat.inode == id.inode) {
     found_[id] = {"", stat, false};
-    std::erase_if(wanted, [&](const auto& entry) { return entry.second == id; });
+    forget(wanted, id);
     return true;
   }
   const sys::Try<std::string> link = sys::try_readlinkat(AT_FDCWD, own_link(file.borrow()).c_str());

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -45,8 +46,11 @@ std::vector<Watch> parse_watches(std::string_view fdinfo);
 
 class WatchedPaths {
  public:
-  // `tables`: the descriptors of each process.
-  void find_before_freeze(const std::vector<ProcDir>& tree, const std::vector<std::vector<int32_t>>& tables);
+  using ReadFdinfo = std::function<std::optional<std::string>(const ProcDir& proc, int32_t fd)>;
+  // `tables`: the descriptors of each process. What a long text was read through is quicker the next time: the kernel
+  // keeps the room for it.
+  void find_before_freeze(const std::vector<ProcDir>& tree, const std::vector<std::vector<int32_t>>& tables,
+                          const ReadFdinfo& read_fdinfo);
   // Fills watched_files of the open files, when the target runs again or nothing waits for it.
   void find(CaptureContext& context);
 
@@ -67,6 +71,7 @@ class WatchedPaths {
   void try_handles(Wanted& wanted, const Mount& mount);
   static std::vector<WatchedId> on(const Mount& mount, const Wanted& wanted);
   void try_directories(Wanted& wanted, const std::vector<const ProcDir*>& tree);
+  static bool forget(Wanted& wanted, const WatchedId& id);
   bool settle(Wanted& wanted, const std::string& path, uint64_t inode);
   bool settle_nameless(Wanted& wanted, const char* path, const struct statx& stat);
   std::optional<CapturedPath> check(const std::string& path, const WatchedId& id, bool by_handle = true);

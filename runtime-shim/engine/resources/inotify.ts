@@ -46,8 +46,9 @@ export const inotifyRoom: FileRoom = {
 
   encode(file, fileId, ctx) {
     const wd: inotify_wd_entry[] = [];
+    const foundFiles = new Map(file.watchedFiles.map((watched) => [watched.watch, watched]));
     for (const line of parseFdinfo(file.fdinfo).get('inotify wd') ?? []) {
-      const watch = encodeWatch(`wd:${line}`, file, fileId, ctx);
+      const watch = encodeWatch(`wd:${line}`, foundFiles, file, fileId, ctx);
       if (watch !== undefined) wd.push(watch);
     }
     if (file.unreadBytes > 0)
@@ -85,7 +86,13 @@ export const watchesRoom: Room = {
   },
 };
 
-function encodeWatch(line: string, file: OpenFile, fileId: number, ctx: EncodeContext): inotify_wd_entry | undefined {
+function encodeWatch(
+  line: string,
+  foundFiles: ReadonlyMap<number, WatchedFile>,
+  file: OpenFile,
+  fileId: number,
+  ctx: EncodeContext,
+): inotify_wd_entry | undefined {
   const match = kWatch.exec(line);
   if (match === null) {
     ctx.object(
@@ -99,7 +106,7 @@ function encodeWatch(line: string, file: OpenFile, fileId: number, ctx: EncodeCo
   const wd = Number(hex(1));
   const inode = hex(2);
   const device = hex(3);
-  const found = file.watchedFiles.find(({ watch }) => watch === wd);
+  const found = foundFiles.get(wd);
   const path = pathOfWatch(found, { wd, inode, device }, file, ctx);
   if (path === undefined) return undefined;
   return {
