@@ -6,16 +6,36 @@
 
 enum { kPages = 2048, kPatches = 64 };
 
-// Address range, protection, offset and name of each mapping, and the flags that madvise and mprotect set.
+struct mapping {
+  unsigned long start, end, offset;
+  char protection[5];
+  // Device, inode and name.
+  char* file;
+  // Those that madvise and mprotect set.
+  char* flags;
+};
+
+// Whether the kernel would have made one of them, had their pages always been protected as they are now.
+static int continues(const struct mapping* next, const struct mapping* last) {
+  int named = strchr(next->file, '/') != NULL;
+  return next->start == last->end && (!named || next->offset == last->offset + (last->end - last->start)) &&
+         strcmp(next->protection, last->protection) == 0 && strcmp(next->file, last->file) == 0 &&
+         strcmp(next->flags, last->flags) == 0;
+}
+
 static char* layout(void) {
   char* smaps = read_file("/proc/self/smaps");
   char* out = calloc(1, strlen(smaps) + 1);
-  int skip = 0;
+  struct mapping last = {.file = "", .flags = ""}, next = last;
+  int length = 0, skip = 0;
   for (char* line = strtok(smaps, "\n"); line != NULL; line = strtok(NULL, "\n")) {
-    if (strchr(line, '-') != NULL && line[0] >= '0' && strstr(line, "kB") == NULL && strncmp(line, "VmFlags", 7) != 0) {
+    struct mapping read = {.flags = ""};
+    int file = 0;
+    if (sscanf(line, "%lx-%lx %4s %lx %n", &read.start, &read.end, read.protection, &read.offset, &file) == 4) {
       // The stack and heap may have grown; the inode of a vdso has no meaning.
       skip = strstr(line, "[stack]") != NULL || strstr(line, "[heap]") != NULL;
-      if (!skip) strcat(strcat(out, line), "\n");
+      next = read;
+      next.file = line + file;
     } else if (!skip && strncmp(line, "VmFlags", 7) == 0) {
       // Accounting, not layout: sd (soft-dirty), and ac (charged), which depends on what protection a page once had.
       const char* accounting[] = {" sd", " ac"};
@@ -23,7 +43,16 @@ static char* layout(void) {
         char* flag = strstr(line, accounting[i]);
         if (flag != NULL) memmove(flag, flag + 3, strlen(flag + 3) + 1);
       }
-      strcat(strcat(out, line), "\n");
+      next.flags = line;
+      if (continues(&next, &last)) {
+        next.start = last.start;
+        next.offset = last.offset;
+      } else {
+        length += (int)strlen(out + length);
+      }
+      sprintf(out + length, "%lx-%lx %s %lx %s %s\n", next.start, next.end, next.protection, next.offset, next.file,
+              next.flags);
+      last = next;
     }
   }
   free(smaps);
