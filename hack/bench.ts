@@ -81,7 +81,7 @@ async function main(words: readonly string[]): Promise<void> {
   }
   const options = parse(words);
   if (process.env[kInside] === undefined) {
-    installPeers();
+    installPeers(options.chosen);
     return reenter(words);
   }
   const machine = await describeMachine(words);
@@ -109,12 +109,19 @@ async function main(words: readonly string[]): Promise<void> {
   );
 }
 
-function installPeers(): void {
+function installPeers(chosen: readonly Workload[]): void {
   const installed = spawnSync(process.execPath, [join(buildDirectory, 'ts/hack/peers.js')], {
     cwd: repository,
     stdio: 'inherit',
   });
   if (installed.status !== 0) throw new Error('without the peers there is nothing to compare with');
+  if (!chosen.some(({ kind }) => kind === 'podman')) return;
+  process.env['STASIS_PODMAN'] ??= 'sid';
+  // Where it cannot be had, its row says so.
+  spawnSync(process.execPath, [join(buildDirectory, 'ts/hack/managers.js'), '--only-sid'], {
+    cwd: repository,
+    stdio: 'inherit',
+  });
 }
 
 /** In mounts of our own: /run is a tmpfs there (CRIU keeps its probe cache on no other), and so is a folder for images. */

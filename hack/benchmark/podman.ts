@@ -1,11 +1,11 @@
 // Measures `podman container checkpoint` and `restore`: with stasis as the
-// runtime and as criu, against runc with CRIU. podman is what hack/managers installs.
+// runtime and as criu, against runc with CRIU.
 import { rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { buildDirectory } from '../../e2e/support/paths.js';
 import { peers } from '../../e2e/support/peers.js';
-import { installedPrefix, Podman } from '../../e2e/support/podman.js';
-import { mustRun, run } from '../../e2e/support/run.js';
+import { Podman } from '../../e2e/support/podman.js';
+import { chosenPodman, isInstalled } from '../../e2e/support/podman-sets.js';
 import type { Subject, Tool } from './measure.js';
 import { measurePairs, type TreeRequest, type WorkloadResult } from './pairs.js';
 
@@ -13,12 +13,10 @@ const directory = join(buildDirectory, 'bench', 'podman');
 const kName = 'bench';
 
 export async function measurePodman(request: TreeRequest): Promise<WorkloadResult> {
-  if ((await run('podman', ['--version'])).exitCode !== 0) {
-    const failure = 'podman is not installed; hack/managers installs it';
+  if (!isInstalled(chosenPodman())) {
+    const failure = `there is no ${chosenPodman().what}; hack/managers installs it`;
     return Object.fromEntries(request.tools.map((tool) => [tool, { samples: [], failure }]));
   }
-  const install = [join(buildDirectory, 'ts/hack/install.js'), '--prefix', installedPrefix];
-  await mustRun(process.execPath, install, { timeoutMs: 120_000 });
   rmSync(directory, { recursive: true, force: true });
   const managers = new Map<Tool, Podman>();
   try {

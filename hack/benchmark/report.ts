@@ -58,17 +58,17 @@ export function spreadText(metric: Metric, spread: Spread | undefined): string {
   return `${formatted(metric, spread.median)} (${formatted(metric, spread.low)} to ${formatted(metric, spread.high)})`;
 }
 
+function placeText({ workload, images }: Measured): string {
+  if (workload.kind === 'podman') return 'where podman keeps them, on the disk';
+  return images === 'tmpfs' ? 'on tmpfs' : 'on the disk';
+}
+
 /** Lines for the terminal. */
 export function textRows(measured: Measured): string[][] {
   const rows = rowsOf(measured);
   const present = tools.filter((tool) => measured.result[tool] !== undefined);
   return [
-    [
-      `${measured.workload.name}, images on ${measured.images === 'tmpfs' ? 'tmpfs' : 'the disk'}`,
-      ...present,
-      'ratio',
-      'wanted',
-    ],
+    [`${measured.workload.name}, images ${placeText(measured)}`, ...present, 'ratio', 'wanted'],
     ...rows.map((row) => [
       `  ${metrics[row.metric]}`,
       ...present.map((tool) => spreadText(row.metric, row.values[tool])),
