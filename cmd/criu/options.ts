@@ -98,7 +98,7 @@ const table: readonly Option[] = [
   },
   known('verbosity', 'accepted: the log always tells everything', { alias: 'v', value: 'N', optionalValue: true }),
   flag('leave-running', 'leave_running', 'let the tree run on', 'R'),
-  flag('leave-stopped', 'leave_stopped', 'leave the tree stopped', 's'),
+  flag('leave-stopped', 'leave_stopped', 'leave the tree stopped (refused)', 's'),
   {
     name: 'restore-detached',
     alias: 'd',
@@ -206,23 +206,23 @@ const table: readonly Option[] = [
     describe: 'how long the tree may be frozen until everything but memory is read (default 10)',
     apply: (draft, value) => void (draft.timeout = wholeNumber('timeout', value, 0)),
   },
-  flag('lazy-pages', 'lazy_pages', 'serve memory later'),
-  flag('auto-dedup', 'auto_dedup', 'remove pages that are overridden from earlier images'),
+  flag('lazy-pages', 'lazy_pages', 'serve memory later (refused)'),
+  flag('auto-dedup', 'auto_dedup', 'remove pages that are overridden from earlier images (refused)'),
   {
     name: 'page-server',
-    describe: 'send pages over a network',
+    describe: 'send pages over a network (refused)',
     apply: (draft, value) => void (value !== 'no' && (draft.ps = {})),
   },
   {
     name: 'lsm-profile',
     value: 'TYPE:NAME',
-    describe: 'security label of the restored tree',
+    describe: 'security label of the restored tree (refused)',
     apply: (draft, value) => void (draft.lsm_profile = value),
   },
   {
     name: 'lsm-mount-context',
     value: 'CONTEXT',
-    describe: 'security context of restored mounts',
+    describe: 'security context of restored mounts (refused)',
     apply: (draft, value) => void (draft.lsm_mount_context = value),
   },
   {

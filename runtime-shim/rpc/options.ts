@@ -55,7 +55,11 @@ export function refuseUnbuiltOptions(options: RpcOptions): void {
       options.auto_dedup === true,
       'a parent without its pages no longer matches the digests by which it is trusted; to save room make a checkpoint without a parent and remove the older ones',
     ],
-    ['lazy_pages', options.lazy_pages === true, 'lazy restore is not built yet'],
+    [
+      'lazy_pages',
+      options.lazy_pages === true,
+      'memory is brought in later by stasis restore --lazy-pages only, not for criu',
+    ],
     ['ps', options.ps !== undefined, 'serving pages over a network is not built yet'],
     ['leave_stopped', options.leave_stopped === true, 'leaving a tree stopped is not built yet'],
     ['exec_cmd', options.exec_cmd.length > 0, 'starting a program after the restore is not built yet'],
