@@ -163,7 +163,7 @@ class CaptureCommand {
     }
     std::vector<ProcDir> tree;
     KcmpOrders kcmp_orders;
-    std::set<pid_t> many_mappings;
+    KnownMappings many_mappings;
     CaptureData data;
     ReturnPathFinder return_paths;
     FilesCapture files;

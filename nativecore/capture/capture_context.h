@@ -17,6 +17,8 @@ namespace stasis {
 class ConnectionCapture;
 class MemoryTracking;
 
+// Tasks with many mappings (host pids), and where files and shared memory were mapped in those with very many.
+using KnownMappings = std::map<pid_t, std::vector<Vma>>;
 using KcmpOrders = std::map<int, std::vector<pid_t>>;  // by KCMP_*
 
 struct CaptureContext {
@@ -31,7 +33,7 @@ struct CaptureContext {
   // shown that their twins tell too little (host pids).
   std::set<pid_t> read_in_window;
   KcmpOrders kcmp_orders;
-  std::set<pid_t> many_mappings;  // as it was before the freeze (host pids)
+  KnownMappings many_mappings;  // as it was before the freeze
   ConnectionCapture* connections = nullptr;
 };
 

@@ -13,6 +13,7 @@
 #include "base/sys.h"
 #include "capture/capture_tasks.h"
 #include "capture/parent_pages.h"
+#include "capture/shared_memory_copies.h"
 
 namespace stasis {
 namespace {
@@ -41,6 +42,17 @@ std::vector<PageRun> backed(const std::vector<Vma>& vmas) {
       ranges.push_back({vma.start, (vma.end - vma.start) / kPageBytes});
   }
   return ranges;
+}
+
+// Shared memory is not copied on write, so what there is of it has to be known in the window.
+bool knows_all_shared(const std::vector<Vma>& in_window, const std::vector<Vma>& of_twin) {
+  const uint64_t device = find_shared_memory_device();
+  std::set<SharedObjectKey> known;
+  for (const Vma& vma : in_window)
+    if (vma.device == device) known.insert(shared_object_key(vma.name, vma.inode));
+  return std::all_of(of_twin.begin(), of_twin.end(), [&](const Vma& vma) {
+    return vma.device != device || vma.name.empty() || known.contains(shared_object_key(vma.name, vma.inode));
+  });
 }
 
 }  // namespace
@@ -140,9 +152,15 @@ std::set<pid_t> MemoryCapture::read_twins() {
     STASIS_CONTEXT("reading the twin", task.host_pid);
     context_.check_abort();
     if (task.smaps.empty()) {
+      const std::vector<Vma> in_window = std::move(task.vmas);
       capture_mappings_of_twin(task);
       const bool wiped =
           std::any_of(task.vmas.begin(), task.vmas.end(), [](const Vma& vma) { return vma.wiped_by_fork; });
+      if (!knows_all_shared(in_window, task.vmas)) {
+        log_line("%d had mapped shared memory that was not looked for", task.host_pid);
+        incomplete.insert(task.host_pid);
+        continue;
+      }
       if (wiped || task.twin->read_total_pages() != task.total_pages) {
         log_line("the twin of %d lacks memory that a fork does not copy", task.host_pid);
         incomplete.insert(task.host_pid);

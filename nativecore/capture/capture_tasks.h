@@ -11,8 +11,10 @@ namespace stasis {
 // hint one comparison for each task is enough in the window; where it is no longer true it costs some more.
 KcmpOrders order_tasks_before_freeze(const std::vector<ProcDir>& tree);
 
-// Tasks whose smaps would be too long to read in the window, so that no time is lost there with finding that out.
-std::set<pid_t> find_many_mappings_before_freeze(const std::vector<ProcDir>& tree);
+// Tasks whose smaps would be too long to read in the window, so that no time is lost there with finding that out. Where
+// there are so many that the kernel would take 1 ms to find those with files, the window looks where they were before;
+// the twin tells afterwards whether that was all (knows_all_shared).
+KnownMappings find_many_mappings_before_freeze(const std::vector<ProcDir>& tree);
 
 // One CapturedTask per process of the tree, in its order.
 void capture_tasks(CaptureContext& context);
