@@ -9,6 +9,7 @@
 #include <cstring>
 #include <exception>
 #include <latch>
+#include <memory>
 #include <new>
 #include <optional>
 #include <set>
@@ -29,6 +30,7 @@
 #include "capture/capture_from_inside.h"
 #include "capture/capture_host.h"
 #include "capture/capture_memory.h"
+#include "capture/capture_namespaces.h"
 #include "capture/capture_shared_memory.h"
 #include "capture/capture_steps.h"
 #include "capture/capture_tasks.h"
@@ -156,6 +158,7 @@ class CaptureCommand {
       if (count_tasks(tree) >= kManyTasks) warm_up_helpers();
       kcmp_orders = order_tasks_before_freeze(tree);
       if (request.leave_running) {
+        ask_once_before_freeze(tree);
         copies.make_before_freeze(request, tree);
         copy_space.make_before_freeze(tree);
         many_mappings = find_many_mappings_before_freeze(tree);
@@ -187,12 +190,13 @@ class CaptureCommand {
     Preparation preparation(request);
     MemoryTracking tracking(request);
     FreezePriority priority;
+    auto namespaces = std::make_unique<NamespaceCapture>();
     const uint64_t frozen_from_ns = monotonic_now_ns();
     FrozenTree tree = freeze(request, paused, preparation.tree);
     ConnectionCapture connections;  // let go before the tree is
     CaptureContext context = context_of(request, tree, preparation, tracking);
     context.connections = &connections;
-    capture_tree(context, preparation.return_paths, preparation.files, phases_);
+    capture_tree(context, preparation.return_paths, preparation.files, std::move(namespaces), phases_);
     phases_.enter("find names");
     preparation.files.find_names(context);
     phases_.enter("scan pages");
@@ -228,6 +232,7 @@ class CaptureCommand {
     Preparation preparation(request);
     CaptureData& data = preparation.data;
     FreezePriority priority;
+    auto namespaces = std::make_unique<NamespaceCapture>();
     const uint64_t frozen_from_ns = monotonic_now_ns();
     FrozenTree tree = freeze(request, paused, preparation.tree);
     ConnectionCapture connections;  // let go before the tree is
@@ -235,7 +240,7 @@ class CaptureCommand {
     context.connections = &connections;
     context.reaper = reaper ? &*reaper : nullptr;
     context.read_in_window = read_in_window;
-    capture_tree(context, preparation.return_paths, preparation.files, phases_);
+    capture_tree(context, preparation.return_paths, preparation.files, std::move(namespaces), phases_);
     connections.let_go();  // what comes from here on is for the tree that runs on, and need not be sent twice
     phases_.enter("scan pages");
     Progress progress(channel_, "write pages");
@@ -255,9 +260,9 @@ class CaptureCommand {
 
     phases_.enter("thaw");
     tree.thaw();
-    priority.relax();
     phases_.finish();
     phases_.add("frozen", frozen_from_ns, monotonic_now_ns());
+    priority.relax();
     fault_point("thawed");
     phases_.enter("find names");
     preparation.files.find_names(context);

@@ -98,18 +98,24 @@ CapturedNetNamespace read_net(uint64_t inode, bool is_own) {
 
 }  // namespace
 
-NamespaceCapture::NamespaceCapture(const CaptureContext& context) : own_(context.data.host.own_namespaces) {
+NamespaceCapture::NamespaceCapture()
+    : thread_([this] {
+        told_.acquire();
+        try {
+          if (request_) run(*request_);
+        } catch (...) {
+          failure_ = std::current_exception();
+        }
+      }) {}
+
+void NamespaceCapture::start(const CaptureContext& context) {
+  own_ = context.data.host.own_namespaces;
   for (size_t i = 0; i < context.data.tasks.size(); ++i) {
     if (context.data.tasks[i].zombie) continue;
     members_.push_back({context.tree.processes()[i].get(), context.data.tasks[i].namespaces});
   }
-  thread_ = std::thread([this, &request = context.request] {
-    try {
-      run(request);
-    } catch (...) {
-      failure_ = std::current_exception();
-    }
-  });
+  request_ = &context.request;
+  told_.release();
 }
 
 // Calls read(inode) once inside each namespace of this kind that a task is in.
@@ -132,6 +138,7 @@ void NamespaceCapture::for_each_namespace(const char* kind, int type, Read read)
 }
 
 NamespaceCapture::~NamespaceCapture() {
+  if (!request_) told_.release();
   if (thread_.joinable()) thread_.join();
 }
 

@@ -16,7 +16,13 @@ KcmpOrders order_tasks_before_freeze(const std::vector<ProcDir>& tree);
 // the twin tells afterwards whether that was all (knows_all_shared).
 KnownMappings find_many_mappings_before_freeze(const std::vector<ProcDir>& tree);
 
-// One CapturedTask per process of the tree, in its order.
+// The kernel makes the entry of a name below /proc when it is asked for first, and keeps it: what the window asks of
+// each process is quicker then (0.1 ms of 0.4). The answers are not kept.
+void ask_once_before_freeze(const std::vector<ProcDir>& tree);
+
+// One CapturedTask per process of the tree, in its order: first which there are, and in which namespaces.
+void capture_namespace_ids(CaptureContext& context);
+// Then everything else that /proc tells of them.
 void capture_tasks(CaptureContext& context);
 
 // smaps and what stands behind the mappings.

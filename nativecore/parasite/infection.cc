@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -38,7 +39,7 @@ constexpr uint64_t kPlainFlags = 0x202;
 constexpr int kSpins = 4000;  // some 50 us: an answer usually takes less than sleeping and waking does
 constexpr int kLooks = 100;   // where each is a system call
 constexpr long kAttendNanoseconds = 1'000'000;
-constexpr long kLookNanoseconds = 50'000;
+constexpr long kLookNanoseconds = 60'000;  // what an answer takes on our own processor, and a little more
 
 // The record of a thread starts this far into a page, so that the top of the
 // stack before it is in the same one: each page that is touched is a fault here and one there.
@@ -298,10 +299,17 @@ void Infection::attend_stops(size_t index) {
   checked_ptrace(PTRACE_CONT, thread.host_tid, 0, 0);
 }
 
+// On our own processor the target does not run before we sleep.
+bool Infection::waits_for_us() const {
+  const sys::Try<std::string> stat = process_.proc.try_read("stat");
+  return stat.ok() && stat_processor(stat.value) == ::sched_getcpu();
+}
+
 void Infection::await_answers(bool others_run, const Deadline& deadline) {
   // The last first. Where others run besides, without looking on: one of the processors that they need is ours.
   for (size_t i = threads_.size(); i-- > 0;) {
-    const int spins = others_run || threads_.size() > 1 ? 1 : shared_.valid() ? kSpins : kLooks;
+    const bool look_on = threads_.size() == 1 && !others_run && !waits_for_us();
+    const int spins = !look_on ? 1 : shared_.valid() ? kSpins : kLooks;
     for (int spin = 0; spin < spins && !has_answered(i); ++spin) __builtin_ia32_pause();
     while (!has_answered(i)) {
       attend_stops(i);

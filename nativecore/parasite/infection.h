@@ -89,6 +89,7 @@ class Infection {
   void write_region();
   void await_answers(bool others_run, const Deadline& deadline);
   uint32_t state_of(size_t index);
+  bool waits_for_us() const;
   bool has_answered(size_t index);
   void answer_offer(bool take);
   void wait_until_nothing_is_offered(const Deadline& deadline);

@@ -223,6 +223,8 @@ uint64_t stat_start_stack(std::string_view stat) { return parse_number<uint64_t>
 
 int stat_exit_signal(std::string_view stat) { return parse_number<int>(stat_field(stat, 38)); }
 
+int stat_processor(std::string_view stat) { return parse_number<int>(stat_field(stat, 39)); }
+
 pid_t stat_parent(std::string_view stat) { return parse_number<pid_t>(stat_field(stat, 4)); }
 
 std::string_view status_field(std::string_view status, std::string_view name) {

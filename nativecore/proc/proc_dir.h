@@ -70,6 +70,7 @@ uint64_t stat_start_ticks(std::string_view stat);  // field 22
 pid_t stat_parent(std::string_view stat);          // field 4
 uint64_t stat_start_stack(std::string_view stat);  // field 28
 int stat_exit_signal(std::string_view stat);       // field 38
+int stat_processor(std::string_view stat);         // field 39: where it runs, or ran last
 
 // --- /proc/PID/status
 
