@@ -133,10 +133,13 @@ async function buildPrograms() {
       define: {
         __STASIS_VERSION__: JSON.stringify(version),
         __STASIS_COMMIT__: JSON.stringify(commit()),
-        // Our own files lie beside our node. A snapshot has no path of its own, and may have been copied.
-        'import.meta.url': '__libraryUrl',
+        // Our own files lie beside our node. Asked for each time: a snapshot that was copied starts with another node
+        // than the one that made it.
+        'import.meta.url': '__library.url',
       },
-      banner: { js: "const __libraryUrl = require('node:url').pathToFileURL(process.execPath).href;" },
+      banner: {
+        js: "const __library = { get url() { return require('node:url').pathToFileURL(process.execPath).href; } };",
+      },
     });
     buildSnapshot({
       node: join(library, 'node'),

@@ -1,8 +1,8 @@
 // The snapshots that programs start from hold their functions compiled, and
 // run on another kind of processor. Needs the built programs.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buildDirectory, stasisProgram } from '../e2e/support/paths.js';
@@ -28,6 +28,26 @@ describe('the snapshots of the programs', function () {
       execFileSync(stasisProgram, ['--version'], { env: { STASIS_RUNTIME: runtime, ...tunables }, encoding: 'utf8' });
     assert.match(version({}), /^base: runc 1\.0$/m);
     assert.match(version({ GLIBC_TUNABLES: 'glibc.malloc.check=0' }), /^base: runc 1\.glibc\.malloc\.check=0$/m);
+  });
+
+  it('look for our other files beside the node that starts them, not beside the one that made them', () => {
+    const copy = join(directory, 'lib/stasis');
+    mkdirSync(copy, { recursive: true });
+    mkdirSync(join(directory, 'state/held'), { recursive: true });
+    for (const name of ['node', 'stasis.blob']) copyFileSync(join(library, name), join(copy, name));
+    const { status, stderr } = spawnSync(
+      join(copy, 'node'),
+      [
+        '--no-rehash-snapshot',
+        '--snapshot-blob',
+        join(copy, 'stasis.blob'),
+        'stasis',
+        ...['--root', join(directory, 'state'), 'checkpoint', 'held'],
+      ],
+      { encoding: 'utf8' },
+    );
+    assert.equal(status, 1);
+    assert.ok(stderr.includes(`the addon ${join(copy, 'stasis.node')} cannot be loaded`), stderr);
   });
 
   for (const [program, words] of [
