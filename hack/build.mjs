@@ -28,6 +28,8 @@ const library = join(build, 'lib', 'stasis');
 const binaries = join(build, 'bin');
 const native = join(build, 'native');
 const programs = { stasis: 'cmd/stasis/start.ts', criu: 'cmd/criu/start.ts' };
+// Loaded by those who ask for help: what comes with it (yargs) would be a seventh of each start.
+const help = 'help.cjs';
 const withTests = process.argv.includes('--tests');
 
 for (const directory of [join(build, 'stamps'), library, binaries]) mkdirSync(directory, { recursive: true });
@@ -119,11 +121,10 @@ async function buildPrograms() {
   for (const name of readdirSync(library)) {
     if (/\.(mjs|map)$|^compile-cache$/.test(name)) rmSync(join(library, name), { recursive: true });
   }
-  for (const [name, entry] of Object.entries(programs)) {
-    const bundle = join(library, `${name}.cjs`);
+  const bundleOf = async (entry, outfile) =>
     await esbuild({
       entryPoints: [join(root, entry)],
-      outfile: bundle,
+      outfile,
       bundle: true,
       platform: 'node',
       format: 'cjs',
@@ -133,6 +134,7 @@ async function buildPrograms() {
       define: {
         __STASIS_VERSION__: JSON.stringify(version),
         __STASIS_COMMIT__: JSON.stringify(commit()),
+        __STASIS_HELP__: JSON.stringify(help),
         // Our own files lie beside our node. Asked for each time: a snapshot that was copied starts with another node
         // than the one that made it.
         'import.meta.url': '__library.url',
@@ -141,6 +143,10 @@ async function buildPrograms() {
         js: "const __library = { get url() { return require('node:url').pathToFileURL(process.execPath).href; } };",
       },
     });
+  await bundleOf('cmd/render/help.ts', join(library, help));
+  for (const [name, entry] of Object.entries(programs)) {
+    const bundle = join(library, `${name}.cjs`);
+    await bundleOf(entry, bundle);
     buildSnapshot({
       node: join(library, 'node'),
       bundle,

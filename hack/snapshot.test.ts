@@ -50,6 +50,16 @@ describe('the snapshots of the programs', function () {
     assert.ok(stderr.includes(`the addon ${join(copy, 'stasis.node')} cannot be loaded`), stderr);
   });
 
+  it('have the texts of --help in a file beside them, and the bundle finds it, too', () => {
+    const words = ['checkpoint', '--help'];
+    const fromBundle = execFileSync(join(library, 'node'), [join(library, 'stasis.cjs'), ...words], {
+      encoding: 'utf8',
+    });
+    assert.match(fromBundle, /--leave-running +let the container run on/);
+    assert.equal(start('stasis', [], words), fromBundle);
+    assert.ok(!readFileSync(join(library, 'stasis.cjs'), 'latin1').includes('yargs'));
+  });
+
   for (const [program, words] of [
     ['stasis', ['features']],
     ['criu', ['--version']],

@@ -29,6 +29,8 @@ export interface NativeKernelFacts {
 export interface NativeBinding {
   setChildSubreaper(enabled: boolean): void;
   waitForExit(hostPid: number): Promise<ExitStatus>;
+  /** Returns if node has to give a standard stream back as it was: a terminal, or a pipe that it has written to. */
+  exitAtOnce(status: number): void;
   /** False if somebody else holds the lock. */
   tryLock(ownFd: number): boolean;
   /** False if there is something at the new path already, which stays. */
@@ -68,6 +70,7 @@ export interface NativeBinding {
 export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'setChildSubreaper',
   'waitForExit',
+  'exitAtOnce',
   'tryLock',
   'renameWithoutReplacing',
   'openInRoot',
@@ -96,6 +99,9 @@ export function nativeBinding(): NativeBinding {
   binding ??= loadBinding(findLocations().addon);
   return binding;
 }
+
+/** Undefined: nothing has needed the addon until now. */
+export const loadedBinding = (): NativeBinding | undefined => binding;
 
 function loadBinding(path: string): NativeBinding {
   try {

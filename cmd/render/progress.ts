@@ -1,9 +1,11 @@
 // How far long work has come: one line on a terminal, or lines of JSON where
 // --progress json was given (docs/progress.md). Nothing else where standard
 // error is no terminal, and no line on a terminal for work that is soon done.
+import { isatty } from 'node:tty';
 import type { OnProgress, WorkProgress } from '../../runtime-shim/phase-clock.js';
 import { bytesText } from './table.js';
 
+const kStandardError = 2;
 const kFirstAfterMs = 1000;
 const kEveryMs = 200;
 const kClearLine = '\r\u001b[K';
@@ -72,7 +74,8 @@ export async function showProgress<T>(
   json: boolean,
   work: (onProgress: OnProgress | undefined) => Promise<T>,
 ): Promise<T> {
-  if (!json && !process.stderr.isTTY) return await work(undefined);
+  // Not process.stderr.isTTY: that would make a stream of it, which a command without a word to say has no use for.
+  if (!json && !isatty(kStandardError)) return await work(undefined);
   const startedAt = performance.now();
   let phase = '';
   let phaseAt = startedAt;

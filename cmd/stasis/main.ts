@@ -6,6 +6,7 @@ import { globalOptions, type RuntimeOption } from '../../oci-spec/runtime-option
 import { baseRuntimeLines } from '../../runtime-shim/container/index.js';
 import { exitStatusOfKind, StasisError } from '../../runtime-shim/errors/index.js';
 import { parseArguments, refuseUnbuilt, usage } from '../arguments.js';
+import { loadHelp } from '../load-help.js';
 import { errorDetails, errorSentence } from '../render/error.js';
 import { appendLog, logRecord, type LogFormat } from '../render/log.js';
 import { versionText } from '../version.js';
@@ -51,8 +52,6 @@ interface Log {
 
 /** Returns the exit status. */
 export async function main(words: readonly string[]): Promise<number> {
-  // Whoever reads our output may stop early; that is no failure of ours.
-  process.stdout.on('error', () => undefined);
   const log = findLog(words);
   let command: Command | undefined;
   try {
@@ -112,27 +111,15 @@ function verbOf(words: readonly string[]): string | undefined {
   return undefined;
 }
 
-/** yargs takes 15 ms to load (it compiles Unicode tables): only for whoever asks for help. */
+/** What yargs needs to load is more than all of a checkpoint: only for whoever asks for help. */
 async function helpText(command: Command | undefined, options: readonly RuntimeOption[]): Promise<string> {
-  const { default: yargs } = await import('yargs');
-  const program = yargs([])
-    .scriptName('stasis')
-    .usage(
-      command === undefined
-        ? usageText()
-        : `stasis ${command.verb} [options]${command.positional === undefined ? '' : ` <${command.positional}>`}\n\n${command.describe}`,
-    )
-    .help(false)
-    .version(false)
-    .exitProcess(false);
-  for (const option of options) {
-    program.option(option.name, {
-      type: option.type === 'list' ? 'array' : option.type,
-      describe: option.refused === undefined ? option.describe : `${option.describe} (refused)`,
-      ...(option.alias === undefined ? {} : { alias: option.alias }),
-    });
-  }
-  return await program.wrap(100).getHelp();
+  const { optionsHelp } = await loadHelp();
+  return await optionsHelp(
+    command === undefined
+      ? usageText()
+      : `stasis ${command.verb} [options]${command.positional === undefined ? '' : ` <${command.positional}>`}\n\n${command.describe}`,
+    options,
+  );
 }
 
 function usageText(): string {
@@ -172,6 +159,8 @@ function abortOnSignals(): AbortController {
 }
 
 function print(text: string): number {
+  // Whoever reads our output may stop early; that is no failure of ours.
+  if (process.stdout.listenerCount('error') === 0) process.stdout.on('error', () => undefined);
   process.stdout.write(text.endsWith('\n') ? text : `${text}\n`);
   return 0;
 }

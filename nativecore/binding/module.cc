@@ -16,6 +16,7 @@ namespace {
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("setChildSubreaper", Napi::Function::New(env, set_child_subreaper, "setChildSubreaper"));
   exports.Set("waitForExit", Napi::Function::New(env, wait_for_exit, "waitForExit"));
+  exports.Set("exitAtOnce", Napi::Function::New(env, exit_at_once, "exitAtOnce"));
   exports.Set("tryLock", Napi::Function::New(env, try_lock, "tryLock"));
   exports.Set("renameWithoutReplacing", Napi::Function::New(env, rename_without_replacing, "renameWithoutReplacing"));
   exports.Set("openInRoot", Napi::Function::New(env, open_in_root, "openInRoot"));

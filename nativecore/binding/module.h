@@ -13,6 +13,7 @@ namespace stasis::binding {
 
 Napi::Value set_child_subreaper(const Napi::CallbackInfo& info);
 Napi::Value wait_for_exit(const Napi::CallbackInfo& info);
+Napi::Value exit_at_once(const Napi::CallbackInfo& info);
 Napi::Value try_lock(const Napi::CallbackInfo& info);
 Napi::Value rename_without_replacing(const Napi::CallbackInfo& info);
 Napi::Value open_in_root(const Napi::CallbackInfo& info);

@@ -36,10 +36,11 @@ constexpr std::string_view kBaseNames[] = {"runc", "crun"};
 constexpr std::string_view kSystemPath = "/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin";
 // glibc 2.35: malloc says madvise(MADV_HUGEPAGE) of what it gets. Older ones overlook it. In one piece of 16 MiB, and
 // the snapshot inside it: pieces begin at no boundary of huge pages, and each has small ones before the first and after
-// the last. What has been freed stays for what comes next.
+// the last. What has been freed stays for what comes next. One arena: node starts six threads, each would get one of
+// its own, and the first byte that it takes there is a huge page to be cleared.
 constexpr const char* kHugePages =
     "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.top_pad=16777216:glibc.malloc.mmap_threshold=33554432:"
-    "glibc.malloc.trim_threshold=268435456";
+    "glibc.malloc.trim_threshold=268435456:glibc.malloc.arena_max=1";
 constexpr const char* kConfigFile = "/etc/stasis/config.json";
 
 template <size_t N>
@@ -219,13 +220,12 @@ std::string base_runtime(const struct stat& self) {
   // from images, whose sizes are bounded.
   // A command of 100 ms does not win back what V8 spends on optimised code, which it begins to make of a function after
   // 400 calls: a quarter of the processor time of a restore of 1000 files. Trees of 1000 processes still get theirs.
-  const char* flags[] = {"--no-rehash-snapshot",
-                         "--invocation-count-for-maglev=8000",
-                         "--invocation-count-for-maglev-osr=2000",
-                         "--invocation-count-for-turbofan=60000",
+  const char* flags[] = {"--no-rehash-snapshot", "--invocation-count-for-maglev=8000",
+                         "--invocation-count-for-maglev-osr=2000", "--invocation-count-for-turbofan=60000",
                          "--invocation-count-for-osr=10000",
-                         "--snapshot-blob",
-                         snapshot.c_str()};
+                         // Most commands end before they have made that much: without it the first collection of
+                         // garbage comes at 1 MB, and three more, on threads that have to be woken for it.
+                         "--min-semi-space-size=16", "--snapshot-blob", snapshot.c_str()};
   std::vector<char*> arguments;
   arguments.push_back(node.data());
   if (::access(snapshot.c_str(), R_OK) == 0) {
