@@ -227,6 +227,7 @@ void Coordinator::locate_processes() {
 void Coordinator::fill() {
   timings_.enter("fill");
   fault_point("fill_memory");
+  if (hole_->has_barrier(kPhaseFill)) hole_->open_stage(kPhaseFill);  // tasks follow what is filled
   Progress progress(channel_, "fill");
   LazyMemory later;
   later.files.resize(plan_.page_files.size());
@@ -234,11 +235,18 @@ void Coordinator::fill() {
     later.files[file].name = plan_.page_files[file];
     if (file < request_.page_file_digests.size()) later.files[file].digest = request_.page_file_digests[file];
   }
-  const FillSummary summary = fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, request_.page_file_digests,
-                                          deadline_, progress, request_.lazy_pages ? &later : nullptr);
+  FillSummary summary;
+  try {
+    summary = fill_memory(plan_, *hole_, *tree_, kImagesDescriptor, request_.page_file_digests, deadline_, progress,
+                          request_.lazy_pages ? &later : nullptr);
+  } catch (const NativeError&) {
+    if (hole_->has_failed()) throw_failure();  // memory of a task that is gone cannot be filled
+    throw;
+  }
   log_line("filled %llu bytes through userfaultfd, %llu through /proc/PID/mem, %llu are left to the page process",
            static_cast<unsigned long long>(summary.uffd_bytes), static_cast<unsigned long long>(summary.mem_bytes),
            static_cast<unsigned long long>(summary.lazy_bytes));
+  if (hole_->has_barrier(kPhaseFill)) await_barrier(kPhaseFill);
   // Now: the kernel itself may touch missing memory when threads register what they have there.
   if (!later.spaces.empty()) lazy_.emplace(std::move(later), tree_->pidfd(0));
 }

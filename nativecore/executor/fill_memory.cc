@@ -5,8 +5,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <deque>
 #include <exception>
 #include <mutex>
 #include <span>
@@ -30,8 +32,12 @@ constexpr uint64_t kBatchBytes = 2u << 20;
 constexpr uint64_t kWorthAThreadBytes = 1u << 20;
 constexpr unsigned kFillThreads = 2;
 
+// The chunk's memory is written to; it lies in no userfaultfd range.
+constexpr size_t kNoSpace = SIZE_MAX;
+
 struct Chunk {
-  int uffd;  // -1: the memory is written instead
+  size_t space;    // its RegisteredRanges, or kNoSpace
+  uint32_t range;  // there
   uint32_t task;
   uint64_t address;
   uint32_t page_file;
@@ -47,12 +53,13 @@ struct Batch {
   uint64_t length_bytes;
 };
 
-// Registers the ranges while this object lives; leaves the task's own
+// Registers the ranges, and unregisters each that is filled; leaves the task's own
 // descriptor, which a step of the task closes.
 class RegisteredRanges {
  public:
-  RegisteredRanges(UniqueFd uffd, const std::vector<PlanRange>& ranges, uint64_t features)
-      : uffd_(std::move(uffd)), ranges_(ranges) {
+  RegisteredRanges(const Hole& hole, uint32_t task, UniqueFd uffd, const std::vector<PlanRange>& ranges,
+                   uint64_t features)
+      : hole_(hole), task_(task), uffd_(std::move(uffd)), ranges_(ranges), missing_bytes_(ranges.size()) {
     uffdio_api api{};
     api.api = UFFD_API;
     api.features = features;
@@ -67,28 +74,63 @@ class RegisteredRanges {
     }
   }
   RegisteredRanges(const RegisteredRanges&) = delete;
-  RegisteredRanges(RegisteredRanges&&) = default;
 
   int borrow() const { return uffd_.borrow(); }
   UniqueFd take() && { return std::move(uffd_); }
 
-  // Not in a destructor: if it fails the task would hang at its first missing
-  // page. When filling fails the task is killed, so nothing need be unregistered.
-  void unregister() const {
-    for (const PlanRange& range : ranges_) {
-      uffdio_range request{range.address, range.length_bytes};
-      if (::ioctl(uffd_.borrow(), UFFDIO_UNREGISTER, &request) < 0) {
-        throw NativeError::from_errno("ioctl UFFDIO_UNREGISTER", errno).with_address(range.address);
-      }
+  // Before the first is filled. Gives the number of the range that `fill` lies in: the validator has seen that one
+  // does.
+  uint32_t expect(const PlanFill& fill) {
+    const auto holds = [&fill](const PlanRange& range) {
+      return range.address <= fill.address && fill.address - range.address < range.length_bytes;
+    };
+    // Nearly always fills are in the order of ranges.
+    if (!holds(ranges_[last_])) {
+      const auto found = std::find_if(ranges_.begin(), ranges_.end(), holds);
+      STASIS_ASSERT(found != ranges_.end());
+      last_ = static_cast<uint32_t>(found - ranges_.begin());
     }
+    missing_bytes_[last_] += fill.page_count * kPageBytes;
+    return last_;
+  }
+
+  // Several threads at once. Unregisters what is complete up to the first range that is not, and tells the task how
+  // far that is: it may divide those mappings now. Not in a destructor: if it fails the task would hang at its first
+  // missing page. When filling fails the task is killed, so nothing need be unregistered.
+  void filled(uint32_t range, uint64_t length_bytes) {
+    const std::lock_guard lock(mutex_);
+    missing_bytes_[range] -= length_bytes;
+    unregister_complete();
+  }
+  // Ranges that nothing had to be put in, too.
+  void finish() {
+    const std::lock_guard lock(mutex_);
+    unregister_complete();
+    STASIS_ASSERT(complete_ == ranges_.size());
   }
 
  private:
+  void unregister_complete() {
+    const uint32_t before = complete_;
+    for (; complete_ < ranges_.size() && missing_bytes_[complete_] == 0; ++complete_) {
+      uffdio_range request{ranges_[complete_].address, ranges_[complete_].length_bytes};
+      if (::ioctl(uffd_.borrow(), UFFDIO_UNREGISTER, &request) < 0)
+        throw NativeError::from_errno("ioctl UFFDIO_UNREGISTER", errno).with_address(request.start);
+    }
+    if (complete_ > before) hole_.tell_filled(task_, complete_);
+  }
+
+  const Hole& hole_;
+  const uint32_t task_;
   UniqueFd uffd_;
   const std::vector<PlanRange>& ranges_;
+  uint32_t last_ = 0;
+  std::mutex mutex_;
+  std::vector<uint64_t> missing_bytes_;  // by number of the range
+  uint32_t complete_ = 0;
 };
 
-void copy_through_uffd(const Chunk& chunk, const unsigned char* source) {
+void copy_through_uffd(int uffd, const Chunk& chunk, const unsigned char* source) {
   uint64_t done = 0;
   while (done < chunk.length_bytes) {
     uffdio_copy copy{};
@@ -96,7 +138,7 @@ void copy_through_uffd(const Chunk& chunk, const unsigned char* source) {
     copy.src = reinterpret_cast<uint64_t>(source) + done;
     copy.len = chunk.length_bytes - done;
     copy.mode = UFFDIO_COPY_MODE_DONTWAKE;  // everybody waits in the hole
-    if (::ioctl(chunk.uffd, UFFDIO_COPY, &copy) == 0) return;
+    if (::ioctl(uffd, UFFDIO_COPY, &copy) == 0) return;
     // EAGAIN: interrupted after `copy` bytes (the mappings of the task changed).
     if (errno != EAGAIN && errno != EINTR)
       throw NativeError::from_errno("ioctl UFFDIO_COPY", errno).with_address(copy.dst);
@@ -149,9 +191,9 @@ class ChunkList {
 // The batches, taken by several threads until none is left or one failed.
 class Copying {
  public:
-  Copying(const ChunkList& chunks, PageStore& store, const RestoredTree& tree, const Deadline& deadline,
-          Progress& progress)
-      : chunks_(chunks), store_(store), tree_(tree), deadline_(deadline), progress_(progress) {}
+  Copying(const ChunkList& chunks, std::deque<RegisteredRanges>& spaces, PageStore& store, const RestoredTree& tree,
+          const Deadline& deadline, Progress& progress)
+      : chunks_(chunks), spaces_(spaces), store_(store), tree_(tree), deadline_(deadline), progress_(progress) {}
 
   void run(unsigned threads) {
     std::vector<std::thread> helpers;
@@ -198,8 +240,10 @@ class Copying {
     for (const Chunk& chunk : chunks) {
       STASIS_CONTEXT("filling memory", tree_.host_pid(chunk.task));
       const unsigned char* const source = buffer + (chunk.offset_bytes - first.offset_bytes);
-      if (chunk.uffd >= 0) {
-        copy_through_uffd(chunk, source);
+      if (chunk.space != kNoSpace) {
+        RegisteredRanges& space = spaces_[chunk.space];
+        copy_through_uffd(space.borrow(), chunk, source);
+        space.filled(chunk.range, chunk.length_bytes);
       } else {
         write_through_mem(chunk, source, tree_.host_pid(chunk.task));
       }
@@ -207,6 +251,7 @@ class Copying {
   }
 
   const ChunkList& chunks_;
+  std::deque<RegisteredRanges>& spaces_;
   PageStore& store_;
   const RestoredTree& tree_;
   const Deadline& deadline_;
@@ -244,24 +289,19 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
                         LazyMemory* lazy) {
   FillSummary summary;
   PageStore store(plan.page_files, images_directory, digests);
-  std::vector<RegisteredRanges> registered;
+  std::deque<RegisteredRanges> spaces;
   ChunkList chunks;
 
   for (uint32_t index = 0; index < plan.tasks.size(); ++index) {
     const PlanTask& task = plan.tasks[index];
     if (task.fills.empty() && task.uffd_ranges.empty()) continue;
     STASIS_CONTEXT("preparing to fill memory", tree.host_pid(index));
-    int uffd = -1;
+    RegisteredRanges* space = nullptr;
     if (!task.uffd_ranges.empty()) {
       auto fetched = sys::try_pidfd_getfd(tree.pidfd(index), TargetFd(static_cast<int32_t>(hole.slot(task.uffd_slot))));
       if (!fetched.ok()) throw NativeError::from_errno("pidfd_getfd", fetched.error).with_pid(tree.host_pid(index));
-      RegisteredRanges ranges(std::move(fetched.value), task.uffd_ranges, lazy ? kLazyFeatures : 0);
-      if (lazy) {
-        lazy->spaces.push_back({std::move(ranges).take(), {}});
-      } else {
-        registered.push_back(std::move(ranges));
-        uffd = registered.back().borrow();
-      }
+      space = &spaces.emplace_back(hole, index, std::move(fetched.value), task.uffd_ranges, lazy ? kLazyFeatures : 0);
+      if (lazy) lazy->spaces.push_back({std::move(*space).take(), {}});
     }
     for (const PlanFill& fill : task.fills) {
       const bool through_uffd = fill.method == PlanFill::Method::uffd;
@@ -273,9 +313,10 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
       }
       const uint64_t length = fill.page_count * kPageBytes;
       store.expect(fill.page_file, fill.file_offset_bytes, length);
+      const uint32_t range = through_uffd ? space->expect(fill) : 0;
       for (uint64_t done = 0; done < length; done += kPieceBytes) {
-        chunks.add({through_uffd ? uffd : -1, index, fill.address + done, fill.page_file, fill.file_offset_bytes + done,
-                    std::min(kPieceBytes, length - done)});
+        chunks.add({through_uffd ? spaces.size() - 1 : kNoSpace, range, index, fill.address + done, fill.page_file,
+                    fill.file_offset_bytes + done, std::min(kPieceBytes, length - done)});
       }
       (through_uffd ? summary.uffd_bytes : summary.mem_bytes) += length;
     }
@@ -283,9 +324,11 @@ FillSummary fill_memory(const Plan& plan, const Hole& hole, const RestoredTree& 
 
   const bool large = summary.uffd_bytes + summary.mem_bytes > kWorthAThreadBytes;
   progress.expect(summary.uffd_bytes + summary.mem_bytes);
-  Copying(chunks, store, tree, deadline, progress).run(large ? kFillThreads : 1);
+  Copying(chunks, spaces, store, tree, deadline, progress).run(large ? kFillThreads : 1);
+  if (!lazy) {
+    for (RegisteredRanges& space : spaces) space.finish();
+  }
   store.compare_digests([&] { deadline.check("comparing the digests of page files"); });
-  for (const RegisteredRanges& ranges : registered) ranges.unregister();
   return summary;
 }
 

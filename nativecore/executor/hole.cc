@@ -145,6 +145,8 @@ HoleStep compile_step(const PlanStep& step, const Layout& layout, uint64_t hole_
     compiled.kind = StepKind::load;
   } else if (step.op == "exit_now") {
     compiled.kind = StepKind::exit_now;
+  } else if (step.op == "await_fill") {
+    compiled.kind = StepKind::await_fill;
   } else {
     const SyscallEntry* entry = find_syscall(step.op);
     STASIS_ASSERT(entry != nullptr);
@@ -287,6 +289,12 @@ void Hole::open_stage(uint32_t phase) const {
   futex(&header().stage, FUTEX_WAKE, INT_MAX, nullptr);
 }
 
+void Hole::tell_filled(uint32_t task_index, uint32_t count) const {
+  __atomic_store_n(&task(task_index).filled, count, __ATOMIC_SEQ_CST);
+  __atomic_fetch_add(&header().fills, 1, __ATOMIC_SEQ_CST);
+  futex(&header().fills, FUTEX_WAKE, INT_MAX, nullptr);
+}
+
 uint32_t Hole::events() const { return __atomic_load_n(&header().events, __ATOMIC_SEQ_CST); }
 
 void Hole::wait_for_events(uint32_t seen, uint64_t timeout_ns) const {
@@ -300,6 +308,8 @@ bool Hole::has_failed() const { return __atomic_load_n(&header().fail, __ATOMIC_
 void Hole::fail_all() const {
   __atomic_store_n(&header().fail, 1, __ATOMIC_SEQ_CST);
   futex(&header().stage, FUTEX_WAKE, INT_MAX, nullptr);
+  __atomic_fetch_add(&header().fills, 1, __ATOMIC_SEQ_CST);
+  futex(&header().fills, FUTEX_WAKE, INT_MAX, nullptr);
 }
 
 std::optional<HoleError> Hole::error() const {

@@ -37,6 +37,9 @@ class Hole {
   // Lets every task run `phase`.
   void open_stage(uint32_t phase) const;
 
+  // Lets a task pass whatever awaits its first `count` userfaultfd ranges.
+  void tell_filled(uint32_t task_index, uint32_t count) const;
+
   // Sleeps until a task reports something, at most `timeout_ns`.
   uint32_t events() const;
   void wait_for_events(uint32_t seen, uint64_t timeout_ns) const;

@@ -34,7 +34,7 @@ constexpr uint32_t kPhaseTasks = 3;
 constexpr uint32_t kPhaseGroups = 4;
 constexpr uint32_t kPhaseDescriptors = 5;
 constexpr uint32_t kPhaseMemory = 6;
-constexpr uint32_t kPhaseFill = 7;  // the coordinator's: no task has steps in it
+constexpr uint32_t kPhaseFill = 7;  // while the coordinator fills: tasks follow it with await_fill
 constexpr uint32_t kPhaseThreads = 8;
 constexpr uint32_t kPhaseCredentials = 9;
 constexpr uint32_t kPhaseParked = 10;  // past the last phase
@@ -49,7 +49,14 @@ constexpr uint32_t kMaxArgs = 6;
 constexpr uint32_t kMaxToleratedErrnos = 6;
 constexpr uint32_t kMaxPidNamespaceDepth = 32;  // MAX_PID_NS_LEVEL
 
-enum class StepKind : uint16_t { syscall = 0, clone_process = 1, clone_thread = 2, load = 3, exit_now = 4 };
+enum class StepKind : uint16_t {
+  syscall = 0,
+  clone_process = 1,
+  clone_thread = 2,
+  load = 3,
+  exit_now = 4,
+  await_fill = 5
+};
 
 struct HoleStep {
   StepKind kind;
@@ -91,10 +98,12 @@ struct HoleTask {
   uint64_t stack_base;
   uint32_t progress_phase;  // for whoever looks after a hang
   uint32_t progress_step;
+  uint32_t filled;  // atomic: so many of its userfaultfd ranges are, from the first on
+  uint32_t reserved;
   uint64_t steps[kPhaseCount];  // addresses of HoleStep[]
   uint32_t step_counts[kPhaseCount];
 };
-static_assert(sizeof(HoleTask) == 184 && offsetof(HoleTask, steps) == 64);
+static_assert(sizeof(HoleTask) == 192 && offsetof(HoleTask, steps) == 72);
 
 // Written once, by whoever fails first.
 struct HoleError {
@@ -117,10 +126,12 @@ struct HoleHeader {
   uint32_t events;                 // futex: counts what the coordinator waits for (a barrier complete, a failure)
   uint32_t arrived[kPhaseCount];   // atomic
   uint32_t expected[kPhaseCount];  // how many tasks take part; 0 = nobody has anything to do, pass
-  uint64_t tasks;                  // address of HoleTask[]
-  uint64_t slots;                  // address of uint64_t[slot_count + 1]; slot 0 is never used
+  uint32_t fills;                  // futex: counts what await_fill waits for (a range filled, a failure)
+  uint32_t reserved;
+  uint64_t tasks;  // address of HoleTask[]
+  uint64_t slots;  // address of uint64_t[slot_count + 1]; slot 0 is never used
   HoleError error;
 };
-static_assert(sizeof(HoleHeader) == 152 && offsetof(HoleHeader, tasks) == 104);
+static_assert(sizeof(HoleHeader) == 160 && offsetof(HoleHeader, tasks) == 112);
 
 }  // namespace stasis

@@ -79,9 +79,11 @@ inline uint64_t& slot_at(HoleHeader* header, uint32_t slot) { return reinterpret
   for (;;) syscall4(__NR_exit_group, static_cast<uint64_t>(exit_code));
 }
 
+void wake(uint32_t& word) { syscall4(__NR_futex, reinterpret_cast<uint64_t>(&word), kFutexWake, INT32_MAX); }
+
 void tell_coordinator(HoleHeader* header) {
   __atomic_fetch_add(&header->events, 1, __ATOMIC_SEQ_CST);
-  syscall4(__NR_futex, reinterpret_cast<uint64_t>(&header->events), kFutexWake, INT32_MAX);
+  wake(header->events);
 }
 
 [[noreturn]] void fail(HoleHeader* header, uint64_t index, uint32_t phase, uint32_t step, int64_t result) {
@@ -96,7 +98,9 @@ void tell_coordinator(HoleHeader* header) {
   store(header->fail, 1);
   // The coordinator first: when the init of a pid namespace hears of it and leaves, the kernel kills us.
   tell_coordinator(header);
-  syscall4(__NR_futex, reinterpret_cast<uint64_t>(&header->stage), kFutexWake, INT32_MAX);
+  wake(header->stage);
+  __atomic_fetch_add(&header->fills, 1, __ATOMIC_SEQ_CST);
+  wake(header->fills);
   leave(header, index, 1);
 }
 
@@ -107,6 +111,17 @@ void wait_for_stage(HoleHeader* header, uint64_t index, uint32_t phase) {
     const uint32_t stage = load(header->stage);
     if (stage >= phase) return;
     syscall4(__NR_futex, reinterpret_cast<uint64_t>(&header->stage), kFutexWait, stage, 0);
+  }
+}
+
+// Returns when the coordinator has filled the first `count` userfaultfd ranges of this task, and registered them no
+// more.
+void wait_for_fill(HoleHeader* header, uint64_t index, uint64_t count) {
+  for (;;) {
+    if (load(header->fail)) leave(header, index, 1);
+    const uint32_t seen = load(header->fills);
+    if (load(task_at(header, index).filled) >= count) return;
+    syscall4(__NR_futex, reinterpret_cast<uint64_t>(&header->fills), kFutexWait, seen, 0);
   }
 }
 
@@ -197,6 +212,10 @@ int64_t run_step(HoleHeader* header, uint64_t index, uint32_t phase, const HoleS
     // args[0] is the address already; args[2] the width. A descriptor is a positive int.
     if (args[2] == 4) return *reinterpret_cast<volatile int32_t*>(args[0]);
     return *reinterpret_cast<volatile int64_t*>(args[0]);
+  }
+  if (step.kind == StepKind::await_fill) {
+    wait_for_fill(header, index, args[0]);
+    return 0;
   }
   if (step.kind == StepKind::exit_now) exit_as(header, index, phase, args[0]);
   return kErrnoEinval;

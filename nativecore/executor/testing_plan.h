@@ -221,6 +221,7 @@ inline std::string encode(const ExecuteRequest& request, const std::vector<uint6
   for (const std::string& file : request.cgroup_tasks_files) writer.add_string(4, file);
   writer.add_string(5, request.cgroup2_directory);
   writer.add_string(11, request.start_fifo);
+  writer.add_bool(20, request.lazy_pages);
   for (const UndoAction& action : request.undo) {
     pbf_writer out(writer, 6);
     out.add_enum(1, static_cast<int32_t>(action.kind));

@@ -174,7 +174,7 @@ inline void add_memory(TinyPlan& request, uint32_t task, uint32_t exe_slot, uint
   add(step("munmap", {imm(0), imm(plan.hole_address)}));
   add(step("munmap", {imm(hole_end), imm(0x7ffffffff000 - hole_end)}));
   add(step("arch_prctl", {imm(0x2003), imm(kVdso)}, vdso_slot));
-  map(kCode, PROT_READ | PROT_EXEC);
+  map(kCode, PROT_READ);  // executable when it is filled
   map(kData, PROT_READ | PROT_WRITE);
   map(kMemData, PROT_READ);
   prctl_mm_map mm{};
@@ -201,6 +201,8 @@ inline void add_memory(TinyPlan& request, uint32_t task, uint32_t exe_slot, uint
   planned.fills = {{PlanFill::Method::uffd, kCode, 1, 0, 0},
                    {PlanFill::Method::uffd, kData, 1, 0, 4096},
                    {PlanFill::Method::mem, kMemData, 1, 0, 8192}};
+  request.add_step(task, kPhaseFill, step("await_fill", {imm(1)}));
+  request.add_step(task, kPhaseFill, step("mprotect", {imm(kCode), imm(4096), imm(PROT_READ | PROT_EXEC)}));
   request.add_step(task, kPhaseThreads, step("close", {slot(uffd_slot)}));
 }
 

@@ -207,7 +207,8 @@ class Validator {
       uint32_t previous = 0;
       for (const PlanPhase& phase : task.phases) {
         if (phase.phase <= previous) refuse("the phases of " + name + " are out of order");
-        if (phase.phase < first || phase.phase > last || phase.phase == kPhaseFill) {
+        if (phase.phase < first || phase.phase > last ||
+            (phase.phase == kPhaseFill && task.kind != TaskKind::process)) {
           refuse(name + " cannot have steps in phase " + phase_name(phase.phase));
         }
         previous = phase.phase;
@@ -314,6 +315,9 @@ class Validator {
     for (const PlanArg& arg : step.args) check_arg(at, step, arg);
 
     if (step.op == "clone_process" || step.op == "clone_thread") return;
+    if (at.phase == kPhaseFill && step.op != "await_fill" && step.op != "mprotect")
+      refuse_step(at, step, "while memory is filled tasks wait for it and protect it, nothing else");
+    if (step.op == "await_fill") return check_await_fill(at, step);
     if (step.op == "exit_now") {
       if (step.args.size() != 1 || step.args[0].kind != PlanArg::Kind::immediate || step.args[0].value > 0xffff) {
         refuse_step(at, step, "it takes a wait status");
@@ -337,6 +341,15 @@ class Validator {
       refuse_step(at, step, "it has " + std::to_string(step.args.size()) + " arguments");
     }
     check_hole_is_left_alone(at, step);
+  }
+
+  void check_await_fill(const Position& at, const PlanStep& step) const {
+    if (at.phase != kPhaseFill) refuse_step(at, step, "memory is filled in phase FILL");
+    // The page process fills when the tasks run.
+    if (request_.lazy_pages) refuse_step(at, step, "what is restored lazily is not filled then");
+    if (step.args.size() != 1 || step.args[0].kind != PlanArg::Kind::immediate ||
+        step.args[0].value > plan_.tasks[at.task].uffd_ranges.size())
+      refuse_step(at, step, "it takes a number of userfaultfd ranges of its task");
   }
 
   void check_arg(const Position& at, const PlanStep& step, const PlanArg& arg) const {
@@ -392,6 +405,10 @@ class Validator {
           touches_hole(range.address, range.length_bytes)) {
         refuse("a userfaultfd range is not page-aligned or touches the hole");
       }
+    }
+    for (size_t number = 1; number < ranges.size(); ++number) {
+      if (ranges[number].address - ranges[number - 1].address < ranges[number - 1].length_bytes)
+        refuse("userfaultfd ranges of a task overlap");
     }
     for (const PlanFill& fill : task.fills) {
       if (static_cast<uint32_t>(fill.method) > 1) refuse("a fill has an unknown method");

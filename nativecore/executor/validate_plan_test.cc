@@ -93,7 +93,7 @@ void refuses_repeats_of_what_is_no_plain_step() {
   Refusable wide;
   wide.add_step(wide.root, kPhaseFiles, step("mmap", std::vector<PlanArg>(7, imm(0))));
   expect_refused(wide, "or more than six", std::vector<uint64_t>(7));
-  for (const char* op : {"clone_process", "clone_thread", "exit_now", "load", "reboot"}) {
+  for (const char* op : {"clone_process", "clone_thread", "exit_now", "load", "await_fill", "reboot"}) {
     Refusable built_in;
     built_in.add_step(built_in.root, kPhaseTasks, step(op, {imm(0)}));
     expect_refused(built_in, "not a system call that a plan may name", {0});
@@ -226,15 +226,34 @@ void refuses_impossible_trees() {
   early.add_step(early.root, kPhaseTasks, step("clone_process", {imm(other)}));
   early.add_step(other, kPhaseFiles, step("getpid", {}));
   expect_refused(early, "cannot have steps in phase FILES");
-  Refusable filled;
-  filled.add_step(filled.root, kPhaseFill, step("mprotect", {imm(0x400000), imm(4096), imm(1)}));
-  expect_refused(filled, "cannot have steps in phase FILL");
   Refusable flags;
   flags.plan().tasks[0].clone_flags = CLONE_VM;
   expect_refused(flags, "clone flags that are not namespaces");
   Refusable registers;
   registers.plan().tasks[0].release.registers = "short";
   expect_refused(registers, "no complete register set");
+}
+
+void refuses_waiting_for_nothing() {
+  Refusable filled;
+  filled.add_step(filled.root, kPhaseFill, step("munmap", {imm(0x400000), imm(4096)}));
+  expect_refused(filled, "while memory is filled tasks wait for it and protect it");
+  Refusable unfilled;
+  unfilled.add_step(unfilled.root, kPhaseFill, step("await_fill", {imm(1)}));
+  expect_refused(unfilled, "it takes a number of userfaultfd ranges of its task");
+  Refusable early;
+  early.add_step(early.root, kPhaseMemory, step("await_fill", {imm(0)}));
+  expect_refused(early, "memory is filled in phase FILL");
+  Refusable later;
+  later.request.lazy_pages = true;
+  later.add_step(later.root, kPhaseFill, step("await_fill", {imm(0)}));
+  expect_refused(later, "what is restored lazily is not filled then");
+  Refusable overlapping;
+  const uint32_t uffd_slot = overlapping.new_slot();
+  overlapping.add_step(overlapping.root, kPhaseMemory, step("userfaultfd", {imm(0)}, uffd_slot));
+  overlapping.plan().tasks[0].uffd_slot = uffd_slot;
+  overlapping.plan().tasks[0].uffd_ranges = {{0x402000, 0x1000}, {0x400000, 0x3000}};
+  expect_refused(overlapping, "userfaultfd ranges of a task overlap");
 }
 
 void refuses_noise() {
@@ -278,6 +297,7 @@ int main(int argc, char** argv) {
           {"refuses what is out of bounds", refuses_bad_bounds},
           {"refuses impossible connections", refuses_impossible_connections},
           {"refuses impossible trees", refuses_impossible_trees},
+          {"refuses waiting for nothing", refuses_waiting_for_nothing},
           {"refuses noise", refuses_noise},
       },
       argc, argv);

@@ -59,7 +59,10 @@ export function printPlan(plan: Plan): string {
   for (const phase of kPhases) {
     const body =
       phase.value === Phase.FILL
-        ? plan.tasks.flatMap((task, index) => printFills(plan, task, index))
+        ? [
+            ...plan.tasks.flatMap((task, index) => printFills(plan, task, index)),
+            ...printPhase(plan, phase.value, numbers),
+          ]
         : printPhase(plan, phase.value, numbers);
     if (body.length === 0) continue;
     lines.push(`${`── phase ${phase.name.toLowerCase()} `.padEnd(kRuleWidth, '─')} ${kPhaseReasons[phase.name] ?? ''}`);

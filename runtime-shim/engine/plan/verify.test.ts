@@ -26,6 +26,29 @@ const someConnection: Connection = {
   from: 'file[1]',
 };
 
+function awaitFill(plan: Plan, phase: number, count: bigint): void {
+  const step: Step = {
+    op: 'await_fill',
+    args: [{ immediate: count }],
+    outSlot: 0,
+    hasExpected: false,
+    expected: 0n,
+    toleratedErrnos: [],
+    from: '',
+    note: '',
+    moreArgs: [],
+  };
+  const { phases } = plan.tasks[0]!;
+  const found = phases.find((each) => each.phase === phase);
+  if (found !== undefined) found.steps.push(step);
+  else
+    phases.splice(
+      phases.findIndex((each) => each.phase > phase),
+      0,
+      { phase, steps: [step] },
+    );
+}
+
 describe('plan verification', () => {
   const wrong: readonly (readonly [string, (plan: Plan) => void, RegExp])[] = [
     ['no hole', (plan) => (plan.hole = undefined), /no hole/],
@@ -33,10 +56,12 @@ describe('plan verification', () => {
     ['phases out of order', (plan) => plan.tasks[0]!.phases.reverse(), /out of order/],
     ['a thread with steps before it exists', (plan) => (plan.tasks[1]!.phases[0]!.phase = Phase.MEMORY), /not its/],
     [
-      'a step while the coordinator fills',
+      'another step than a protection while the coordinator fills',
       (plan) => (plan.tasks[0]!.phases.find(({ phase }) => phase === Phase.MEMORY)!.phase = Phase.FILL),
-      /not its/,
+      /wait for it and protect it, nothing else/,
     ],
+    ['a wait for more ranges than there are', (plan) => awaitFill(plan, Phase.FILL, 99n), /a number of userfaultfd/],
+    ['a wait for memory in another phase', (plan) => awaitFill(plan, Phase.MEMORY, 1n), /filled in phase FILL/],
     ['a slot that is used before it is defined', (plan) => stepsOf(plan, 0, Phase.FILES).reverse(), /used before/],
     ['a slot out of range', (plan) => (plan.slotCount = 1), /out of range/],
     [

@@ -103,7 +103,7 @@ function checkTask(plan: Plan, task: PlanTask, index: number): void {
   const first = index === 0 ? Phase.NAMESPACES : task.kind === kThread ? Phase.THREADS : Phase.TASKS;
   for (const { phase } of task.phases) {
     if (phase <= previous) refuse(`the phases of p${index} are out of order`);
-    if (phase < first || phase > last || phase === Phase.FILL)
+    if (phase < first || phase > last || (phase === Phase.FILL && task.kind !== kProcess))
       refuse(`p${index} has steps in phase ${phase}, which is not its`);
     previous = phase;
   }
@@ -128,6 +128,9 @@ function checkStep(
   step: Step,
 ): void {
   if (step.args.length > kMaximalArguments) refuse('it has more than six arguments', at, step);
+  if (step.op === 'await_fill') checkAwaitFill(plan, at, step);
+  else if (at.phase === Phase.FILL && step.op !== 'mprotect')
+    refuse('while memory is filled tasks wait for it and protect it, nothing else', at, step);
   for (const arg of step.args) {
     for (const slot of slotsOf(plan, arg, at, step)) {
       if (!isDefinedBefore(definitions.get(slot), at, creations))
@@ -140,6 +143,14 @@ function checkStep(
     checkRange(plan, at, step, rangeAmong(step.op, step.moreArgs.slice(next, next + width)));
 }
 
+function checkAwaitFill(plan: Plan, at: Position, step: Step): void {
+  const [count, ...more] = step.args;
+  const ranges = BigInt(plan.tasks[at.task]?.uffdRanges.length ?? 0);
+  if (at.phase !== Phase.FILL) refuse('memory is filled in phase FILL', at, step);
+  if (count?.immediate === undefined || more.length > 0 || count.immediate > ranges)
+    refuse('it takes a number of userfaultfd ranges of its task', at, step);
+}
+
 /** Positions are of messages here; the executor counts each repeat. */
 function checkRepeats(at: Position, step: Step): void {
   if (step.args.length === 0 || step.moreArgs.length % step.args.length !== 0)
@@ -149,7 +160,7 @@ function checkRepeats(at: Position, step: Step): void {
   if (kBuiltIn.has(step.op)) refuse('what is repeated is no system call', at, step);
 }
 
-const kBuiltIn = new Set(['clone_process', 'clone_thread', 'load', 'exit_now']);
+const kBuiltIn = new Set(['clone_process', 'clone_thread', 'load', 'exit_now', 'await_fill']);
 
 function checkRange(plan: Plan, at: Position, step: Step, range: Range | undefined): void {
   const hole = plan.hole;

@@ -2,11 +2,11 @@
 // userfaultfd and filled from outside, now or lazily, and what is written to.
 import type { mm_entry, vma_entry } from '../../../oci-spec/images/messages.js';
 import type { CompileContext, ImageTask, PlannedTask } from '../compile-context.js';
-import { Phase, type SlotRef } from '../plan/builder.js';
+import { Phase, type PhaseValue, type SlotRef, type TaskBuilder } from '../plan/builder.js';
 import { keepInherited } from './file-common.js';
 import { isOurs, kPageBytes, mapFlag, vmaStatus } from './mapping-flags.js';
 import { readPageMap, type PageMap } from './page-map.js';
-import type { Stretch } from './stretches.js';
+import { piecesOf, type Piece, type Stretch } from './stretches.js';
 
 const kCloseOnExec = 0o2000000;
 const kEbadf = 9;
@@ -47,19 +47,33 @@ function getsHugePages(ctx: CompileContext, mm: mm_entry, vma: vma_entry): boole
 interface Target {
   readonly start: bigint;
   readonly end: bigint;
-  /** The first of a stretch. */
+  /** The first of a stretch, or of a piece of one. */
   readonly vma: vma_entry;
   /** A userfaultfd takes one mapping at a time; where all are small, writing to many of them at once costs less. */
   readonly isStretch: boolean;
+  /** Registered by itself, so that it can be told apart as soon as it is filled. */
+  readonly piece?: Piece;
 }
 
-function targetsOf(mm: mm_entry, stretches: ReadonlyMap<vma_entry, Stretch>): Target[] {
+/**
+ * Whether stretches are filled before they are told apart, in phase FILL: each piece while the next one is filled. If
+ * not they are told apart before they are written to: without pages the kernel divides a mapping quicker.
+ */
+export const followsFill = (ctx: CompileContext): boolean =>
+  ctx.options.kernel.userfaultfd && ctx.options.lazyPages !== true;
+
+function targetsOf(mm: mm_entry, stretches: ReadonlyMap<vma_entry, Stretch>, inPieces: boolean): Target[] {
   const targets: Target[] = [];
   let stretched = 0n;
   for (const vma of mm.vmas) {
     if ((vma.status & (vmaStatus.VSYSCALL | vmaStatus.GUARD)) !== 0 || vma.start < stretched) continue;
     const stretch = stretches.get(vma);
     if (stretch !== undefined) stretched = stretch.end;
+    if (stretch !== undefined && inPieces) {
+      for (const piece of piecesOf(stretch))
+        targets.push({ start: piece.start, end: piece.end, vma: piece.vmas[0] ?? vma, isStretch: true, piece });
+      continue;
+    }
     targets.push({ start: vma.start, end: stretch?.end ?? vma.end, vma, isStretch: stretch !== undefined });
   }
   return targets;
@@ -108,6 +122,7 @@ class RangeList {
   }
 
   #mayJoin(last: number, next: number): boolean {
+    if (this.#targets[last]?.piece !== undefined || this.#targets[next]?.piece !== undefined) return false;
     if ((this.#targets[last]?.end ?? 0n) <= this.#holeStart && this.#holeStart < (this.#targets[next]?.start ?? 0n))
       return false;
     // What is registered but not filled would be missing to the program that a lazy restore has released.
@@ -136,13 +151,15 @@ export function compileFills(
 ): void {
   const { image, builder } = planned;
   const pages = pageRuns(ctx, image);
-  if (pages === undefined || pages.runs.length === 0) return;
+  if (pages === undefined) return;
   const from = `pagemap[${image.pid}]`;
   // Lazily memory is filled through a userfaultfd whatever it costs.
-  const targets = targetsOf(mm, ctx.options.lazyPages === true ? new Map() : stretches);
+  const targets = targetsOf(mm, ctx.options.lazyPages === true ? new Map() : stretches, followsFill(ctx));
   const registered = (vma: vma_entry): boolean =>
     ctx.options.lazyPages === true ? isLazy(ctx, vma) : ctx.options.kernel.userfaultfd && !getsHugePages(ctx, mm, vma);
-  const takesUffd = ({ vma, isStretch }: Target): boolean => !isStretch && isAnonymous(vma) && registered(vma);
+  const takesUffd = ({ vma, isStretch, piece }: Target): boolean =>
+    piece !== undefined || (!isStretch && isAnonymous(vma) && registered(vma));
+  const filledWith = new Map<Piece, number>();
   const ranges = new RangeList(ctx, targets, builder.uffdRanges, takesUffd);
   let at = 0;
   for (const run of pages.runs) {
@@ -172,10 +189,12 @@ export function compileFills(
           fileOffsetBytes: run.offset + (start - run.start),
         });
         if (method === kMethodUffd) ranges.add(at);
+        if (target.piece !== undefined) filledWith.set(target.piece, builder.uffdRanges.length);
       }
       start = end;
     }
   }
+  if (followsFill(ctx)) tellApart(builder, targets, stretches, filledWith, from);
   if (builder.uffdRanges.length === 0) return;
   const slot = ctx.plan.slot(`uffd ${image.pid}`);
   builder.uffdSlot = slot;
@@ -192,6 +211,42 @@ export function compileFills(
   // A task whose own descriptors fill all lower numbers got it above them: there the held ones have been closed together.
   builder.step(Phase.THREADS, 'close', [slot], { from, tolerate: [kEbadf] });
 }
+
+/** `filledWith`: how many of the ranges, from the first on, must be filled before a piece is; none where it is empty. */
+function tellApart(
+  builder: TaskBuilder,
+  targets: readonly Target[],
+  stretches: ReadonlyMap<vma_entry, Stretch>,
+  filledWith: ReadonlyMap<Piece, number>,
+  from: string,
+): void {
+  let base = 0;
+  for (const { piece } of targets) {
+    if (piece === undefined) continue;
+    const [first] = piece.vmas;
+    base = (first === undefined ? undefined : stretches.get(first)?.prot) ?? base;
+    const ranges = filledWith.get(piece);
+    if (ranges !== undefined)
+      builder.step(Phase.FILL, 'await_fill', [ranges], { from: `${from}.vma[${rangeName(piece)}]` });
+    protectMembers(builder, Phase.FILL, piece, base, from);
+  }
+}
+
+/** From what all of them are mapped with. */
+export function protectMembers(
+  builder: TaskBuilder,
+  phase: PhaseValue,
+  members: Piece,
+  mappedWith: number,
+  from: string,
+): void {
+  const numbers: bigint[] = [];
+  for (const vma of members.vmas)
+    if (vma.prot !== mappedWith) numbers.push(vma.start, vma.end - vma.start, BigInt(vma.prot));
+  builder.steps(phase, 'mprotect', 3, numbers, { from: `${from}.vma[${rangeName(members)}]` });
+}
+
+const rangeName = ({ start, end }: Piece): string => `${start.toString(16)}-${end.toString(16)}`;
 
 /** Where the data of each run is; undefined after objecting. */
 export function pageRuns(ctx: CompileContext, task: ImageTask): PageMap | undefined {

@@ -24,12 +24,12 @@ import {
   vmaStatus,
 } from './mapping-flags.js';
 import { encodeMappedMemfd, finishMemfds, mappedMemfd } from './memfd.js';
-import { compileFills, pageRuns } from './memory-fills.js';
+import { compileFills, followsFill, pageRuns, protectMembers } from './memory-fills.js';
 import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
 import { SharedMemoryPlan, segmentMapping } from './shared-memory.js';
 import { sharedObjectOf } from './shared-objects.js';
-import { findStretches, type Stretch } from './stretches.js';
+import { findStretches } from './stretches.js';
 import { finishSegments, ownsSegments } from './sysv-segments.js';
 
 export const memoryRoom: Room = { kind: 'memory', encode, compile };
@@ -382,7 +382,7 @@ function compileTask(ctx: CompileContext, planned: PlannedTask, mm: mm_entry, sh
     if (stretch === undefined) compileMapping(ctx, builder, vma, slots, shared, from);
     else {
       compileMapping(ctx, builder, { ...vma, end: stretch.end, prot: stretch.prot }, slots, shared, from);
-      protectMembers(builder, stretch, from);
+      if (!followsFill(ctx)) protectMembers(builder, Phase.MEMORY, stretch, stretch.prot, from);
       stretched = stretch.end;
     }
   }
@@ -430,15 +430,6 @@ function compileMapping(
       tolerate: advice === 12 || advice === 14 || advice === 15 ? [kEinval] : [],
     });
   }
-}
-
-/** Before the fill: without pages the kernel splits a mapping in half the time. */
-function protectMembers(builder: TaskBuilder, stretch: Stretch, from: string): void {
-  const numbers: bigint[] = [];
-  for (const vma of stretch.vmas)
-    if (vma.prot !== stretch.prot) numbers.push(vma.start, vma.end - vma.start, BigInt(vma.prot));
-  const range = `${stretch.start.toString(16)}-${stretch.end.toString(16)}`;
-  builder.steps(Phase.MEMORY, 'mprotect', 3, numbers, { from: `${from}.vma[${range}]` });
 }
 
 const kEinval = 22;

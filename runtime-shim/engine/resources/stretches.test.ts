@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import type { vma_entry } from '../../../oci-spec/images/messages.js';
 import { mapFlag, prot, vmaStatus } from './mapping-flags.js';
-import { findStretches } from './stretches.js';
+import { findStretches, piecesOf } from './stretches.js';
 
 const kPage = 4096n;
 const kFirst = 0x10000000n;
@@ -43,6 +43,24 @@ describe('stretches of small mappings', () => {
       prot: page % 3 === 0 ? readWrite | prot.EXEC : readWrite,
     }));
     assert.equal([...findStretches(writable).values()][0]?.prot, readWrite);
+  });
+
+  it('are told apart in pieces that end with what is told apart', () => {
+    const vmas = alternating(300).map((each, page) => ({ ...each, prot: page % 2 === 0 ? prot.READ : readWrite }));
+    const stretch = { start: kFirst, end: vmas[299]?.end ?? 0n, vmas, prot: readWrite };
+    const pieces = piecesOf(stretch);
+    assert.deepEqual(
+      pieces.map(({ start, end }) => [(start - kFirst) / kPage, (end - kFirst) / kPage]),
+      [
+        [0n, 129n],
+        [129n, 257n],
+        [257n, 300n],
+      ],
+    );
+    assert.deepEqual(
+      pieces.flatMap(({ vmas: members }) => members),
+      vmas,
+    );
   });
 
   const broken: readonly [string, (page: number) => Partial<vma_entry>][] = [
