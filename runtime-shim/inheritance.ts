@@ -14,6 +14,7 @@ import {
   type CgroupLayout,
 } from './container/index.js';
 import { kConsoleChannel, type CompileOptions } from './engine/index.js';
+import { openDeletedFileImages } from './deleted-files.js';
 import { openUserfaultfdDevice } from './lazy-pages.js';
 import type { Bundle } from './bundle.js';
 import type { ImageInput } from './image-input.js';
@@ -71,6 +72,8 @@ export function inheritFromBundle(request: {
     if (descriptor !== undefined) inherited.set(key, descriptor);
   }
   const hasUserNamespace = bundle.spec.linux?.namespaces?.some(({ type }) => type === 'user') === true;
+  const deletedFiles = openDeletedFileImages(images);
+  for (const [name, fd] of deletedFiles) inherited.set(name, toCore(fd));
   const uffdDevice = request.lazyPages && hasUserNamespace ? openUserfaultfdDevice() : undefined;
   return {
     compileOptions: {
@@ -86,7 +89,7 @@ export function inheritFromBundle(request: {
     uidMap: (bundle.spec.linux?.uidMappings ?? []).map(toIdMap),
     gidMap: (bundle.spec.linux?.gidMappings ?? []).map(toIdMap),
     [Symbol.dispose]: () => {
-      for (const fd of namespaceFds.values()) closeSync(fd);
+      for (const fd of [...namespaceFds.values(), ...deletedFiles.values()]) closeSync(fd);
       if (uffdDevice !== undefined) closeSync(uffdDevice);
     },
   };

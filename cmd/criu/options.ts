@@ -112,6 +112,7 @@ const table: readonly Option[] = [
     apply: (_draft, value, around) => void (around.pidFile = value),
   },
   flag('shell-job', 'shell_job', 'the session belongs to a shell outside', 'j'),
+  known('ghost-limit', 'accepted: deleted files of any size are carried', { value: 'BYTES' }),
   flag('file-locks', 'file_locks', 'allow file locks', 'l'),
   flag('tcp-established', 'tcp_established', 'carry TCP connections to outside'),
   flag('tcp-close', 'tcp_close', 'restore TCP connections as closed ones'),

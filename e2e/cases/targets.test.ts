@@ -18,6 +18,7 @@ const cases: readonly Case[] = [
   { what: 'locks of files', target: 'file_locks' },
   { what: 'event counters', target: 'eventfd' },
   { what: 'epoll registrations', target: 'epoll' },
+  { what: 'deleted files with their content, offsets, mappings and locks', target: 'deleted_file' },
   { what: 'inotify instances with their watches', target: 'inotify' },
   { what: 'unix socket pairs with queued data', target: 'unix_socketpair' },
   { what: 'listening TCP sockets', target: 'tcp_listen' },
@@ -78,6 +79,7 @@ describe('a container in a user namespace', () => {
     'memory_layout',
     'shared_anonymous',
     'memfd',
+    'deleted_file',
     'sysv_segments',
     'sysv_semaphores',
   ])

@@ -27,6 +27,7 @@
 #include "base/sys.h"
 #include "base/timing.h"
 #include "capture/capture_connections.h"
+#include "capture/capture_deleted_files.h"
 #include "capture/capture_from_inside.h"
 #include "capture/capture_host.h"
 #include "capture/capture_memory.h"
@@ -207,17 +208,20 @@ class CaptureCommand {
     memory.scan();
     SharedMemoryCapture shared(context, files);
     shared.scan();
+    DeletedFilesCapture deleted(context, kImagesDescriptor, progress);
+    deleted.scan();
     send_captured(preparation.data);
     priority.relax();
     phases_.enter("write pages");
     memory.write();
     shared.write();
+    deleted.write();
     phases_.finish();
     fault_point("capture_complete");
     connections.check_unchanged();
     channel_.send(FromCoreKind::pages_written,
-                  encode_page_map(memory.pages(), shared.pages(), phases_.phases(), files.written()));
-    return hold(tree, paused, files, connections, frozen_from_ns);
+                  encode_page_map(memory.pages(), shared.pages(), phases_.phases(), written(files, deleted)));
+    return hold(tree, paused, files, deleted, connections, frozen_from_ns);
   }
 
   // A tree that lives on: what is large is read from twins after the thaw.
@@ -250,10 +254,13 @@ class CaptureCommand {
     memory.scan();
     SharedMemoryCapture shared(context, files);
     shared.scan();
-    if (memory.found_bytes() + shared.bytes_to_save() > kHurriedBytes) priority.relax();
+    DeletedFilesCapture deleted(context, kImagesDescriptor, progress);
+    deleted.scan();
+    if (memory.found_bytes() + shared.bytes_to_save() + deleted.bytes_to_save() > kHurriedBytes) priority.relax();
     phases_.enter("copy pages");
     memory.save_what_has_no_twin(preparation.copy_space);
     shared.save(preparation.copies);
+    deleted.save(preparation.copies, memory.found_bytes() + shared.bytes_to_save());
     if (!request.tracking_token.empty()) phases_.enter("protect memory");
     tracking.protect(context);
     fault_point("capture_complete");
@@ -278,14 +285,16 @@ class CaptureCommand {
     phases_.enter("write pages");
     memory.write();
     shared.write();
+    deleted.write();
     phases_.enter("end twins");
     end_twins(data, reaper);
     phases_.finish();
     const bool tracked = tracking.start_keeper();
     channel_.send(FromCoreKind::pages_written,
-                  encode_page_map(memory.pages(), shared.pages(), phases_.phases(), files.written()));
+                  encode_page_map(memory.pages(), shared.pages(), phases_.phases(), written(files, deleted)));
     channel_.send(FromCoreKind::thawed, encode_thawed(phases_.phases(), tracked));
     files.keep();
+    deleted.keep();
     if (tracked) keep_when_committed(tracking);
     return true;
   }
@@ -333,9 +342,15 @@ class CaptureCommand {
     phases_.finish();
   }
 
+  static std::vector<WrittenPageFile> written(const PageFiles& files, const DeletedFilesCapture& deleted) {
+    std::vector<WrittenPageFile> all = files.written();
+    all.insert(all.end(), deleted.written().begin(), deleted.written().end());
+    return all;
+  }
+
   // The tree stays in its ptrace stops until the images are committed.
-  int hold(FrozenTree& tree, PausedContainer& paused, PageFiles& files, ConnectionCapture& connections,
-           uint64_t frozen_from_ns) {
+  int hold(FrozenTree& tree, PausedContainer& paused, PageFiles& files, DeletedFilesCapture& deleted,
+           ConnectionCapture& connections, uint64_t frozen_from_ns) {
     fault_point("hold");
     phases_.enter("hold");
     const std::optional<ToCoreMessage> decision = channel_.receive();
@@ -349,6 +364,7 @@ class CaptureCommand {
       return decision->kind == ToCoreKind::abort ? 0 : 1;
     }
     files.keep();
+    deleted.keep();
     fault_point("kill");
     phases_.enter("kill");
     connections.silence();

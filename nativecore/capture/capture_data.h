@@ -320,6 +320,7 @@ struct CaptureData {
   std::vector<std::string> notes;
   std::vector<std::string> remarks;
   std::vector<CapturedSharedMemory> shared_memory;
+  std::vector<CapturedStatx> deleted_files;
   bool was_paused = false;
 };
 

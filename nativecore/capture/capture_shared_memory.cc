@@ -26,6 +26,7 @@
 #include "base/native_error.h"
 #include "base/parallel.h"
 #include "base/sys.h"
+#include "capture/object_content.h"
 #include "capture/parent_pages.h"
 #include "capture/path_facts.h"
 
@@ -65,51 +66,6 @@ class AttachedSegment {
  private:
   void* address_;
   std::string name_;
-};
-
-// Addresses of its pieces are offsets in the object.
-class ObjectContent : public PageSource {
- public:
-  explicit ObjectContent(int file) : file_(file) {}
-
-  const unsigned char* read(const PagePiece& piece, unsigned char* buffer) const override {
-    unsigned char* to = buffer;
-    for (const iovec& window : piece.windows) {
-      const uint64_t offset = reinterpret_cast<uint64_t>(window.iov_base);
-      uint64_t done = 0;
-      while (done < window.iov_len) {
-        const sys::Try<size_t> count = sys::try_pread(file_, to + done, window.iov_len - done, offset + done);
-        if (!count.ok()) throw NativeError::from_errno("pread", count.error).with_what("reading shared memory");
-        if (count.value == 0) break;  // a size that is not in whole pages
-        done += count.value;
-      }
-      std::memset(to + done, 0, window.iov_len - done);
-      to += window.iov_len;
-    }
-    return buffer;
-  }
-
- private:
-  int file_;  // borrowed
-};
-
-// Pieces that have been copied here, as they will lie in the page file.
-class CopiedObject : public PageSource {
- public:
-  CopiedObject(uint64_t length_bytes, unsigned char* prepared) : bytes_(prepared) {
-    if (prepared) return;
-    own_ = sys::mmap(0, length_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
-    (void)::madvise(own_.data(), length_bytes, MADV_HUGEPAGE);
-    bytes_ = own_.data();
-  }
-  unsigned char* place_of(const PagePiece& piece) { return bytes_ + piece.file_offset; }
-  const unsigned char* read(const PagePiece& piece, unsigned char*) const override {
-    return bytes_ + piece.file_offset;
-  }
-
- private:
-  sys::Mapping own_;
-  unsigned char* bytes_;
 };
 
 }  // namespace
@@ -225,23 +181,8 @@ void SharedMemoryCapture::find_open() {
 
 void SharedMemoryCapture::find_runs(size_t index) {
   STASIS_CONTEXT("finding pages of shared memory");
-  const int file = objects_[index].file.borrow();
-  std::vector<PageRun>& runs = pages_[index].runs;
-  const uint64_t size = context_.data.shared_memory[index].stat.size_bytes;
-  const uint64_t end_of_pages = (size + kPageBytes - 1) / kPageBytes * kPageBytes;
-  for (uint64_t at = 0; at < size;) {
-    const int64_t data = ::lseek(file, static_cast<off_t>(at), SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;  // nothing but a hole is left
-    if (data < 0) throw NativeError::from_errno("lseek", errno);
-    const int64_t hole = ::lseek(file, data, SEEK_HOLE);
-    if (hole < 0 && errno == ENXIO) break;  // of a tree that runs: it has become shorter
-    if (hole < 0) throw NativeError::from_errno("lseek", errno);
-    const uint64_t start = static_cast<uint64_t>(data) / kPageBytes * kPageBytes;
-    const uint64_t end =
-        std::min((static_cast<uint64_t>(hole) + kPageBytes - 1) / kPageBytes * kPageBytes, end_of_pages);
-    runs.push_back({start, (end - start) / kPageBytes});
-    at = end;
-  }
+  pages_[index].runs =
+      find_data_runs(objects_[index].file.borrow(), context_.data.shared_memory[index].stat.size_bytes);
 }
 
 // Where nobody keeps note of writes: they come by any mapping of any process, by write(2), by fallocate(2). So it is
@@ -282,28 +223,15 @@ void SharedMemoryCapture::save(SharedMemoryCopies& copies) {
              static_cast<unsigned long long>(total));
     return write(PageFiles::Hurry::yes);
   }
-  struct Job {
-    const PageSource* from;
-    CopiedObject* to;
-    PagePiece piece;
-  };
-  std::vector<std::unique_ptr<PageSource>> originals;
-  std::vector<Job> jobs;
+  std::vector<CopyOrder> orders;
   for (size_t i = 0; i < objects_.size(); ++i) {
     const uint64_t length = run_pages(pages_[i].runs) * kPageBytes;
     if (length == 0) continue;
-    originals.push_back(std::make_unique<ObjectContent>(objects_[i].file.borrow()));
     auto copy = std::make_unique<CopiedObject>(length, copies.take(length));
-    for (PagePiece& piece : cut_into_pieces(pages_[i].runs)) {
-      jobs.push_back({originals.back().get(), copy.get(), std::move(piece)});
-    }
+    orders.push_back({objects_[i].file.borrow(), &pages_[i].runs, copy.get()});
     objects_[i].source = std::move(copy);
   }
-  parallel_for(jobs.size(), kMaximalWorkers, [&](size_t number, bool in_caller) {
-    if (in_caller) context_.check_abort();
-    STASIS_CONTEXT("copying shared memory");
-    jobs[number].from->read(jobs[number].piece, jobs[number].to->place_of(jobs[number].piece));
-  });
+  copy_objects(orders, context_.check_abort);
 }
 
 void SharedMemoryCapture::write(PageFiles::Hurry hurry) {

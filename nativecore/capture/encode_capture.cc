@@ -489,6 +489,7 @@ std::string encode_capture(const CaptureData& capture, const std::vector<TimedPh
     put_statx(entry, 2, object.stat);
     put(entry, 3, object.seals);
   }
+  for (const CapturedStatx& file : capture.deleted_files) put_statx(message, 21, file);
   return encoded;
 }
 

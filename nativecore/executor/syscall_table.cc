@@ -117,6 +117,7 @@ constexpr SyscallEntry kTable[] = {
     {"semctl", __NR_semctl, 3, 4},
     {"semget", __NR_semget, 3, 3},
     {"semop", __NR_semop, 3, 3},
+    {"sendfile", __NR_sendfile, 4, 4},
     {"sendmsg", __NR_sendmsg, 3, 3},
     {"sendto", __NR_sendto, 4, 6},
     {"set_mempolicy", __NR_set_mempolicy, 3, 3},

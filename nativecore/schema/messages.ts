@@ -73,6 +73,7 @@ export interface Capture {
   wasPaused: boolean;
   remarks: string[];
   sharedMemory: SharedMemory[];
+  deletedFiles: Statx[];
 }
 
 export interface Timing {
@@ -988,6 +989,10 @@ function write_stasis_capture_Capture_sharedMemory(w: Writer, list: NonNullable<
   for (let i = 0; i < list.length; i += 1) { w.uint32(162).fork(); write_stasis_capture_SharedMemory(w, list[i]!); w.ldelim(); }
 }
 
+function write_stasis_capture_Capture_deletedFiles(w: Writer, list: NonNullable<PartialMessage<Capture>['deletedFiles']>): void {
+  for (let i = 0; i < list.length; i += 1) { w.uint32(170).fork(); write_stasis_capture_Statx(w, list[i]!); w.ldelim(); }
+}
+
 function write_stasis_capture_Capture(w: Writer, m: PartialMessage<Capture>): void {
   if (m.version) { w.uint32(8).uint32(m.version); }
   if (m.host != null) { w.uint32(18).fork(); write_stasis_capture_Host(w, m.host); w.ldelim(); }
@@ -1007,10 +1012,11 @@ function write_stasis_capture_Capture(w: Writer, m: PartialMessage<Capture>): vo
   if (m.wasPaused) { w.uint32(128).bool(m.wasPaused); }
   if (m.remarks != null && m.remarks.length > 0) wire.writeList(w, 17, m.remarks, write_stasis_capture_Capture_remarks);
   if (m.sharedMemory != null && m.sharedMemory.length > 0) wire.writeList(w, 20, m.sharedMemory, write_stasis_capture_Capture_sharedMemory);
+  if (m.deletedFiles != null && m.deletedFiles.length > 0) wire.writeList(w, 21, m.deletedFiles, write_stasis_capture_Capture_deletedFiles);
 }
 
 function read_stasis_capture_Capture(r: Reader, end: number, depth: number): Capture {
-  const m = { version: 0, tasks: [], openFiles: [], pipes: [], mountNamespaces: [], netNamespaces: [], utsNamespaces: [], ipcNamespaces: [], strangers: [], seccompFilters: [], procLocks: wire.kNoBytes, timings: [], log: [], notes: [], wasPaused: false, remarks: [], sharedMemory: [] } as Capture;
+  const m = { version: 0, tasks: [], openFiles: [], pipes: [], mountNamespaces: [], netNamespaces: [], utsNamespaces: [], ipcNamespaces: [], strangers: [], seccompFilters: [], procLocks: wire.kNoBytes, timings: [], log: [], notes: [], wasPaused: false, remarks: [], sharedMemory: [], deletedFiles: [] } as Capture;
   while (r.pos < end) {
     const tag = r.uint32();
     switch (tag >>> 3) {
@@ -1032,6 +1038,7 @@ function read_stasis_capture_Capture(r: Reader, end: number, depth: number): Cap
       case 16: if (tag !== 128) wire.refuseWireType('stasis.capture.Capture', 'wasPaused', tag); m.wasPaused = r.bool(); break;
       case 17: if (tag !== 138) wire.refuseWireType('stasis.capture.Capture', 'remarks', tag); m.remarks.push(r.string()); break;
       case 20: if (tag !== 162) wire.refuseWireType('stasis.capture.Capture', 'sharedMemory', tag); m.sharedMemory.push(read_stasis_capture_SharedMemory(r, wire.readEnd(r), depth + 1)); break;
+      case 21: if (tag !== 170) wire.refuseWireType('stasis.capture.Capture', 'deletedFiles', tag); m.deletedFiles.push(read_stasis_capture_Statx(r, wire.readEnd(r), depth + 1)); break;
       default: wire.skip(r, tag);
     }
   }

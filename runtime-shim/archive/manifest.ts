@@ -17,7 +17,8 @@ export interface ManifestEntry {
 }
 
 /** Those that page digests are for: plain and compressed. */
-export const isPageFile = (name: string): boolean => /^(parent\/)*pages-\d+\.img(\.lz4|\.zst)?$/.test(name);
+export const isPageFile = (name: string): boolean =>
+  /^(parent\/)*pages-\d+\.img(\.lz4|\.zst)?$|^ghost-file-[0-9a-f]+\.img$/.test(name);
 
 /** Whether a file with these digests is the one that the manifest means; `found` has the digest that it has. */
 export function isSame(found: ManifestEntry, expected: ManifestEntry): boolean {

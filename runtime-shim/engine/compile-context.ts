@@ -59,6 +59,8 @@ export class CompileContext {
   highFdBase = 0;
   /** So many numbers after highFdBase stay open until the root task closes them in CREDENTIALS: mappings are made from them, and userfaultfds. */
   keptDescriptors = 0;
+  /** So many after those stay open until phase THREADS: mappings are made from them. */
+  keptForMappings = 0;
 
   constructor(
     readonly images: ImageModel,

@@ -17,6 +17,7 @@ import { ConsoleChannel } from '../console.js';
 import { LogFile, timingLine, type CoreSession } from '../core-session.js';
 import { compilePlan, decodeImages, kConsoleChannel } from '../engine/index.js';
 import { fileError } from '../errors/index.js';
+import { openDeletedFileImages } from '../deleted-files.js';
 import { executePlan, startExecutor } from '../execute-plan.js';
 import { collectClaims } from '../image-claims.js';
 import { ImageInput } from '../image-input.js';
@@ -148,6 +149,10 @@ function inherit(options: RpcOptions, images: ImageInput, consoleFd: number | un
       }
       opened.push(ownFd);
       joinNamespaces.set(ns, toCore(ownFd));
+    }
+    for (const [name, ownFd] of openDeletedFileImages(images)) {
+      opened.push(ownFd);
+      inherited.set(name, toCore(ownFd));
     }
   } catch (error) {
     for (const fd of opened) closeSync(fd);

@@ -127,7 +127,8 @@ function compileTable(ctx: CompileContext, task: PlannedTask): void {
   }
   for (const [first, last] of fillers) closeBetween(ctx, task, first, last, from);
   // All but the root directory at highFdBase, which mapped files are opened below later.
-  builder.step(Phase.DESCRIPTORS, 'close_range', [ctx.highFdBase + 1 + ctx.keptDescriptors, 0xffffffff, 0], {
+  const kept = ctx.keptDescriptors + ctx.keptForMappings;
+  builder.step(Phase.DESCRIPTORS, 'close_range', [ctx.highFdBase + 1 + kept, 0xffffffff, 0], {
     from,
     note: 'what was held',
   });

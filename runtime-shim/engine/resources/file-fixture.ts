@@ -276,6 +276,7 @@ const emptyCapture = {
   strangers: [],
   seccompFilters: [],
   sharedMemory: [],
+  deletedFiles: [],
   procLocks: none,
   timings: [],
   log: [],

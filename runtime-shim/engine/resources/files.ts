@@ -8,6 +8,7 @@ import type { CompileContext } from '../compile-context.js';
 import type { EncodeContext } from '../encode-context.js';
 import type { FileRoom, Room } from '../room.js';
 import { charDeviceRoom } from './char-device.js';
+import { makeDeletedFiles } from './deleted-file.js';
 import { epollRoom } from './epoll.js';
 import { eventfdRoom } from './eventfd.js';
 import { fifoRoom } from './fifo.js';
@@ -71,6 +72,7 @@ export const filesRoom: Room = {
     compileHeldDescriptors(ctx);
     openMemfds(ctx);
     holdUserfaultfdDevice(ctx);
+    makeDeletedFiles(ctx);
     settleTerminals(ctx);
     const uses = countUses(ctx);
     for (const task of ctx.images.tasks)

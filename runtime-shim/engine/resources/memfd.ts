@@ -160,7 +160,8 @@ export const plannedMemfds = (ctx: CompileContext): readonly PlannedMemfd[] => [
 export const memfdDirectoryRoom: Room = {
   kind: 'memfd-directory',
   compile(ctx) {
-    if (ctx.images.set.entries('memfd').length === 0) return;
+    const { set } = ctx.images;
+    if (set.entries('memfd').length === 0 && set.entries('remap-fpath').length === 0) return;
     const directory = ctx.plan.slot('/proc/self/fd');
     ctx.root.builder.step(
       Phase.NAMESPACES,
@@ -264,15 +265,22 @@ function objectOf(ctx: CompileContext, file: memfd_file_entry, from: string): Pl
 /** Another open file of the same memory. */
 function reopen(ctx: CompileContext, file: memfd_file_entry, from: string): SlotRef {
   const { slot, entry } = objectOf(ctx, file, from);
+  return openDescriptorAgain(ctx, slot, openFlagsOf(file.flags), `memfd ${entry.name}`, from);
+}
+
+/** Another open file of what a held descriptor of the root task refers to, without its name. */
+export function openDescriptorAgain(
+  ctx: CompileContext,
+  slot: SlotRef,
+  openFlags: number,
+  name: string,
+  from: string,
+): SlotRef {
   const { directory } = memfdsOf(ctx);
   if (directory === undefined) throw corrupt('memfd.img', `has no entries, and ${from} names one`);
-  const low = ctx.plan.slot(`memfd ${entry.name}, opened again`);
+  const low = ctx.plan.slot(`${name}, opened again`);
   const number = ctx.plan.text(`${heldNumber(slot) ?? -1}`);
-  ctx.root.builder.step(Phase.FILES, 'openat', [directory, number, openFlagsOf(file.flags), 0], {
-    out: low,
-    from,
-    note: `memfd ${entry.name}`,
-  });
+  ctx.root.builder.step(Phase.FILES, 'openat', [directory, number, openFlags, 0], { out: low, from, note: name });
   return low;
 }
 

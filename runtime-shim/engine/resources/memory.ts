@@ -27,6 +27,8 @@ import { encodeMappedMemfd, finishMemfds, mappedMemfd } from './memfd.js';
 import { compileFills, followsFill, pageRuns, protectMembers } from './memory-fills.js';
 import { kArchMapVdso64, kSetMmMap, prctl } from './prctl.js';
 import { encodePathFile, openPathFile } from './regular-file.js';
+import { mappedDeleted } from './deleted-file.js';
+import { heldNumber } from './file-common.js';
 import { SharedMemoryPlan, segmentMapping } from './shared-memory.js';
 import { sharedObjectOf } from './shared-objects.js';
 import { findStretches } from './stretches.js';
@@ -291,7 +293,8 @@ function openFiles(ctx: CompileContext, { image, builder }: PlannedTask, mm: mm_
   const slots = new Map<string, SlotRef>();
   const open = (fileId: number, flags: number, from: string): void => {
     const key = fileKey(fileId, flags);
-    if (!slots.has(key)) slots.set(key, openPathFile(ctx, builder, Phase.MEMORY, fileId, flags, from));
+    if (slots.has(key)) return;
+    slots.set(key, mappedDeleted(ctx, fileId, flags) ?? openPathFile(ctx, builder, Phase.MEMORY, fileId, flags, from));
   };
   open(mm.exe_file_id, kReadOnly, `mm[${image.pid}].exe`);
   for (const vma of mm.vmas)
@@ -389,7 +392,9 @@ function compileTask(ctx: CompileContext, planned: PlannedTask, mm: mm_entry, sh
   shared.leave(builder, from);
   compileFills(ctx, planned, mm, stretches);
   compileFields(ctx, builder, mm, slots, from);
-  for (const slot of slots.values()) builder.step(Phase.MEMORY, 'close', [slot], { from });
+  // Those of deleted files are all tasks', and are closed together.
+  for (const slot of slots.values())
+    if (heldNumber(slot) === undefined) builder.step(Phase.MEMORY, 'close', [slot], { from });
 
   for (const vma of mm.vmas) compileAfterFill(builder, vma, from);
   if (mm.thp_disabled === true)

@@ -1,7 +1,7 @@
 // Files that are opened by their path: regular files, directories, symbolic
 // links (O_PATH), memory devices; and the paths of a task that are no
-// descriptors: exe, cwd, root, mapped files. What has no path any more is
-// refused by name; contents of unlinked files are not carried.
+// descriptors: exe, cwd, root, mapped files. Files that have no path any more
+// are another room, deleted-file.ts, or refused by name.
 import type { MappedFile, OpenFile, PathReference, Statx } from '../../../nativecore/schema/messages.js';
 import { fd_types, type reg_file_entry } from '../../../oci-spec/images/messages.js';
 import type { Subject } from '../../errors/index.js';
@@ -10,6 +10,7 @@ import type { EncodeContext } from '../encode-context.js';
 import { Phase, type Operand, type PhaseValue, type SlotRef, type TaskBuilder } from '../plan/builder.js';
 import { textOf } from '../proc-text.js';
 import type { FileRoom } from '../room.js';
+import { encodeDeleted, imageOfDeleted, isDeleted, pathOfDeleted, reopenDeleted } from './deleted-file.js';
 import {
   corrupt,
   descriptorPhrase,
@@ -36,7 +37,6 @@ const kProcMagic = 0x9fa0n;
 const kMqueueMagic = 0x19800202n;
 const kNamespaceFsMagic = 0x6e736673n;
 const kPidFsMagic = 0x50494446n;
-const kDeleted = ' (deleted)';
 const kCloneFiles = 0x400n;
 
 const noOwner = { uid: 0, euid: 0, signum: 0, pid_type: 0, pid: 0 };
@@ -75,14 +75,17 @@ export const regularFileRoom: FileRoom = {
     }
     checkPath(file, entry.id);
     const task = ctx.root.builder;
-    const low = openBelowRoot(ctx, task, Phase.FILES, file.name, file.flags, from);
+    const low = reopenDeleted(ctx, file, from) ?? openBelowRoot(ctx, task, Phase.FILES, file.name, file.flags, from);
     setPosition(task, Phase.FILES, low, file, from);
     return hold(ctx, low, file.name, from);
   },
 
   opensInPlace({ reg }, ctx) {
     return (
-      reg !== undefined && reg.ext !== true && inheritedSlot(ctx, externalNames(reg), { needed: false }) === undefined
+      reg !== undefined &&
+      reg.ext !== true &&
+      !isDeleted(ctx, reg.id) &&
+      inheritedSlot(ctx, externalNames(reg), { needed: false }) === undefined
     );
   },
 
@@ -128,6 +131,8 @@ export function pathFileEntry(file: OpenFile, fileId: number, ctx: EncodeContext
   if (!file.pathMatches) {
     // Opened outside the container before it started: its standard streams.
     if (isExternalFile(name, ctx)) return { ...entry, mnt_id: -1, ext: true };
+    const image = imageOfDeleted(ctx, stat);
+    if (image !== undefined) return encodeDeleted(ctx, entry, image);
     objectToLostPath(ctx, name, stat, descriptorPhrase(file, ctx), ctx.subjectOfFile(file));
     return undefined;
   }
@@ -177,13 +182,16 @@ function dependsOnPid(name: string, stat: Statx, ctx: EncodeContext): string | u
 }
 
 function objectToLostPath(ctx: EncodeContext, name: string, stat: Statx, what: string, subject: Subject): void {
-  if (stat.linkCount === 0 || name.endsWith(kDeleted)) {
-    const path = name.endsWith(kDeleted) ? name.slice(0, -kDeleted.length) : name;
+  if (stat.linkCount === 0 || name !== pathOfDeleted(name)) {
+    const path = pathOfDeleted(name);
+    const isFile = (stat.mode & kFileTypeMask) === kRegularType;
+    const kind = isFile ? 'file' : (stat.mode & kFileTypeMask) === kDirectoryType ? 'directory' : 'link';
+    const whose = isFile && stat.linkCount > 0 ? 'which has another name' : 'whose content is in no image';
     ctx.object(
       'CAPTURE_FD_UNSUPPORTED',
-      `${what} is the deleted file "${path}" (${stat.sizeBytes} bytes), whose content is in no image`,
+      `${what} is the deleted ${kind} "${path}" (${stat.sizeBytes} bytes), ${whose}`,
       { ...subject, path },
-      'let the process close it, or keep the file in place until the checkpoint is taken',
+      `let the process close it, or keep the ${kind} in place until the checkpoint is taken`,
     );
     return;
   }
@@ -212,14 +220,18 @@ export function encodePathFile(
     ctx.object('CAPTURE_TASK_UNSUPPORTED', `${what} could not be examined`, { ...subject, path: name });
     return undefined;
   }
-  if (!reference.pathMatches) {
+  const image = reference.pathMatches ? undefined : imageOfDeleted(ctx, stat);
+  if (!reference.pathMatches && image === undefined) {
     const key = `${subject.hostPid ?? 0} ${what} ${name}`;
     // A library is mapped several times, and one sentence about it is enough.
     if (!toldOf(ctx, key)) objectToLostPath(ctx, name, stat, whatOf(what, subject, ctx), subject);
     return undefined;
   }
   const { id, isNew } = ctx.fileIdOfKey(`${stat.device}:${stat.inode}:${statusFlags}:${name}`);
-  if (isNew) ctx.addFile({ type: fd_types.REG, id, reg: regEntry(id, name, stat, statusFlags, 0n, noOwner) });
+  if (isNew) {
+    const entry = regEntry(id, name, stat, statusFlags, 0n, noOwner);
+    ctx.addFile({ type: fd_types.REG, id, reg: image === undefined ? entry : encodeDeleted(ctx, entry, image) });
+  }
   return id;
 }
 
