@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { chownSync, closeSync, mkdirSync, openSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Container } from '../support/container.js';
-import { mustRun, run } from '../support/run.js';
 import type { Spec } from '../support/spec.js';
+import { mountOverlay } from '../support/overlay.js';
 import { useTestBed, type TestBed } from '../support/test-bed.js';
 
 const kUser = 1000;
@@ -26,7 +26,7 @@ describe('a container that watches files', () => {
           delete spec.process.rlimits;
         },
       });
-      await overlay(bed, container, upper);
+      await mountOverlay(bed, container, upper);
       mkdirSync(join(container.rootfs, 'home/data'), { recursive: true });
       chownSync(join(container.rootfs, 'home/data'), kUser, kUser);
       await begin(container);
@@ -116,19 +116,6 @@ describe('a container that watches files', () => {
     await container.expectOk();
   });
 });
-
-async function overlay(bed: TestBed, { rootfs, directory }: Container, upper: 'seen' | 'hidden'): Promise<void> {
-  const layers = join(directory, 'layers');
-  mkdirSync(layers);
-  if (upper === 'hidden') await mustRun('mount', ['-t', 'tmpfs', 'none', layers]);
-  for (const place of ['upper', 'work']) mkdirSync(join(layers, place));
-  const options = `lowerdir=${rootfs},upperdir=${layers}/upper,workdir=${layers}/work`;
-  await mustRun('mount', ['-t', 'overlay', 'overlay', '-o', options, rootfs]);
-  if (upper === 'hidden') await mustRun('umount', ['-l', layers]);
-  bed.onClose(async () => {
-    await run('umount', ['-l', rootfs]);
-  });
-}
 
 async function begin(container: Container): Promise<void> {
   await container.mustRunDetached(['run', '--detach', '--bundle', container.bundle, container.id]);

@@ -1,6 +1,6 @@
 // Deleted files in the directory that is given: content, holes, size, mode and
 // time; offsets, appending, a read-only opener, a description in two processes,
-// a lock, mappings, shared and private, one of a file that nobody has open; and
+// a lock (unless "unlocked" is given), mappings, shared and private, one of a file that nobody has open; and
 // a file whose name is another's by now.
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -63,7 +63,7 @@ int main(int argc, char** argv) {
   char* private_part = MUST(mmap(NULL, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, reader, 0));
   strcpy(private_part + 100, "mine alone");
   strcpy(shared + 40, "through memory");
-  struct flock lock = lock_of(F_WRLCK);
+  struct flock lock = lock_of(argc > 2 ? F_UNLCK : F_WRLCK);
   MUST(fcntl(plain, F_SETLK, &lock));
   const struct timespec times[2] = {{1000000000, 0}, {1234567890, 654321000}};
   MUST(unlink(path_of("plain")));
@@ -100,7 +100,9 @@ int main(int argc, char** argv) {
     CHECK(MUST(lseek(plain, 0, SEEK_CUR)) == 900, "the offset is not shared");
     struct flock held = lock_of(F_WRLCK);
     MUST(fcntl(plain, F_GETLK, &held));
-    CHECK(held.l_type == F_WRLCK && held.l_pid == getppid() && held.l_start == 100 && held.l_len == 50, "the lock");
+    CHECK(argc > 2 ? held.l_type == F_UNLCK
+                   : held.l_type == F_WRLCK && held.l_pid == getppid() && held.l_start == 100 && held.l_len == 50,
+          "the lock");
     _exit(0);
   }
   MUST(futimens(plain, times));
