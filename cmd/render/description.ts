@@ -16,7 +16,7 @@ export function renderDescription(description: ImageDescription): string {
     ),
     section(
       'files',
-      files.map((file) => [String(file.id), file.kind, file.path ?? '']),
+      files.map((file) => [String(file.id), file.kind, `${file.path ?? ''}${deletedText(file)}`]),
     ),
     section(
       'mounts',
@@ -31,6 +31,10 @@ export function renderDescription(description: ImageDescription): string {
     ),
   ];
   return sections.filter((text) => text !== '').join('\n\n');
+}
+
+function deletedText({ content }: ImageDescription['files'][number]): string {
+  return content === undefined ? '' : ` (deleted; ${bytesText(content.bytes)} in ${content.image})`;
 }
 
 function memoryText({ pages }: ImageDescription): string {

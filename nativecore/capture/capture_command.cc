@@ -208,7 +208,7 @@ class CaptureCommand {
     memory.scan();
     SharedMemoryCapture shared(context, files);
     shared.scan();
-    DeletedFilesCapture deleted(context, kImagesDescriptor, progress);
+    DeletedFilesCapture deleted(context, kImagesDescriptor, progress, shared.device());
     deleted.scan();
     send_captured(preparation.data);
     priority.relax();
@@ -254,13 +254,13 @@ class CaptureCommand {
     memory.scan();
     SharedMemoryCapture shared(context, files);
     shared.scan();
-    DeletedFilesCapture deleted(context, kImagesDescriptor, progress);
+    DeletedFilesCapture deleted(context, kImagesDescriptor, progress, shared.device());
     deleted.scan();
     if (memory.found_bytes() + shared.bytes_to_save() + deleted.bytes_to_save() > kHurriedBytes) priority.relax();
     phases_.enter("copy pages");
     memory.save_what_has_no_twin(preparation.copy_space);
     shared.save(preparation.copies);
-    deleted.save(preparation.copies, memory.found_bytes() + shared.bytes_to_save());
+    deleted.save(preparation.copies, shared.bytes_to_save());
     if (!request.tracking_token.empty()) phases_.enter("protect memory");
     tracking.protect(context);
     fault_point("capture_complete");

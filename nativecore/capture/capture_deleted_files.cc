@@ -138,22 +138,23 @@ struct DeletedFilesCapture::Image {
   PageFile output;
 };
 
-DeletedFilesCapture::DeletedFilesCapture(CaptureContext& context, int images_directory, Progress& progress)
+DeletedFilesCapture::DeletedFilesCapture(CaptureContext& context, int images_directory, Progress& progress,
+                                         uint64_t shared_memory_device)
     : context_(context),
       images_directory_(images_directory),
       progress_(progress),
-      shared_memory_device_(find_shared_memory_device()) {}
+      shared_memory_device_(shared_memory_device) {}
 
 DeletedFilesCapture::~DeletedFilesCapture() {
   for (const std::string& name : names_) ::unlinkat(images_directory_, name.c_str(), 0);
 }
 
 void DeletedFilesCapture::scan() {
-  if (context_.request.pre_dump || !context_.request.write_pages) return;
   STASIS_CONTEXT("looking for deleted files");
   find_open();
   find_mapped();
   find_executables();
+  if (!is_wanted()) return;
   parallel_for(files_.size(), kMaximalWorkers, [&](size_t index, bool in_caller) {
     if (in_caller) context_.check_abort();
     STASIS_CONTEXT("finding data of deleted files");
@@ -224,6 +225,8 @@ void DeletedFilesCapture::add(const ProcDir& proc, const std::string& name, bool
   files_.push_back(std::move(file));
 }
 
+bool DeletedFilesCapture::is_wanted() const { return context_.request.write_pages && !context_.request.pre_dump; }
+
 uint64_t DeletedFilesCapture::bytes_to_save() const {
   uint64_t total = 0;
   for (const auto& file : files_) total += run_pages(file->runs) * kPageBytes;
@@ -231,8 +234,9 @@ uint64_t DeletedFilesCapture::bytes_to_save() const {
 }
 
 void DeletedFilesCapture::save(SharedMemoryCopies& copies, uint64_t other_bytes) {
-  if (files_.empty()) return;
+  if (files_.empty() || !is_wanted()) return;
   const uint64_t total = bytes_to_save();
+  for (const CapturedTask& task : context_.data.tasks) other_bytes += task.twin ? task.twin_wish.memory_bytes : 0;
   const uint64_t room = room_for_copies(context_.request);
   if (total > room - std::min(room, other_bytes)) {
     log_line("%llu bytes of deleted files are written inside the window: there is no room for a copy",
@@ -272,7 +276,7 @@ std::string DeletedFilesCapture::head_of(const File& file) const {
 }
 
 void DeletedFilesCapture::write() {
-  if (files_.empty() || std::exchange(is_written_, true)) return;
+  if (files_.empty() || !is_wanted() || std::exchange(is_written_, true)) return;
   struct Job {
     const PageSource* from;
     Image* to;

@@ -30,7 +30,8 @@ uint32_t inside_id(const std::string& map, uint32_t id);
 
 class DeletedFilesCapture {
  public:
-  DeletedFilesCapture(CaptureContext& context, int images_directory, Progress& progress);
+  // `shared_memory_device`: of files that have no name either, and are another room's.
+  DeletedFilesCapture(CaptureContext& context, int images_directory, Progress& progress, uint64_t shared_memory_device);
   DeletedFilesCapture(const DeletedFilesCapture&) = delete;
   DeletedFilesCapture& operator=(const DeletedFilesCapture&) = delete;
   ~DeletedFilesCapture();
@@ -41,7 +42,8 @@ class DeletedFilesCapture {
   // Preconditions: mappings and open files of the tree are known.
   void scan();
   uint64_t bytes_to_save() const;
-  // Of a tree that runs on soon: copied, or written if there is no room for that beside `other_bytes` of copies.
+  // Of a tree that runs on soon: copied, or written if there is no room for that beside twins and `other_bytes` of
+  // copies.
   void save(SharedMemoryCopies& copies, uint64_t other_bytes);
 
   // --- later, or at the end of what is to be done while it is stopped
@@ -55,6 +57,7 @@ class DeletedFilesCapture {
  private:
   struct File;
   struct Image;
+  bool is_wanted() const;  // of a pre-dump the content is of no use
   void find_open();
   void find_mapped();
   void find_executables();

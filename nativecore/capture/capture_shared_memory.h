@@ -39,6 +39,7 @@ class SharedMemoryCapture {
   // Unless written already. What reads the same in the parent checkpoint is left to it, if there is no hurry.
   void write(PageFiles::Hurry hurry = PageFiles::Hurry::no);
 
+  uint64_t device() const { return device_; }
   const std::vector<SharedPages>& pages() const { return pages_; }
 
  private:

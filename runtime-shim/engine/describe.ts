@@ -2,6 +2,7 @@
 // mounts, namespaces, sizes. Rendering is somebody else's business.
 import { fd_types } from '../../oci-spec/images/messages.js';
 import type { ImageModel, ImageTask } from './compile-context.js';
+import { deletedFileImageName, deletedFilesOf } from './resources/deleted-file.js';
 import { kPageBytes, mapFlag, vmaStatus } from './resources/mapping-flags.js';
 import { savedPages } from './resources/page-map.js';
 import { taskState } from './resources/task.js';
@@ -54,6 +55,8 @@ export interface FileDescription {
   readonly id: number;
   readonly kind: string;
   readonly path: string | undefined;
+  /** Of a deleted file: what its content is in, and how large that is. */
+  readonly content?: { readonly image: string; readonly bytes: number };
 }
 
 export interface MountDescription {
@@ -68,6 +71,7 @@ export function describeImages(model: ImageModel): ImageDescription {
   const processes = model.tasks.map((task) => describeTask(model, task));
   const saved = model.tasks.filter(({ zombie }) => !zombie).map(({ pid }) => savedPages(model.set, pid));
   const bytes = saved.reduce((sum, task) => sum + task.bytes, 0n);
+  const deleted = deletedFilesOf(model.set).images;
   const images = [...model.set.list()].sort().map((name) => ({ name, bytes: model.set.sizeBytes(name) ?? 0 }));
   return {
     digest: model.digest,
@@ -83,12 +87,19 @@ export function describeImages(model: ImageModel): ImageDescription {
       id: file.id,
       kind: nameOf(file.type),
       path: file.reg?.name ?? (file.usk === undefined ? undefined : socketName(file.usk.name)),
+      ...contentOf(model, deleted.get(file.id)),
     })),
     mounts: describeMounts(model),
     namespaces: describeNamespaces(model),
     images,
     totalBytes: images.reduce((sum, image) => sum + image.bytes, 0),
   };
+}
+
+function contentOf(model: ImageModel, id: number | undefined): Pick<FileDescription, 'content'> {
+  if (id === undefined) return {};
+  const image = deletedFileImageName(id);
+  return { content: { image, bytes: model.set.sizeBytes(image) ?? 0 } };
 }
 
 function nameOf(type: number): string {
