@@ -1,12 +1,9 @@
 // File locks go from CRIU to us and back: a container that looks at its locks
 // itself, from outside of the process that has them.
-import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import type { Container } from '../support/container.js';
 import { requires } from '../support/lanes.js';
-import { withCriu } from '../support/peers.js';
 import { useTestBed } from '../support/test-bed.js';
+import { checkpointByCriu, restoreByCriu } from '../support/with-criu.js';
 
 describe('file locks', function () {
   const bed = useTestBed();
@@ -28,25 +25,14 @@ describe('file locks', function () {
   });
 
   it('that CRIU has taken down are taken again by us', async () => {
-    const images = container.imagesDirectory();
-    mkdirSync(`${images}.work`, { recursive: true });
-    const { exitCode, stderr } = await container.runc(container.checkpointArgs(images, ['--file-locks']), {
-      env: withCriu,
-    });
-    assert.equal(exitCode, 0, stderr);
+    await checkpointByCriu(container, ['--file-locks']);
     await container.restore();
     await container.expectOk();
   });
 
   it('that we have taken down are taken again by CRIU', async () => {
     const images = await container.checkpoint();
-    const { exitCode, stderr } = await container.runDetached(
-      container.restoreArgs(images, ['--file-locks']),
-      'runc',
-      withCriu,
-    );
-    const log = join(`${images}.work`, 'restore.log');
-    assert.equal(exitCode, 0, `${stderr}\n${existsSync(log) ? readFileSync(log, 'utf8').slice(-2000) : ''}`);
+    await restoreByCriu(container, images, ['--file-locks']);
     await container.expectOk();
   });
 });

@@ -1,12 +1,9 @@
 // Inotify instances go from CRIU to us and back: a container that looks at its
 // watches itself.
-import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import type { Container } from '../support/container.js';
 import { requires } from '../support/lanes.js';
-import { withCriu } from '../support/peers.js';
 import { useTestBed } from '../support/test-bed.js';
+import { checkpointByCriu, restoreByCriu } from '../support/with-criu.js';
 
 describe('inotify instances', function () {
   const bed = useTestBed();
@@ -26,19 +23,14 @@ describe('inotify instances', function () {
   });
 
   it('that CRIU has taken down are watched again by us', async () => {
-    const images = container.imagesDirectory();
-    mkdirSync(`${images}.work`, { recursive: true });
-    const { exitCode, stderr } = await container.runc(container.checkpointArgs(images), { env: withCriu });
-    assert.equal(exitCode, 0, stderr);
+    await checkpointByCriu(container);
     await container.restore();
     await container.expectOk();
   });
 
   it('that we have taken down are watched again by CRIU', async () => {
     const images = await container.checkpoint();
-    const { exitCode, stderr } = await container.runDetached(container.restoreArgs(images), 'runc', withCriu);
-    const log = join(`${images}.work`, 'restore.log');
-    assert.equal(exitCode, 0, `${stderr}\n${existsSync(log) ? readFileSync(log, 'utf8').slice(-2000) : ''}`);
+    await restoreByCriu(container, images);
     await container.expectOk();
   });
 });

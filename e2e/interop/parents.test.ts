@@ -1,10 +1,10 @@
 // A checkpoint leaves pages to one that CRIU has made.
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { requires } from '../support/lanes.js';
-import { withCriu } from '../support/peers.js';
 import { useTestBed } from '../support/test-bed.js';
+import { checkpointByCriu, restoreByCriu } from '../support/with-criu.js';
 
 describe('a parent that CRIU has made', () => {
   const bed = useTestBed();
@@ -20,14 +20,9 @@ describe('a parent that CRIU has made', () => {
       },
     });
     await container.waitForOutput(/READY|FAIL.*/);
-    const parent = container.imagesDirectory('one');
+    const parent = await checkpointByCriu(container, ['--leave-running'], 'one');
     const child = container.imagesDirectory('two');
-    mkdirSync(`${parent}.work`, { recursive: true });
     mkdirSync(`${child}.work`, { recursive: true });
-    const { exitCode, stderr } = await container.runc(container.checkpointArgs(parent, ['--leave-running']), {
-      env: withCriu,
-    });
-    assert.equal(exitCode, 0, stderr);
     assert.ok(!existsSync(join(parent, 'stasis-manifest.json')));
     const { stdout } = await container.must(container.checkpointArgs(child, ['--parent-path', '../one', '--json']));
     const { pages, remarks } = JSON.parse(stdout) as {
@@ -63,9 +58,7 @@ describe('a chain of ours with shared memory', () => {
       .filter((name) => /^pages-[0-9]+\.img$/.test(name))
       .reduce((sum, name) => sum + statSync(join(images, name)).size, 0);
     assert.ok(bytes < 3000 * 4096, `${bytes} bytes of pages`);
-    const { exitCode, stderr } = await container.runDetached(container.restoreArgs(images), 'runc', withCriu);
-    const log = join(`${images}.work`, 'restore.log');
-    assert.equal(exitCode, 0, `${stderr}\n${existsSync(log) ? readFileSync(log, 'utf8').slice(-2000) : ''}`);
+    await restoreByCriu(container, images);
     await container.expectOk();
   });
 });

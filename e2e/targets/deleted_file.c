@@ -19,16 +19,6 @@ static const char* path_of(const char* name) {
 
 static int make(const char* name, int flags) { return MUST(open(path_of(name), O_CREAT | O_EXCL | flags, 0640)); }
 
-static void put(int fd, const char* text, off_t offset) {
-  CHECK(MUST(pwrite(fd, text, strlen(text), offset)) == (ssize_t)strlen(text), "pwrite");
-}
-
-static void expect_text(int fd, const char* text, off_t offset) {
-  char found[64] = "";
-  CHECK(MUST(pread(fd, found, strlen(text), offset)) == (ssize_t)strlen(text), "short at %ld", (long)offset);
-  CHECK(memcmp(found, text, strlen(text)) == 0, "wanted \"%s\", found \"%s\"", text, found);
-}
-
 static uint32_t number_at(uint32_t index) { return index * 2654435761u + 12345; }
 
 static void fill(int fd) {
@@ -51,9 +41,9 @@ static struct flock lock_of(short type) {
 int main(int argc, char** argv) {
   snprintf(directory, sizeof directory, "%s", argc > 1 ? argv[1] : "/tmp");
   const int plain = make("plain", O_RDWR);
-  put(plain, "first", 0);
-  put(plain, "second", 5 * kPage + 10);
-  put(plain, "end", 200 * kPage + 97);
+  put_text(plain, "first", 0);
+  put_text(plain, "second", 5 * kPage + 10);
+  put_text(plain, "end", 200 * kPage + 97);
   MUST(ftruncate(plain, 300 * kPage + 5));
   const int reader = MUST(open(path_of("plain"), O_RDONLY));
   const int appender = MUST(open(path_of("plain"), O_WRONLY | O_APPEND));
@@ -73,17 +63,17 @@ int main(int argc, char** argv) {
   MUST(unlink(path_of("large")));
 
   const int mapped = make("mapped", O_RDWR);
-  put(mapped, "no descriptor", 2 * kPage);
+  put_text(mapped, "no descriptor", 2 * kPage);
   MUST(ftruncate(mapped, 4 * kPage));
   char* only_mapped = MUST(mmap(NULL, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, mapped, 2 * kPage));
   MUST(close(mapped));
   MUST(unlink(path_of("mapped")));
 
   const int old = make("again", O_RDWR);
-  put(old, "the old one", 0);
+  put_text(old, "the old one", 0);
   MUST(unlink(path_of("again")));
   const int again = make("again", O_RDWR);
-  put(again, "the new one", 0);
+  put_text(again, "the new one", 0);
 
   const int empty = make("empty", O_RDONLY);
   MUST(fchmod(empty, 0444));
@@ -119,27 +109,27 @@ int main(int argc, char** argv) {
   struct stat of_reader;
   MUST(fstat(reader, &of_reader));
   CHECK(of_reader.st_ino == status.st_ino && of_reader.st_dev == status.st_dev, "the reader has another file");
-  expect_text(plain, "first", 0);
-  expect_text(plain, "second", 5 * kPage + 10);
-  expect_text(plain, "end", 200 * kPage + 97);
+  expect_text_at(plain, "first", 0);
+  expect_text_at(plain, "second", 5 * kPage + 10);
+  expect_text_at(plain, "end", 200 * kPage + 97);
   CHECK(MUST(lseek(plain, 0, SEEK_CUR)) == 777 && MUST(lseek(reader, 0, SEEK_CUR)) == 5 * kPage, "offsets");
   CHECK((MUST(fcntl(plain, F_GETFL)) & O_ACCMODE) == O_RDWR && (MUST(fcntl(reader, F_GETFL)) & O_ACCMODE) == O_RDONLY &&
             (MUST(fcntl(appender, F_GETFL)) & (O_ACCMODE | O_APPEND)) == (O_WRONLY | O_APPEND),
         "access modes");
   CHECK(strcmp(shared + 10, "second") == 0 && strcmp(shared + 40, "through memory") == 0, "the shared mapping");
-  expect_text(reader, "through memory", 5 * kPage + 40);
+  expect_text_at(reader, "through memory", 5 * kPage + 40);
   CHECK(memcmp(private_part, "first", 5) == 0 && strcmp(private_part + 100, "mine alone") == 0, "the private mapping");
   char byte = 1;
   MUST(pread(plain, &byte, 1, 100));
   CHECK(byte == 0, "private memory has become shared");
   CHECK(MUST(write(appender, "more", 4)) == 4, "write");
-  expect_text(reader, "more", 300 * kPage + 5);
+  expect_text_at(reader, "more", 300 * kPage + 5);
 
   expect_filled(large);
   CHECK(MUST(lseek(large, 0, SEEK_CUR)) == kLarge, "the offset of the large file");
   CHECK(strcmp(only_mapped, "no descriptor") == 0, "what was only mapped is \"%s\"", only_mapped);
-  expect_text(old, "the old one", 0);
-  expect_text(again, "the new one", 0);
+  expect_text_at(old, "the old one", 0);
+  expect_text_at(again, "the new one", 0);
   MUST(fstat(again, &status));
   CHECK(status.st_nlink == 1, "the new one has lost its name");
   MUST(fstat(empty, &status));

@@ -17,16 +17,6 @@ static int make(const char* name, unsigned flags, size_t size) {
   return fd;
 }
 
-static void put(int fd, const char* text, off_t offset) {
-  CHECK(MUST(pwrite(fd, text, strlen(text), offset)) == (ssize_t)strlen(text), "pwrite");
-}
-
-static void expect_text(int fd, const char* text, off_t offset) {
-  char found[64] = "";
-  CHECK(MUST(pread(fd, found, strlen(text), offset)) == (ssize_t)strlen(text), "short at %ld", (long)offset);
-  CHECK(memcmp(found, text, strlen(text)) == 0, "wanted \"%s\", found \"%s\"", text, found);
-}
-
 static int reopen(int fd, int flags) {
   char path[32];
   snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
@@ -51,9 +41,9 @@ static void expect_closed_to_writing(void* address) {
 
 int main(void) {
   const int plain = make("plain memory", MFD_ALLOW_SEALING | MFD_CLOEXEC, 20 * kPage + 100);
-  put(plain, "first", 0);
-  put(plain, "second", 5 * kPage + 10);
-  put(plain, "end", 20 * kPage + 97);
+  put_text(plain, "first", 0);
+  put_text(plain, "second", 5 * kPage + 10);
+  put_text(plain, "end", 20 * kPage + 97);
   MUST(lseek(plain, 777, SEEK_SET));
   const int reader = reopen(plain, O_RDONLY);
   MUST(lseek(reader, 5 * kPage, SEEK_SET));
@@ -64,7 +54,7 @@ int main(void) {
   strcpy(private_part + 100, "mine alone");
 
   const int sealed = make("sealed", MFD_ALLOW_SEALING, 3 * kPage);
-  put(sealed, "unchangeable", kPage);
+  put_text(sealed, "unchangeable", kPage);
   MUST(fcntl(sealed, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
   char* of_sealed = map(reopen(sealed, O_RDONLY), PROT_READ, MAP_SHARED, 1, 1);
 
@@ -72,7 +62,7 @@ int main(void) {
   MUST(fchmod(unsealable, 0640));
 
   const int closed = make("mapped only", MFD_ALLOW_SEALING, 4 * kPage);
-  put(closed, "no descriptor", 2 * kPage);
+  put_text(closed, "no descriptor", 2 * kPage);
   char* only_mapped = map(closed, PROT_READ | PROT_WRITE, MAP_SHARED, 2, 2);
   MUST(close(closed));
 
@@ -100,9 +90,9 @@ int main(void) {
   CHECK(status.st_size == 20 * kPage + 100, "size %ld", (long)status.st_size);
   CHECK(status.st_blocks * 512 <= 5 * kPage, "the holes are full: %ld blocks", (long)status.st_blocks);
   expect_link(plain, "/memfd:plain memory (deleted)");
-  expect_text(plain, "first", 0);
-  expect_text(plain, "second", 5 * kPage + 10);
-  expect_text(plain, "end", 20 * kPage + 97);
+  expect_text_at(plain, "first", 0);
+  expect_text_at(plain, "second", 5 * kPage + 10);
+  expect_text_at(plain, "end", 20 * kPage + 97);
   CHECK(MUST(lseek(plain, 0, SEEK_CUR)) == 777 && MUST(lseek(reader, 0, SEEK_CUR)) == 5 * kPage, "offsets");
   CHECK((MUST(fcntl(plain, F_GETFL)) & O_ACCMODE) == O_RDWR && (MUST(fcntl(reader, F_GETFL)) & O_ACCMODE) == O_RDONLY &&
             (MUST(fcntl(appender, F_GETFL)) & (O_ACCMODE | O_APPEND)) == (O_WRONLY | O_APPEND),
@@ -114,7 +104,7 @@ int main(void) {
   CHECK(strcmp(read_only + 20, "by the parent") == 0, "the read-only mapping is another memory");
   expect_closed_to_writing(read_only);
   CHECK(memcmp(private_part, "first", 5) == 0 && strcmp(private_part + 100, "mine alone") == 0, "the private mapping");
-  expect_text(plain, "", 100);
+  expect_text_at(plain, "", 100);
   char byte = 0;
   MUST(pread(plain, &byte, 1, 100));
   CHECK(byte == 0, "private memory has become shared");
@@ -123,7 +113,7 @@ int main(void) {
   CHECK(status.st_size == 20 * kPage + 104, "appended at %ld", (long)status.st_size);
 
   CHECK(MUST(fcntl(sealed, F_GET_SEALS)) == (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), "seals");
-  expect_text(sealed, "unchangeable", kPage);
+  expect_text_at(sealed, "unchangeable", kPage);
   CHECK(strcmp(of_sealed, "unchangeable") == 0, "the mapping of the sealed memfd");
   expect_closed_to_writing(of_sealed);
   CHECK(write(sealed, "x", 1) == -1 && errno == EPERM, "a sealed memfd can be written");
@@ -136,7 +126,7 @@ int main(void) {
   CHECK(strcmp(only_mapped, "no descriptor") == 0, "what was only mapped is \"%s\"", only_mapped);
   CHECK(MUST(fcntl(future, F_GET_SEALS)) == F_SEAL_FUTURE_WRITE, "the seal of the future");
   strcpy(written_before, "still");
-  expect_text(future, "still", 0);
+  expect_text_at(future, "still", 0);
   CHECK(mmap(NULL, kPage, PROT_WRITE, MAP_SHARED, future, 0) == MAP_FAILED, "mapped against the seal");
 
   MUST(lseek(plain, 900, SEEK_SET));

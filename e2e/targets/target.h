@@ -86,6 +86,17 @@ static inline char* status_line(const char* text, const char* name) {
   return strdup("(no such line)");
 }
 
+static inline void put_text(int fd, const char* text, off_t offset) {
+  CHECK(MUST(pwrite(fd, text, strlen(text), offset)) == (ssize_t)strlen(text), "short write at %ld", (long)offset);
+}
+
+static inline void expect_text_at(int fd, const char* text, off_t offset) {
+  char found[64] = "";
+  CHECK(strlen(text) < sizeof found, "too long a text");
+  CHECK(MUST(pread(fd, found, strlen(text), offset)) == (ssize_t)strlen(text), "short at %ld", (long)offset);
+  CHECK(memcmp(found, text, strlen(text)) == 0, "wanted \"%s\", found \"%s\"", text, found);
+}
+
 static inline uint64_t fnv(const void* data, size_t size) {
   uint64_t hash = 1469598103934665603ull;
   for (size_t i = 0; i < size; i++) hash = (hash ^ ((const unsigned char*)data)[i]) * 1099511628211ull;
