@@ -260,7 +260,7 @@ void ConnectionCapture::start_guard(const CaptureContext& context) {
     for (const Held& held : held_) repair_off(held.copy.borrow(), held.reuse_address);
   };
   duties.after_end = [this] { leave_lasting_locks(); };
-  guard_ = std::make_unique<ConnectionGuard>(duties);
+  guard_ = std::make_unique<ConnectionGuard>(duties, context.deadline);
 }
 
 void ConnectionCapture::capture(CaptureContext& context) {

@@ -1,6 +1,7 @@
 #include "capture/connection_guard.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -15,12 +16,23 @@
 namespace stasis {
 namespace {
 
+constexpr char kReady = 'r';  // the guard's, all others are orders
 constexpr char kEnd = 'e';
 constexpr char kDismissed = 'x';
 constexpr int kPatienceMs = 30'000;
 
+// Above the core, which dies at the lowest real-time priority: its descriptors are closed, and we are woken, before it
+// lets go of the tree (exit_files() and exit_notify() of do_exit()); so we run before the tree does.
+void raise_priority() {
+  const sched_param above_core{2};
+  if (::sched_setscheduler(0, SCHED_RR, &above_core) < 0)
+    log_line("the guard of connections has no real-time priority");
+}
+
 [[noreturn]] void run_guard(int orders, const ConnectionGuard::Duties& duties) {
   ::prctl(PR_SET_NAME, "stasis-guard", 0, 0, 0);
+  raise_priority();
+  if (::send(orders, &kReady, sizeof kReady, MSG_NOSIGNAL) < 0) log_line("nobody waits for the guard of connections");
   bool ends = false;
   for (;;) {
     char order = 0;
@@ -50,7 +62,7 @@ constexpr int kPatienceMs = 30'000;
 
 }  // namespace
 
-ConnectionGuard::ConnectionGuard(const Duties& duties) {
+ConnectionGuard::ConnectionGuard(const Duties& duties, const Deadline& deadline) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
     throw NativeError::from_errno("socketpair", errno);
@@ -58,7 +70,10 @@ ConnectionGuard::ConnectionGuard(const Duties& duties) {
   const UniqueFd theirs(ends[1]);
   host_pid_ = ::fork();
   if (host_pid_ < 0) throw NativeError::from_errno("fork", errno);
-  if (host_pid_ != 0) return;
+  if (host_pid_ != 0) {
+    wait_until_ready(deadline);
+    return;
+  }
   ::setsid();  // a signal to our group is not for it
   // Nobody may wait for it: the control stream ends when the core does. 2 is for its log.
   std::vector<int> kept = duties.descriptors;
@@ -67,6 +82,14 @@ ConnectionGuard::ConnectionGuard(const Duties& duties) {
   kept.push_back(theirs.borrow());
   sys::close_all_but(kept);
   run_guard(theirs.borrow(), duties);
+}
+
+// If we died before it looks out for that, the tree would run, and meet connections in repair mode, before it is there.
+void ConnectionGuard::wait_until_ready(const Deadline& deadline) {
+  char answer = 0;
+  if (!wait_readable(orders_.borrow(), deadline)) throw NativeError("deadline", "waiting for the guard of connections");
+  if (::recv(orders_.borrow(), &answer, sizeof answer, 0) != sizeof answer || answer != kReady)
+    throw NativeError("bug", "the guard of connections did not start");
 }
 
 ConnectionGuard::~ConnectionGuard() {

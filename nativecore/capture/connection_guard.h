@@ -6,9 +6,9 @@
 // Undo: dismiss().
 // If we die here: it sees the end of its stream when our descriptors are closed,
 // which is before the kernel detaches our tracees (do_exit: exit_files and task
-// work, then exit_notify), and takes the sockets out of repair mode; the locks
-// end with it. A target that runs a moment earlier could find EINVAL in send or
-// EPERM in recv. Once told that the tree ends, it ends it instead.
+// work, then exit_notify), and takes the sockets out of repair mode, at a higher
+// priority than the target's; the locks end with it. A target that ran a moment
+// earlier would find EINVAL in send or EPERM in recv. Once told that the tree ends, it ends it instead.
 #pragma once
 
 #include <sys/types.h>
@@ -16,6 +16,7 @@
 #include <functional>
 #include <vector>
 
+#include "base/deadline.h"
 #include "base/unique_fd.h"
 
 namespace stasis {
@@ -29,7 +30,8 @@ class ConnectionGuard {
     std::vector<int> descriptors;     // what both functions need
   };
   // Precondition: no other thread of ours runs, so that the child may allocate, and our death is one death.
-  explicit ConnectionGuard(const Duties& duties);
+  // Returns when it looks out for our death.
+  ConnectionGuard(const Duties& duties, const Deadline& deadline);
   ~ConnectionGuard();
   ConnectionGuard(const ConnectionGuard&) = delete;
 
@@ -39,6 +41,8 @@ class ConnectionGuard {
   void dismiss() noexcept;
 
  private:
+  void wait_until_ready(const Deadline& deadline);
+
   UniqueFd orders_;
   pid_t host_pid_ = -1;
 };
