@@ -75,7 +75,7 @@ describe('deleted files', () => {
     const model = fixture.model(fixture.encode(), (files) => {
       files.set(
         kImage,
-        image(times, [
+        image({ ...times, mode: 0o106755 }, [
           { off: 0n, len: 5n },
           { off: 8192n, len: 808n },
         ]),
@@ -91,6 +91,7 @@ describe('deleted files', () => {
     assert.equal(counted(new RegExp(`^ftruncate ${held} 9000$`)), 1);
     assert.equal(counted(new RegExp(`^lseek ${held} 8192 0$`)), 1);
     assert.equal(counted(new RegExp(`^fchown ${held} 7 8$`)), 1);
+    assert.equal(counted(new RegExp(`^fchmod ${held} ${0o755}$`)), 1);
     assert.equal(counted(new RegExp(`^utimensat ${held} `)), 1);
     // for reading only, then by two open files
     assert.equal(counted(new RegExp(`^openat s\\d+ "${held}" `)), 3);

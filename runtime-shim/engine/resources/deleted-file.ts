@@ -246,6 +246,8 @@ const kPrivateMode = 0o600;
 /** Below the most that sendfile(2) takes at a time (2 GiB less a page). */
 const kMaxSendBytes = 1 << 30;
 const kMicrosecond = 1000n;
+/** A file of root's with its set-id bit would be a way to more than the spec grants, for whoever has it open and executes it. */
+const kModeWithoutSetId = 0o1777;
 
 /**
  * One number holds, in turn, the directory and the file that is made in it. A step that fails leaves it as it was,
@@ -310,9 +312,9 @@ function makeDeletedFile(ctx: CompileContext, file: reg_file_entry, image: Delet
 
   if (sizeBytes > 0) step('ftruncate', [number, sizeBytes]);
   fill(image, source, number, step);
-  // The group may be that of the directory; chown(2) takes set-id bits away.
+  // The group may be that of the directory.
   step('fchown', [number, entry.uid, entry.gid]);
-  step('fchmod', [number, entry.mode & 0o7777]);
+  step('fchmod', [number, entry.mode & kModeWithoutSetId]);
   if (entry.atim !== undefined && entry.mtim !== undefined) {
     const times = u64s(
       entry.atim.tv_sec,
