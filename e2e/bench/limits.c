@@ -5,7 +5,8 @@
 //   bench_limits move DIRECTORY DIRECTORY       a task from one cgroup to the other: {"move"}
 //   bench_limits threads N                      all of a process stopped, their registers read, and let go: {"stop"}
 //   bench_limits processes N                    the same of that many processes, and as many forks: {"stop", "fork"}
-//   bench_limits mappings N                     a process with that many: {"fork", "list"}, its /proc/PID/maps read
+//   bench_limits mappings N                     a process with that many: {"fork", "list"}, its /proc/PID/maps read;
+//                                               and one of as many filled pages told apart: {"protect"}
 #include <elf.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -280,6 +281,17 @@ static void become_mappings(long count, int answers) {
   answer(answers, (pid_t)(elapsed * 1e3));
 }
 
+// What no restore of such neighbours is below: filled as one mapping, every other page gets another protection.
+static void become_protected(long count, int answers) {
+  unsigned char* pages = mmap(NULL, (size_t)count * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) die("mmap");
+  memset(pages, 1, (size_t)count * kPage);
+  const double start = now_ms();
+  for (long i = 0; i < count; i += 2)
+    if (mprotect(pages + i * kPage, kPage, PROT_READ | PROT_WRITE | PROT_EXEC) != 0) die("mprotect");
+  answer(answers, (pid_t)((now_ms() - start) * 1e3));
+}
+
 static pid_t read_answer(int answers) {
   pid_t task;
   if (read(answers, &task, sizeof task) != sizeof task) die("read");
@@ -321,8 +333,11 @@ static void measure_mappings(long count) {
   snprintf(path, sizeof path, "/proc/%d/maps", child);
   const double start = now_ms();
   read_whole(path);
-  printf("{\"fork\": %.3f, \"list\": %.3f}\n", forked, now_ms() - start);
+  printf("{\"fork\": %.3f, \"list\": %.3f", forked, now_ms() - start);
   end_child(child, answers);
+  const pid_t other = start_child(become_protected, count, &answers);
+  printf(", \"protect\": %.3f}\n", read_answer(answers) / 1e3);
+  end_child(other, answers);
 }
 
 int main(int argc, char** argv) {

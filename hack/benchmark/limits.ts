@@ -45,10 +45,17 @@ const bounded: Readonly<Record<string, Bounded>> = {
     },
   },
   '10,000 mappings': {
-    bounds: [{ metric: 'frozenMs', limit: 'fork of 10,000 mappings' }],
+    bounds: [
+      { metric: 'frozenMs', limit: 'fork of 10,000 mappings' },
+      { metric: 'engineMs', limit: '10,000 filled pages told apart' },
+    ],
     measure: async () => {
-      const { fork, list } = await ask('mappings', '10000');
-      return { 'fork of 10,000 mappings': fork ?? NaN, '/proc/PID/maps of 10,000 mappings': list ?? NaN };
+      const { fork, list, protect } = await ask('mappings', '10000');
+      return {
+        'fork of 10,000 mappings': fork ?? NaN,
+        '/proc/PID/maps of 10,000 mappings': list ?? NaN,
+        '10,000 filled pages told apart': protect ?? NaN,
+      };
     },
   },
   '200 threads': {
