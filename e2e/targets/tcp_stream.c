@@ -37,6 +37,11 @@ static struct sockaddr_in address_of(const char* host, const char* port) {
   return address;
 }
 
+static void tell_end(ssize_t result, uint64_t position) {
+  printf("%s after %llu\n", result == 0 ? "END" : strerror(errno), (unsigned long long)position);
+  fflush(stdout);
+}
+
 static void echo(int fd) {
   static unsigned char bytes[kChunk];
   uint64_t position = 0;
@@ -44,14 +49,18 @@ static void echo(int fd) {
     const ssize_t count = recv(fd, bytes, sizeof bytes, 0);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) {
-      printf("%s after %llu\n", count == 0 ? "END" : strerror(errno), (unsigned long long)position);
-      fflush(stdout);
+      tell_end(count, position);
       return;
     }
     check_bytes(bytes, (size_t)count, position);
     for (ssize_t sent = 0; sent < count;) {
       const ssize_t part = send(fd, bytes + sent, (size_t)(count - sent), MSG_NOSIGNAL);
       if (part < 0 && errno == EINTR) continue;
+      // It may end while we answer.
+      if (part < 0 && (errno == EPIPE || errno == ECONNRESET)) {
+        tell_end(part, position);
+        return;
+      }
       sent += MUST(part);
     }
     tell(position, position + (uint64_t)count);
