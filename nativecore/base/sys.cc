@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <linux/openat2.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -43,6 +44,17 @@ Try<UniqueFd> try_openat(int directory, const char* path, int flags, mode_t mode
   for (;;) {
     const int fd = ::openat(directory, path, flags | O_CLOEXEC, mode);
     if (fd >= 0) return {UniqueFd(fd), 0};
+    if (errno != EINTR) return failed_try<UniqueFd>();
+  }
+}
+
+Try<UniqueFd> try_openat2(int directory, const char* path, uint64_t flags, uint64_t resolve) {
+  open_how how{};
+  how.flags = flags | O_CLOEXEC;
+  how.resolve = resolve;
+  for (;;) {
+    const long fd = ::syscall(SYS_openat2, directory, path, &how, sizeof how);
+    if (fd >= 0) return {UniqueFd(static_cast<int>(fd)), 0};
     if (errno != EINTR) return failed_try<UniqueFd>();
   }
 }

@@ -37,6 +37,8 @@ struct Try {
 
 UniqueFd openat(int directory, const char* path, int flags, mode_t mode = 0);  // always O_CLOEXEC
 Try<UniqueFd> try_openat(int directory, const char* path, int flags, mode_t mode = 0);
+// `resolve`: of openat2(2), RESOLVE_*.
+Try<UniqueFd> try_openat2(int directory, const char* path, uint64_t flags, uint64_t resolve);
 
 // Everything from the current position to the end. /proc files are read in large
 // pieces: many of them are consistent only within one read(2).

@@ -236,9 +236,7 @@ uint64_t DeletedFilesCapture::bytes_to_save() const {
 void DeletedFilesCapture::save(SharedMemoryCopies& copies, uint64_t other_bytes) {
   if (files_.empty() || !is_wanted()) return;
   const uint64_t total = bytes_to_save();
-  for (const CapturedTask& task : context_.data.tasks) other_bytes += task.twin ? task.twin_wish.memory_bytes : 0;
-  const uint64_t room = room_for_copies(context_.request);
-  if (total > room - std::min(room, other_bytes)) {
+  if (!has_room_for_copies(context_, total, other_bytes)) {
     log_line("%llu bytes of deleted files are written inside the window: there is no room for a copy",
              static_cast<unsigned long long>(total));
     return write();

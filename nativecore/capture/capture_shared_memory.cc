@@ -215,10 +215,7 @@ uint64_t SharedMemoryCapture::bytes_to_save() const {
 void SharedMemoryCapture::save(SharedMemoryCopies& copies) {
   if (!context_.request.write_pages || context_.request.pre_dump) return;
   const uint64_t total = bytes_to_save();
-  uint64_t for_twins = 0;
-  for (const CapturedTask& task : context_.data.tasks) for_twins += task.twin ? task.twin_wish.memory_bytes : 0;
-  const uint64_t room = room_for_copies(context_.request);
-  if (total > room - std::min(room, for_twins)) {
+  if (!has_room_for_copies(context_, total)) {
     log_line("%llu bytes of shared memory are written inside the window: there is no room for a copy",
              static_cast<unsigned long long>(total));
     return write(PageFiles::Hurry::yes);

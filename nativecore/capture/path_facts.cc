@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
 #include "base/sys.h"
 
@@ -69,15 +68,10 @@ bool PathChecker::names(const std::string& link, const CapturedStatx& stat) {
 
 PathMemo::FileId PathChecker::resolve(const std::string& path, bool is_link) const {
   // Symbolic links, absolute ones too, lead where they lead the task.
-  open_how how{};
-  how.flags = O_PATH | O_CLOEXEC | (is_link ? O_NOFOLLOW : 0);
-  how.resolve = RESOLVE_IN_ROOT;
-  const sys::Try<int64_t> opened =
-      sys::try_syscall(SYS_openat2, static_cast<uint64_t>(root_.borrow()), reinterpret_cast<uint64_t>(path.c_str()),
-                       reinterpret_cast<uint64_t>(&how), sizeof how);
-  if (!opened.ok()) return {};
-  const UniqueFd file(static_cast<int>(opened.value));
-  const sys::Try<struct statx> found = sys::try_statx(file.borrow(), "", AT_EMPTY_PATH);
+  const sys::Try<UniqueFd> file =
+      sys::try_openat2(root_.borrow(), path.c_str(), O_PATH | (is_link ? O_NOFOLLOW : 0), RESOLVE_IN_ROOT);
+  if (!file.ok()) return {};
+  const sys::Try<struct statx> found = sys::try_statx(file.value.borrow(), "", AT_EMPTY_PATH);
   if (!found.ok()) return {};
   const CapturedStatx captured = to_captured(found.value);
   return {captured.device, captured.inode};

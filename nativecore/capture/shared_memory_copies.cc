@@ -62,6 +62,12 @@ uint64_t room_for_copies(const CaptureRequest& request) {
   return std::max(kAlwaysCopiedBytes, request.copy_on_write_bytes);
 }
 
+bool has_room_for_copies(const CaptureContext& context, uint64_t length_bytes, uint64_t other_bytes) {
+  for (const CapturedTask& task : context.data.tasks) other_bytes += task.twin ? task.twin_wish.memory_bytes : 0;
+  const uint64_t room = room_for_copies(context.request);
+  return length_bytes <= room - std::min(room, other_bytes);
+}
+
 void SharedMemoryCopies::make_before_freeze(const CaptureRequest& request, const std::vector<ProcDir>& tree) {
   if (!request.write_pages || request.pre_dump) return;
   const uint64_t estimate = estimate_shared_bytes(tree);

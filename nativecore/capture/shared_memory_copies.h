@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "base/sys.h"
-#include "capture/capture_data.h"
+#include "capture/capture_context.h"
 
 namespace stasis {
 
@@ -30,6 +30,8 @@ SharedObjectKey shared_object_key(const std::string& name, uint64_t inode);
 
 // How much may be held in copies.
 uint64_t room_for_copies(const CaptureRequest& request);
+// Whether that is enough for so much, beside what else is copied and what twins may come to need.
+bool has_room_for_copies(const CaptureContext& context, uint64_t length_bytes, uint64_t other_bytes = 0);
 
 class SharedMemoryCopies {
  public:

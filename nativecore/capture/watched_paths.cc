@@ -5,7 +5,6 @@
 #include <linux/openat2.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -14,6 +13,7 @@
 #include <memory>
 
 #include "base/deadline.h"
+#include "base/lines.h"
 #include "base/log_ring.h"
 #include "base/sys.h"
 #include "capture/path_facts.h"
@@ -45,16 +45,6 @@ std::string bytes_of_hex(std::string_view digits) {
   return bytes;
 }
 
-sys::Try<UniqueFd> open_below(int directory, const std::string& path, uint64_t flags, uint64_t resolve) {
-  open_how how{};
-  how.flags = flags | O_CLOEXEC;
-  how.resolve = resolve;
-  const sys::Try<int64_t> opened =
-      sys::try_syscall(SYS_openat2, static_cast<uint64_t>(directory), reinterpret_cast<uint64_t>(path.c_str()),
-                       reinterpret_cast<uint64_t>(&how), sizeof how);
-  return {UniqueFd(opened.ok() ? static_cast<int>(opened.value) : -1), opened.error};
-}
-
 std::string own_link(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
 
 // "\040" in a path of mountinfo is a space.
@@ -76,15 +66,6 @@ void add_with_parents(std::set<std::string>& paths, std::string path) {
   while (paths.insert(path).second && path.size() > 1) {
     const size_t slash = path.rfind('/');
     path.resize(slash == 0 ? 1 : slash);
-  }
-}
-
-template <typename Visit>
-void for_each_line(std::string_view text, Visit visit) {
-  while (!text.empty()) {
-    const size_t end = std::min(text.find('\n'), text.size());
-    visit(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
   }
 }
 
@@ -240,7 +221,7 @@ void WatchedPaths::look_for(Wanted wanted, const std::vector<const ProcDir*>& tr
 // The path, if it names the watched file in the container.
 std::optional<CapturedPath> WatchedPaths::check(const std::string& path, const WatchedId& id, bool by_handle) {
   const sys::Try<UniqueFd> file =
-      open_below(root_.borrow(), path, O_PATH | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+      sys::try_openat2(root_.borrow(), path.c_str(), O_PATH | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
   if (!file.ok()) return std::nullopt;
   const sys::Try<struct statx> stat = sys::try_statx(file.value.borrow(), "", AT_EMPTY_PATH);
   const std::optional<WatchedId> found = id_of(own_link(file.value.borrow()).c_str());
@@ -336,7 +317,7 @@ void WatchedPaths::try_handles(Wanted& wanted, const Mount& mount) {
   if (here.empty()) return;
   // Neither devices nor FIFOs are opened; a file system is named by any file in it.
   const sys::Try<UniqueFd> place =
-      open_below(root_.borrow(), mount.path, O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+      sys::try_openat2(root_.borrow(), mount.path.c_str(), O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
   if (!place.ok()) return;
   const uint32_t type = stat_of(place.value.borrow(), "").mode & S_IFMT;
   if (type != S_IFDIR && type != S_IFREG) return;
@@ -409,7 +390,7 @@ void WatchedPaths::try_directories(Wanted& wanted, const std::vector<const ProcD
   uint64_t names = 0;
   for (const std::string& start : starts) {
     const sys::Try<UniqueFd> top =
-        open_below(root_.borrow(), start, O_PATH | O_DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+        sys::try_openat2(root_.borrow(), start.c_str(), O_PATH | O_DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
     if (!top.ok()) continue;
     std::deque<std::string> directories{"."};
     for (; !directories.empty(); directories.pop_front()) {
@@ -419,8 +400,9 @@ void WatchedPaths::try_directories(Wanted& wanted, const std::vector<const ProcD
         return;
       }
       const std::string& below = directories.front();
-      sys::Try<UniqueFd> opened = open_below(top.value.borrow(), below, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
-                                             RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV);
+      sys::Try<UniqueFd> opened =
+          sys::try_openat2(top.value.borrow(), below.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+                           RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV);
       if (!opened.ok()) continue;
       const std::string prefix = below == "." ? "" : below + "/";
       const std::string shown = start == "/" ? "/" : start + "/";

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/lines.h"
 #include "base/native_error.h"
 
 namespace stasis {
@@ -31,17 +32,6 @@ Number parse_number(std::string_view text, int base = 10) {
   Number value{};
   std::from_chars(text.data(), text.data() + text.size(), value, base);
   return value;
-}
-
-// Calls visit(line) for each line, without its end.
-template <typename Visit>
-void for_each_line(std::string_view text, Visit visit) {
-  while (!text.empty()) {
-    const size_t end = text.find('\n');
-    visit(text.substr(0, end));
-    if (end == std::string_view::npos) return;
-    text.remove_prefix(end + 1);
-  }
 }
 
 std::string_view take_word(std::string_view& line) {
