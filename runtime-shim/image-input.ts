@@ -137,6 +137,11 @@ export class ImageInput {
     }
   }
 
+  /** For somebody else to read from; the caller closes it. Undefined: there is no such file. */
+  openFile(name: string): number | undefined {
+    return this.#open(name)?.fd;
+  }
+
   /**
    * Hashes what read() has not: page files, and images that a restore has no use for, because a checkpoint that
    * was altered anywhere is not trusted. Run while the executor fills memory, awaited before release.

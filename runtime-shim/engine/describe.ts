@@ -67,9 +67,11 @@ export interface MountDescription {
   readonly external: string | undefined;
 }
 
+const kNothingSaved = { bytes: 0n, ofParents: 0n };
+
 export function describeImages(model: ImageModel): ImageDescription {
-  const processes = model.tasks.map((task) => describeTask(model, task));
-  const saved = model.tasks.filter(({ zombie }) => !zombie).map(({ pid }) => savedPages(model.set, pid));
+  const saved = model.tasks.map(({ zombie, pid }) => (zombie ? kNothingSaved : savedPages(model.set, pid)));
+  const processes = model.tasks.map((task, index) => describeTask(model, task, saved[index]?.bytes ?? 0n));
   const bytes = saved.reduce((sum, task) => sum + task.bytes, 0n);
   const deleted = deletedFilesOf(model.set).images;
   const images = [...model.set.list()].sort().map((name) => ({ name, bytes: model.set.sizeBytes(name) ?? 0 }));
@@ -111,7 +113,7 @@ function socketName(name: Uint8Array): string | undefined {
   return name.length === 0 ? undefined : Buffer.from(name).toString('utf8').replaceAll('\0', '@');
 }
 
-function describeTask(model: ImageModel, task: ImageTask): ProcessDescription {
+function describeTask(model: ImageModel, task: ImageTask, savedBytes: bigint): ProcessDescription {
   const { core, mm } = task;
   const creds = core.thread_core?.creds;
   const path = (id: number | undefined): string | undefined =>
@@ -135,7 +137,7 @@ function describeTask(model: ImageModel, task: ImageTask): ProcessDescription {
     descriptors: task.fds.map((entry) => ({ fd: entry.fd, file: entry.id, closeOnExec: (entry.flags & 1) !== 0 })),
     mappings: vmas.length,
     mappedBytes: vmas.reduce((sum, vma) => sum + (vma.end - vma.start), 0n),
-    savedBytes: task.zombie ? 0n : savedPages(model.set, task.pid).bytes,
+    savedBytes,
   };
 }
 

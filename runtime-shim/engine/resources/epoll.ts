@@ -8,7 +8,16 @@ import type { EncodeContext } from '../encode-context.js';
 import { Phase } from '../plan/builder.js';
 import { parseFdinfo } from '../proc-text.js';
 import type { FileRoom } from '../room.js';
-import { corrupt, descriptorPhrase, encodeOwner, hold, isAnonInode, kOCloexec, plannedTaskAt } from './file-common.js';
+import {
+  corrupt,
+  descriptorPhrase,
+  encodeOwner,
+  hold,
+  isAnonInode,
+  kOCloexec,
+  objectToUnreadable,
+  plannedTaskAt,
+} from './file-common.js';
 
 const kEpollCtlAdd = 1;
 
@@ -28,11 +37,7 @@ export const epollRoom: FileRoom = {
     for (const line of parseFdinfo(file.fdinfo).get('tfd') ?? []) {
       const match = kTarget.exec(line);
       if (match === null) {
-        ctx.object(
-          'CAPTURE_FD_UNSUPPORTED',
-          `${descriptorPhrase(file, ctx)} is an epoll instance whose targets cannot be read`,
-          ctx.subjectOfFile(file),
-        );
+        objectToUnreadable(file, ctx, 'an epoll instance whose targets');
         return undefined;
       }
       const hex = (index: number): bigint => BigInt(`0x${match[index] ?? '0'}`);

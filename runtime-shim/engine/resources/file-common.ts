@@ -101,6 +101,15 @@ export function taskPhrase(task: CapturedTask): string {
   return `${pids} (${task.stat.comm})`;
 }
 
+/** `what`: "an epoll instance whose targets". */
+export function objectToUnreadable(file: OpenFile, ctx: EncodeContext, what: string): void {
+  ctx.object(
+    'CAPTURE_FD_UNSUPPORTED',
+    `${descriptorPhrase(file, ctx)} is ${what} cannot be read`,
+    ctx.subjectOfFile(file),
+  );
+}
+
 /** Owner and signal of asynchronous I/O; all zero if nobody asked for it. */
 export function encodeOwner(file: OpenFile, ctx: EncodeContext): fown_entry {
   const owner = file.owner.length < 8 ? undefined : new Struct(file.owner);

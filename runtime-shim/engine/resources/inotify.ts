@@ -18,6 +18,7 @@ import {
   kOAsync,
   kONonblock,
   linkText,
+  objectToUnreadable,
   setStatusFlags,
 } from './file-common.js';
 import { checkPath, pathOf } from './regular-file.js';
@@ -95,11 +96,7 @@ function encodeWatch(
 ): inotify_wd_entry | undefined {
   const match = kWatch.exec(line);
   if (match === null) {
-    ctx.object(
-      'CAPTURE_FD_UNSUPPORTED',
-      `${descriptorPhrase(file, ctx)} is an inotify instance whose watches cannot be read`,
-      ctx.subjectOfFile(file),
-    );
+    objectToUnreadable(file, ctx, 'an inotify instance whose watches');
     return undefined;
   }
   const hex = (index: number): bigint => BigInt(`0x${match[index] ?? '0'}`);
