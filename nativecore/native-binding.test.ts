@@ -33,7 +33,9 @@ describe('native binding', () => {
   it('tells how an adopted child ended that has ended before it is asked', async () => {
     nativeBinding().setChildSubreaper(true);
     try {
-      const started = execFileSync('/bin/sh', ['-c', '(exit 7) >/dev/null & echo $!'], { encoding: 'utf8' });
+      // After the shell, which would ask how it ended.
+      const child = '(while kill -0 $$ 2>/dev/null; do :; done; exit 7) >/dev/null & echo $!';
+      const started = execFileSync('/bin/sh', ['-c', child], { encoding: 'utf8' });
       const pid = Number(started);
       const deadline = Date.now() + 10_000;
       while (!/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'latin1'))) {
