@@ -46,8 +46,9 @@ export const mayInclude: LayerTable = {
   'nativecore/capture': ['nativecore/parasite', 'nativecore/trace', 'nativecore/proc', 'nativecore/base'],
   'nativecore/executor': ['nativecore/trace', 'nativecore/proc', 'nativecore/base'],
   'nativecore/binding': ['nativecore/base'],
-  'nativecore/launcher': [],
-  'nativecore/core_main.cc': ['nativecore/capture', 'nativecore/executor', 'nativecore/base'],
+  'nativecore/launcher': ['nativecore/base'],
+  'nativecore/program': ['nativecore/capture', 'nativecore/trace', 'nativecore/proc', 'nativecore/base'],
+  'nativecore/core_main.cc': ['nativecore/capture', 'nativecore/executor', 'nativecore/program', 'nativecore/base'],
 };
 
 /**
@@ -59,6 +60,7 @@ export const rawSystemCallPlaces = [
   'nativecore/base/sys.cc',
   'nativecore/trace/',
   'nativecore/launcher/',
+  'nativecore/program/',
   'nativecore/binding/',
   'nativecore/capture/paused_container.cc',
 ];

@@ -26,6 +26,11 @@ export interface NativeKernelFacts {
   readonly rlimits: readonly bigint[];
 }
 
+export interface ProgramStart {
+  readonly words: readonly string[];
+  readonly pid: number;
+}
+
 export interface NativeBinding {
   setChildSubreaper(enabled: boolean): void;
   waitForExit(hostPid: number): Promise<ExitStatus>;
@@ -65,6 +70,12 @@ export interface NativeBinding {
   loadCgroupDeviceProgram(instructions: Buffer): number;
   attachCgroupDeviceProgram(cgroupFd: number, programFd: number): void;
   getKernelFacts(): NativeKernelFacts;
+  /** Onto the disk, all of them at once. */
+  syncFiles(directoryFd: number, names: readonly string[]): Promise<void>;
+  /** Those that came with the exec are no child's. */
+  keepOwnDescriptors(): void;
+  /** Returns in processes that are started from the image that is made of this one; `toldFd` hears that it waits. */
+  awaitStart(toldFd: number): ProgramStart;
 }
 
 export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
@@ -90,6 +101,9 @@ export const nativeBindingNames: readonly (keyof NativeBinding)[] = [
   'loadCgroupDeviceProgram',
   'attachCgroupDeviceProgram',
   'getKernelFacts',
+  'syncFiles',
+  'keepOwnDescriptors',
+  'awaitStart',
 ];
 
 let binding: NativeBinding | undefined;

@@ -14,7 +14,6 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { formatManifest, kManifestName, manifestEntry, pageFileEntry, type ManifestEntry } from './archive/manifest.js';
 import { syncDirectory } from './archive/archive-file.js';
@@ -22,7 +21,7 @@ import { privateName, removeAbandoned } from './archive/private-directory.js';
 import { makeDirectory } from './directories.js';
 import { kParentName } from './engine/index.js';
 import { fileError } from './errors/index.js';
-import type { PageFile } from '../nativecore/index.js';
+import { nativeBinding, type PageFile } from '../nativecore/index.js';
 
 export interface OutputFile {
   readonly name: string;
@@ -91,9 +90,6 @@ export class ImageOutput implements CheckpointOutput {
     } catch (error) {
       throw fileError(`cannot write images to ${directory}`, directory, error);
     }
-    // Before the pool starts: a checkpoint has some 30 small files to sync, and a journal commits once for all that wait
-    // at the same time. Not where there is nothing to wait for: starting 32 threads takes 8 ms of processor time.
-    if (this.#sync) process.env['UV_THREADPOOL_SIZE'] ??= '32';
   }
 
   write(file: OutputFile): void {
@@ -164,17 +160,7 @@ export class ImageOutput implements CheckpointOutput {
 
   async #syncFiles(names: readonly string[]): Promise<void> {
     if (!this.#sync) return;
-    // All at once: a journalling file system then commits once for all of them.
-    await Promise.all(
-      names.map(async (name) => {
-        const file = await open(join(this.#staging, name), 'r');
-        try {
-          await file.sync();
-        } finally {
-          await file.close();
-        }
-      }),
-    );
+    await nativeBinding().syncFiles(this.fd, names);
   }
 
   /** An older checkpoint ends here: its inventory first, so that no mixture ever looks whole. */

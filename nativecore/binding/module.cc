@@ -38,6 +38,9 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("attachCgroupDeviceProgram",
               Napi::Function::New(env, attach_cgroup_device_program, "attachCgroupDeviceProgram"));
   exports.Set("getKernelFacts", Napi::Function::New(env, get_kernel_facts, "getKernelFacts"));
+  exports.Set("syncFiles", Napi::Function::New(env, sync_files, "syncFiles"));
+  exports.Set("keepOwnDescriptors", Napi::Function::New(env, keep_own_descriptors, "keepOwnDescriptors"));
+  exports.Set("awaitStart", Napi::Function::New(env, await_start, "awaitStart"));
   return exports;
 }
 

@@ -33,5 +33,8 @@ Napi::Value copy_window_size(const Napi::CallbackInfo& info);
 Napi::Value load_cgroup_device_program(const Napi::CallbackInfo& info);
 Napi::Value attach_cgroup_device_program(const Napi::CallbackInfo& info);
 Napi::Value get_kernel_facts(const Napi::CallbackInfo& info);
+Napi::Value sync_files(const Napi::CallbackInfo& info);
+Napi::Value keep_own_descriptors(const Napi::CallbackInfo& info);
+Napi::Value await_start(const Napi::CallbackInfo& info);
 
 }  // namespace stasis::binding

@@ -7,6 +7,7 @@
 // HOME) and any working directory: everything is found from /proc/self/exe.
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,14 +20,15 @@
 #include <vector>
 
 #include "launcher/early_core.h"
+#include "launcher/load_image.h"
 #include "launcher/warm_start.h"
 
 extern char** environ;
 
 namespace {
 
-constexpr std::string_view kOurVerbs[] = {"check",  "plan",   "inspect", "pack",
-                                          "unpack", "verify", "version", "features"};
+constexpr std::string_view kOurVerbs[] = {"check",  "plan",    "inspect",  "pack", "unpack",
+                                          "verify", "version", "features", "setup"};
 
 // Global flags of runc and crun that take a value as the next word.
 constexpr std::string_view kFlagsWithValue[] = {"root", "log",      "log-format",    "log-level",
@@ -197,44 +199,80 @@ std::string base_runtime(const struct stat& self) {
       "in /etc/stasis/config.json as {\"runtime\": \"/path/to/runc\"}");
 }
 
-// Our verbs: the node that launcher.conf names, with a snapshot of the program.
-// Both are fixed at install time: PATH may be missing or somebody else's, and a
+// What a program of ours consists of. All is fixed at install time: PATH may be missing or somebody else's, and a
 // snapshot fits the node that has made it and no other.
-// `core`: the subcommand of the core that the program is going to ask for.
-[[noreturn]] void run_program(const std::string& own, std::string_view entry, int argc, char** argv,
-                              const char* core = nullptr) {
+struct ProgramFiles {
+  std::string node, snapshot, bundle, image, preloaded;
+};
+
+ProgramFiles find_program(const std::string& own, std::string_view entry) {
   std::string library = directory_of(directory_of(own)) + "/lib/stasis";
   std::string conf = read_small_file(library + "/launcher.conf");
-  std::string node = resolved(library, conf_value(conf, "node"));
   std::string programs = resolved(library, conf_value(conf, "programs"));
-  if (node.empty()) {
+  if (programs.empty()) programs = library;
+  ProgramFiles files;
+  files.node = resolved(library, conf_value(conf, "node"));
+  if (files.node.empty()) {
     fail("cannot start node: " + library +
          "/launcher.conf is missing or names no node; run hack/install (or hack/quickstart) again");
   }
-  if (programs.empty()) programs = library;
-  std::string snapshot = programs + "/" + std::string(entry) + ".blob";
-  std::string bundle = programs + "/" + std::string(entry) + ".cjs";
+  const std::string base = programs + "/" + std::string(entry);
+  files.snapshot = base + ".blob";
+  files.bundle = base + ".cjs";
+  files.image = base + ".image";
+  files.preloaded = library + "/no-io-uring.so";
+  return files;
+}
 
+// node and its arguments, without those of the program. They point into `files`.
+std::vector<char*> node_words(ProgramFiles& files) {
   // A snapshot's tables of names are hashed with the seed that it was made with; hashing them anew takes 7 ms of each
   // start. The seed guards servers against clients who choose names that collide; our names come from the kernel and
   // from images, whose sizes are bounded.
   // A command of 100 ms does not win back what V8 spends on optimised code, which it begins to make of a function after
   // 400 calls: a quarter of the processor time of a restore of 1000 files. Trees of 1000 processes still get theirs.
-  const char* flags[] = {"--no-rehash-snapshot", "--invocation-count-for-maglev=8000",
-                         "--invocation-count-for-maglev-osr=2000", "--invocation-count-for-turbofan=60000",
-                         "--invocation-count-for-osr=10000",
-                         // Most commands end before they have made that much: without it the first collection of
-                         // garbage comes at 1 MB, and three more, on threads that have to be woken for it.
-                         "--min-semi-space-size=16", "--snapshot-blob", snapshot.c_str()};
-  std::vector<char*> arguments;
-  arguments.push_back(node.data());
-  if (::access(snapshot.c_str(), R_OK) == 0) {
-    for (const char* flag : flags) arguments.push_back(const_cast<char*>(flag));
+  static constexpr const char* kFlags[] = {
+      "--no-rehash-snapshot", "--invocation-count-for-maglev=8000", "--invocation-count-for-maglev-osr=2000",
+      "--invocation-count-for-turbofan=60000", "--invocation-count-for-osr=10000",
+      // Most commands end before they have made that much: without it the first collection of
+      // garbage comes at 1 MB, and three more, on threads that have to be woken for it.
+      "--min-semi-space-size=8", "--snapshot-blob"};
+  std::vector<char*> words{files.node.data()};
+  if (::access(files.snapshot.c_str(), R_OK) == 0) {
+    for (const char* flag : kFlags) words.push_back(const_cast<char*>(flag));
+    words.push_back(files.snapshot.data());
   }
   // In the place of a script's name; with a snapshot nobody reads it.
-  arguments.push_back(bundle.data());
-  for (int i = 1; i < argc; ++i) arguments.push_back(argv[i]);
-  arguments.push_back(nullptr);
+  words.push_back(files.bundle.data());
+  return words;
+}
+
+// As node does at its start: numbers of standard streams are nobody else's.
+void open_standard_streams() {
+  for (int standard = STDIN_FILENO; standard <= STDERR_FILENO; ++standard) {
+    if (::fcntl(standard, F_GETFD) < 0) ::open("/dev/null", O_RDWR);
+  }
+}
+
+// Once in a thousand times we lie where the program has been, and as often the next time.
+void start_elsewhere(char** argv) {
+  constexpr char kTried[] = "STASIS_STARTED_ELSEWHERE";
+  if (std::getenv(kTried) != nullptr) return;
+  ::setenv(kTried, "1", 1);
+  ::execv("/proc/self/exe", argv);
+  ::unsetenv(kTried);
+}
+
+// `core`: the subcommand of the core that the program is going to ask for. `again`: we may be started with these words.
+[[noreturn]] void run_program(const std::string& own, std::string_view entry, int argc, char** argv,
+                              const char* core = nullptr, bool again = true) {
+  ProgramFiles files = find_program(own, entry);
+  open_standard_streams();
+  const char* start = std::getenv("STASIS_START");
+  const char* why_no_image = start != nullptr && std::string_view(start) == "ordinary" ? "STASIS_START says so"
+                             : std::getenv("STASIS_LIB_DIR") != nullptr ? "STASIS_LIB_DIR names other files"
+                                                                        : stasis::open_image(files.image.c_str());
+  if (why_no_image == nullptr && again && stasis::is_in_the_way()) start_elsewhere(argv);
 
   // STASIS_LIB_DIR names another core than the one beside us.
   std::string early;
@@ -242,18 +280,61 @@ std::string base_runtime(const struct stat& self) {
     early = stasis::start_core_early(directory_of(own) + "/stasis-core", core);
 
   // NODE_OPTIONS of the caller's shell could load foreign code into a root process or print on the container's streams.
+  // The others are between us and the program.
+  constexpr std::string_view kOurs[] = {
+      "NODE_", "STASIS_EARLY_CORE=", "STASIS_NO_IMAGE=", "STASIS_PROGRAM_IMAGE=", "STASIS_STARTED_ELSEWHERE="};
   std::vector<char*> environment;
   for (char** variable = environ; *variable != nullptr; ++variable) {
-    if (std::strncmp(*variable, "NODE_", 5) == 0 || std::strncmp(*variable, "STASIS_EARLY_CORE=", 18) == 0) continue;
-    environment.push_back(*variable);
+    bool is_ours = false;
+    for (std::string_view name : kOurs) is_ours = is_ours || std::strncmp(*variable, name.data(), name.size()) == 0;
+    if (!is_ours) environment.push_back(*variable);
   }
   if (!early.empty()) environment.push_back(early.data());
+  environment.push_back(nullptr);
+
+  if (why_no_image == nullptr) why_no_image = stasis::become_program(argc - 1, argv + 1, environment.data());
+
+  std::string no_image = std::string("STASIS_NO_IMAGE=") + why_no_image;
+  environment.pop_back();
+  environment.push_back(no_image.data());
   // Two copies of the snapshot, 7 MB each, in pages of 2 MiB: 4500 page faults fewer. A caller's own tunables stay;
   // ours end with this process (start-program.ts).
   if (std::getenv("GLIBC_TUNABLES") == nullptr) environment.push_back(const_cast<char*>(kHugePages));
   environment.push_back(nullptr);
-  ::execve(node.c_str(), arguments.data(), environment.data());
-  fail("cannot start node: " + node + ": " + std::strerror(errno) + "; run hack/install (or hack/quickstart) again");
+  std::vector<char*> words = node_words(files);
+  words.insert(words.end(), argv + 1, argv + argc);
+  words.push_back(nullptr);
+  ::execve(files.node.c_str(), words.data(), environment.data());
+  fail("cannot start node: " + files.node + ": " + std::strerror(errno) +
+       "; run hack/install (or hack/quickstart) again");
+}
+
+// `stasis setup`: the images that the programs start from, for this kernel, this processor and these files.
+[[noreturn]] void run_setup(const std::string& own) {
+  const std::string core = directory_of(own) + "/stasis-core";
+  bool all_made = true;
+  for (std::string_view entry : {"stasis", "criu"}) {
+    ProgramFiles files = find_program(own, entry);
+    // Code that has been compiled stays in the image, what was needed to get there does not.
+    char keep_code[] = "--no-flush-bytecode", collect[] = "--expose-gc", verb[] = "program-image";
+    std::vector<char*> words = node_words(files);
+    words.insert(words.begin() + 1, {keep_code, collect});
+    words.insert(words.begin(), {const_cast<char*>(core.c_str()), verb, files.image.data(), files.preloaded.data()});
+    words.push_back(nullptr);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      ::execve(core.c_str(), words.data(), environ);
+      fail("cannot set up: " + core + ": " + std::strerror(errno) + "; run hack/install again");
+    }
+    int status = -1;
+    while (pid > 0 && ::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    const bool made = pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (made) std::printf("wrote %s\n", files.image.c_str());
+    all_made = all_made && made;
+  }
+  std::fflush(stdout);
+  ::_exit(all_made ? 0 : 1);
 }
 
 }  // namespace
@@ -275,12 +356,13 @@ int main(int argc, char** argv) {
   std::string_view verb = verb_of(argc, argv, asks_version, asks_help);
   if (verb == "hook" && !asks_help) {
     std::string root = stasis::detach_hook();
-    if (root.empty()) run_program(own, "stasis", argc, argv);
+    if (root.empty()) run_program(own, "stasis", argc, argv, nullptr, false);
     std::vector<char*> words(argv, argv + argc);
     words.insert(words.begin() + 1,
                  {const_cast<char*>("--root"), root.data()});  // the caller's own comes later, and wins
-    run_program(own, "stasis", argc + 2, words.data());
+    run_program(own, "stasis", argc + 2, words.data(), nullptr, false);
   }
+  if (verb == "setup" && !asks_help && verb == argv[argc - 1]) run_setup(own);
   if (verb == "checkpoint") run_program(own, "stasis", argc, argv, "capture");
   if (verb == "restore" || (verb == "create" && stasis::starts_warm(argc, argv)))
     run_program(own, "stasis", argc, argv, "execute");
