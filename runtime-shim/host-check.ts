@@ -3,6 +3,7 @@
 import { accessSync, constants, existsSync } from 'node:fs';
 import { findLocations, nativeBinding } from '../nativecore/index.js';
 import { capabilityBits } from '../oci-spec/capabilities.js';
+import { whyOrdinaryStart } from './own-process.js';
 import { findBaseRuntime, readCgroupLayout, readText } from './container/index.js';
 
 export interface HostFeature {
@@ -45,6 +46,7 @@ export function checkHost(): HostFeature[] {
     ),
     feature('stasis-core', isExecutable(core), true, core, `${core} is not there: run hack/install again`),
     baseRuntime(),
+    startImage(),
     feature(
       'CONFIG_CHECKPOINT_RESTORE',
       existsSync('/proc/self/map_files'),
@@ -97,6 +99,17 @@ function baseRuntime(): HostFeature {
   } catch (error) {
     return { name: 'base runtime', available: false, required: true, detail: (error as Error).message };
   }
+}
+
+function startImage(): HostFeature {
+  const why = whyOrdinaryStart();
+  return feature(
+    'start image',
+    why === undefined,
+    false,
+    'our programs start from it',
+    `${why}; commands take some 40 ms more each: run "stasis setup"`,
+  );
 }
 
 function cgroups(): HostFeature {

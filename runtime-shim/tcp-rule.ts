@@ -10,7 +10,8 @@ export const connectionsOf: Readonly<Record<TcpRule, number>> = { fail: 0, estab
 
 /** Names a table of nftables that outlives the checkpoint; whoever restores the images removes it. */
 export function newConnectionLock(): string {
-  return randomUUID();
+  // Of its own each time: what node keeps in store for the next ones could be in the image that we start from.
+  return randomUUID({ disableEntropyCache: true });
 }
 
 /** CRIU's options, as a request or a configuration file has them. */

@@ -19,6 +19,7 @@ import { inspectCommand } from './commands/inspect.js';
 import { packCommand } from './commands/pack.js';
 import { planCommand } from './commands/plan.js';
 import { restoreCommand } from './commands/restore.js';
+import { setupCommand } from './commands/setup.js';
 import { unpackCommand } from './commands/unpack.js';
 import { verifyCommand } from './commands/verify.js';
 import { flag, text, type Command } from './command.js';
@@ -27,6 +28,7 @@ const commands: readonly Command[] = [
   checkpointCommand,
   restoreCommand,
   checkCommand,
+  setupCommand,
   planCommand,
   inspectCommand,
   packCommand,

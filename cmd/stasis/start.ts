@@ -1,4 +1,5 @@
 import { startProgram } from '../start-program.js';
 import { main } from './main.js';
+import { rehearseContainer } from './rehearsal.js';
 
-startProgram(main);
+startProgram(main, rehearseContainer);

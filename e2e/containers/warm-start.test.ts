@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:f
 import { join } from 'node:path';
 import type { Container } from '../support/container.js';
 import { stasisProgram } from '../support/paths.js';
-import { isAlive, processesWhere, readOrEmpty } from '../support/processes.js';
+import { isAlive, processesWhere, programOf, readOrEmpty } from '../support/processes.js';
 import { useTestBed } from '../support/test-bed.js';
 import { waitFor } from '../support/wait.js';
 
@@ -136,12 +136,12 @@ describe('a warm start', () => {
   });
 });
 
-/** Other hooks may be at work on this machine: those of the tests run our bundle. */
+/** Other hooks may be at work on this machine: those of the tests are our launcher, or our node where it has no image. */
 function hooksAtWork(): number[] {
-  const bundle = join(stasisProgram, '../../lib/stasis');
+  const own = ['bin/stasis', 'lib/stasis/node'].map((name) => join(stasisProgram, '../..', name));
   return processesWhere((pid) => {
     const words = readOrEmpty(`/proc/${pid}/cmdline`).split('\0');
-    return words.includes('hook') && words.some((word) => word.startsWith(bundle));
+    return words.includes('hook') && own.includes(programOf(pid) ?? '');
   });
 }
 

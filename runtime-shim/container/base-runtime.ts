@@ -1,6 +1,7 @@
 // The runtime that makes and manages containers: found as the launcher finds
 // it (nativecore/launcher), asked for its version, told to delete.
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
   accessSync,
   closeSync,
@@ -153,6 +154,19 @@ export async function baseRuntimeLines(environment: NodeJS.ProcessEnv): Promise<
   } catch {
     return undefined;
   }
+}
+
+/** Without streams: what it starts would keep them. */
+export async function runBaseRuntime(environment: NodeJS.ProcessEnv, words: readonly string[]): Promise<void> {
+  const { path } = findBaseRuntime(environment);
+  const child = spawn(path, words, { stdio: 'ignore' });
+  const [status] = (await once(child, 'exit')) as [number | null];
+  if (status === 0) return;
+  throw new StasisError({
+    code: 'ENVIRONMENT',
+    message: `cannot run ${basename(path)} ${words.join(' ')}: it ended with ${status ?? 'a signal'}`,
+    hint: 'run it by hand to see why',
+  });
 }
 
 /** The document of the runtime specification's features.md, as the base runtime has it. */

@@ -6,6 +6,7 @@ export {
   deleteContainer,
   findBaseRuntime,
   findStateRoot,
+  runBaseRuntime,
   type BaseRuntime,
   type BaseRuntimeVersion,
   type RuntimeFamily,
