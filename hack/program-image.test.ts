@@ -1,7 +1,8 @@
 // Programs that start from an image of their process: docs/design/0072. Real
 // images, of node with a program that tells what it finds. Needs the built programs.
 import assert from 'node:assert/strict';
-import { execFileSync, spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process';
+import { spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process';
+import { once } from 'node:events';
 import {
   closeSync,
   copyFileSync,
@@ -12,6 +13,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   truncateSync,
   writeFileSync,
   writeSync,
@@ -285,16 +287,28 @@ describe('an image that a program starts from', function () {
   });
 
   describe('is made', () => {
-    it('for its owner alone: it tells what guards the stacks of the program', () => {
-      assert.equal(execFileSync('/usr/bin/stat', ['-c', '%a', image()], { encoding: 'utf8' }).trim(), '600');
-    });
-    it('anew over an old one, and over what a killed setup has left', () => {
+    it('anew over an old one, and over what a killed setup has left, for its owner alone', () => {
       writeFileSync(`${image()}.new`, 'half of one');
       const before = readFileSync(image());
       setUp();
       assert.ok(!existsSync(`${image()}.new`));
+      // It tells what guards the stacks of the program.
+      assert.equal(statSync(image()).mode & 0o777, 0o600);
       assert.ok(!readFileSync(image()).equals(before), 'each has addresses of its own');
       assert.equal(tell().fromImage, true);
+    });
+    it('by one setup at a time', async () => {
+      const other = spawn('/usr/bin/flock', [`${image()}.new`, '/bin/cat'], { stdio: ['pipe', 'pipe', 'inherit'] });
+      try {
+        other.stdin.write('locked');
+        await once(other.stdout, 'data');
+        const { status, stderr } = spawnSync(launcher(), ['setup'], { env: {}, encoding: 'utf8' });
+        assert.equal(status, 1);
+        assert.match(stderr, /: another setup is writing it \(.*stasis\.image\); it starts without one/);
+        assert.equal(tell().fromImage, true);
+      } finally {
+        other.stdin.end();
+      }
     });
     it('not of a program that ends, nor of one that has opened what no image holds; the old one stays', () => {
       const failure = (): string => {

@@ -13,6 +13,8 @@
 #include "executor/placeholder.h"
 #include "program/write_image.h"
 
+constexpr unsigned kRehearsalSeconds = 120;
+
 int main(int argc, char** argv) {
   // Early: before node is there that has its descriptors.
   const bool early = argc == 3 && std::strcmp(argv[2], "early") == 0;
@@ -21,7 +23,8 @@ int main(int argc, char** argv) {
   if (argc > 2 && std::strcmp(argv[1], "keep") == 0) return stasis::run_keep_command(argc, argv);
   if (argc == 2 && std::strcmp(argv[1], "hold") == 0) return stasis::run_placeholder_command();
   if (argc > 3 && std::strcmp(argv[1], "program-image") == 0) return stasis::run_program_image_command(argc, argv);
-  // What a program checkpoints and restores while it is rehearsed; until it is killed.
+  // What a program checkpoints and restores while it is rehearsed. Ends by itself where nobody is left to end it.
+  if (argc == 2 && std::strcmp(argv[1], "wait") == 0) ::alarm(kRehearsalSeconds);
   while (argc == 2 && std::strcmp(argv[1], "wait") == 0) ::pause();
   if (argc == 3 && std::strcmp(argv[1], "steps") == 0 && std::strcmp(argv[2], "execute") == 0) {
     return stasis::print_execute_steps();

@@ -209,7 +209,7 @@ ProgramFiles find_program(const std::string& own, std::string_view entry) {
   std::string library = directory_of(directory_of(own)) + "/lib/stasis";
   std::string conf = read_small_file(library + "/launcher.conf");
   std::string programs = resolved(library, conf_value(conf, "programs"));
-  if (programs.empty()) programs = library;
+  if (programs.empty() || programs == library + "/.") programs = library;
   ProgramFiles files;
   files.node = resolved(library, conf_value(conf, "node"));
   if (files.node.empty()) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -36,7 +37,7 @@ namespace {
 
 using namespace program_image;
 
-constexpr uint64_t kPatienceMs = 20'000;
+constexpr uint64_t kPatienceMs = 120'000;
 constexpr uint64_t kJoinedPages = 16;
 constexpr uint64_t kTakenWhole = 1 << 20;  // V8's heap comes in pieces of 256 KiB
 
@@ -301,9 +302,16 @@ Table place(std::string& out, const std::vector<Record>& records) {
 // Whole or not at all, whenever we are killed and whatever the disk has by then: under another name until then.
 void write_image(const char* path, pid_t pid, Image& image) {
   const std::string hidden = std::string(path) + ".new";
-  ::unlink(hidden.c_str());
   // It says which values guard stacks: for root alone, or whoever else makes it.
-  const UniqueFd file = sys::openat(AT_FDCWD, hidden.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
+  const UniqueFd file = sys::openat(AT_FDCWD, hidden.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+  // Whoever has renamed it in between has let go of it too.
+  struct stat own, named;
+  if (::flock(file.borrow(), LOCK_EX | LOCK_NB) < 0 || ::fstat(file.borrow(), &own) < 0 ||
+      ::stat(hidden.c_str(), &named) < 0 || own.st_ino != named.st_ino)
+    throw NativeError("conflict", "another setup is writing it").with_path(path);
+  // What a killed one has left.
+  if (::fchmod(file.borrow(), 0600) < 0 || ::ftruncate(file.borrow(), 0) < 0)
+    throw NativeError::from_errno("ftruncate", errno).with_path(path);
   Header& header = image.header;
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   read_cpu(header.cpu);
