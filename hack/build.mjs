@@ -96,13 +96,13 @@ function buildNative() {
     '--config',
     'RelWithDebInfo',
   ]);
-  makeNative(['stasis-core', 'stasis-launcher', 'stasis_binding', 'stasis_no_io_uring']);
+  makeNative(['stasis-core', 'stasis-launcher', 'stasis_binding', 'stasis_told_in_advance']);
   replace(join(native, 'stasis-core'), join(binaries, 'stasis-core'));
   // One launcher under two names: it asks what it was called.
   replace(join(native, 'stasis-launcher'), join(binaries, 'stasis'));
   replace(join(native, 'stasis-launcher'), join(binaries, 'stasis-criu'));
   replace(join(native, 'stasis.node'), join(library, 'stasis.node'));
-  replace(join(native, 'no-io-uring.so'), join(library, 'no-io-uring.so'));
+  replace(join(native, 'told-in-advance.so'), join(library, 'told-in-advance.so'));
 }
 
 function makeNative(targets) {

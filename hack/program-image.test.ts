@@ -104,7 +104,7 @@ describe('an image that a program starts from', function () {
       'bin/stasis-core',
       'lib/stasis/node',
       'lib/stasis/stasis.node',
-      'lib/stasis/no-io-uring.so',
+      'lib/stasis/told-in-advance.so',
     ])
       copyFileSync(join(buildDirectory, name), path(name));
     writeFileSync(path('lib/stasis/launcher.conf'), 'node=node\nprograms=.\n');
@@ -186,6 +186,13 @@ describe('an image that a program starts from', function () {
       });
     }
   });
+  it('goes on after the next boot, when the monotonic clock has been set back', () => {
+    const uptime = Math.floor(Number(readFileSync('/proc/uptime', 'utf8').split(' ')[0]));
+    const inTimeNamespace = ['--time', `--monotonic=${60 - uptime}`, '--fork', launcher(), 'version', 'work'];
+    const worked = spawnSync('/usr/bin/unshare', inTimeNamespace, { env: {}, encoding: 'utf8' });
+    assert.equal(worked.status, 0, worked.stderr);
+    assert.equal((JSON.parse(worked.stdout) as { fromImage: boolean }).fromImage, true);
+  });
   it('ends as it is told: by its status, by a signal that it handles, by one that it does not', async () => {
     assert.equal(start(['exit', '7']).status, 7);
     for (const [signal, words, status] of [
@@ -239,7 +246,7 @@ describe('an image that a program starts from', function () {
     // As nativecore/base/program_image.h has them.
     const kCpu = 24;
     const kKernel = kCpu + 24 * 4;
-    const kTables = kKernel + 256 + 5 * 8;
+    const kTables = kKernel + 256 + 6 * 8;
 
     refuses('where there is none', /^there is no image$/, () => rmSync(image()));
     refuses('where it is empty', /too short/, () => truncateSync(image(), 0));
@@ -247,6 +254,9 @@ describe('an image that a program starts from', function () {
     refuses('where it is something else', /another version/, () => overwrite(0, Buffer.from('something')));
     refuses('on another processor', /another kind of processor/, () => overwrite(kCpu, Buffer.from([255])));
     refuses('under another kernel', /another kernel/, () => overwrite(kKernel, Buffer.from('2.6.32')));
+    refuses('while the clock is behind its own', /has just been started/, () =>
+      overwrite(kKernel + 256 + 4 * 8, Buffer.from([255, 255, 255, 255, 255, 255, 255, 127])),
+    );
     for (let table = 0; table < 7; table += 1) {
       refuses(`where table ${table} lies outside of it`, /damaged/, () =>
         overwrite(kTables + 16 * table, Buffer.from([0, 0, 0, 0, 0, 0, 255, 127])),
@@ -255,7 +265,7 @@ describe('an image that a program starts from', function () {
         overwrite(kTables + 16 * table + 8, Buffer.from([255, 255, 255, 255, 255, 255, 255, 127])),
       );
     }
-    for (const name of ['node', 'stasis.node', 'stasis.cjs', 'no-io-uring.so']) {
+    for (const name of ['node', 'stasis.node', 'stasis.cjs', 'told-in-advance.so']) {
       it(`when ${name} has been replaced by a copy of it`, () => {
         const file = path('lib/stasis', name);
         renameSync(file, path('original'));

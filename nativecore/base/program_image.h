@@ -33,6 +33,7 @@ struct ProgramStart {
   uint32_t argument_count;
   char** arguments;
   char** environment;
+  int64_t monotonic_ns;            // of its clock, which must not be set back
   void** program_break;            // what the C library takes it to be: the loader's from now on
   SignalAction actions[kSignals];  // what nobody else can ask for
 };
@@ -106,7 +107,8 @@ struct Header {
   char kernel[kKernelBytes];  // utsname.release, version
   uint64_t vdso_start, vdso_bytes;
   uint64_t vvar_start, vvar_bytes;  // the mappings of the kernel's that end where the vdso begins
-  uint64_t start_address;           // of ProgramStart
+  int64_t monotonic_ns;
+  uint64_t start_address;  // of ProgramStart
   Table files, regions, runs, threads, descriptors, watches, names;
   uint64_t vdso_offset;  // its content, for comparison
 };

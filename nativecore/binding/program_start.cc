@@ -6,6 +6,7 @@
 #include <malloc.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -51,12 +52,17 @@ Napi::Value await_start(const Napi::CallbackInfo& info) {
   }
   program_start.program_break = static_cast<void**>(::dlsym(RTLD_DEFAULT, "__curbrk"));
   if (program_start.program_break == nullptr) throw_errno(info.Env(), "dlsym", ENOENT);
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  program_start.monotonic_ns = int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
   const uint64_t where = reinterpret_cast<uint64_t>(&program_start);
   if (::write(told, &where, sizeof where) != sizeof where) throw_errno(info.Env(), "write", errno);
   ::close(told);
   while (__atomic_load_n(&program_start.started, __ATOMIC_ACQUIRE) == 0)
     ::syscall(SYS_futex, &program_start.started, FUTEX_WAIT_PRIVATE, 0, nullptr, nullptr, 0);
 
+  // From here on the clock is the kernel's (program/told_in_advance.cc).
+  if (void* begin = ::dlsym(RTLD_DEFAULT, "stasis_clock_begin_ns"); begin != nullptr) *static_cast<int64_t*>(begin) = 0;
   environ = program_start.environment;
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) standard_flags[fd] = ::fcntl(fd, F_GETFL);
   std::atexit(give_back_streams);

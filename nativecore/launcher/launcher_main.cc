@@ -220,7 +220,7 @@ ProgramFiles find_program(const std::string& own, std::string_view entry) {
   files.snapshot = base + ".blob";
   files.bundle = base + ".cjs";
   files.image = base + ".image";
-  files.preloaded = library + "/no-io-uring.so";
+  files.preloaded = library + "/told-in-advance.so";
   return files;
 }
 

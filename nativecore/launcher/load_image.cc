@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -214,6 +215,9 @@ const char* check_fits(const Image& image, const OwnMappings& own) {
       own.vdso.start - own.pieces[0].start != header.vdso_start - header.vvar_start)
     return "the image was made under another kernel";
   const auto ns = [](const timespec& time) { return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; };
+  timespec clock;
+  ::clock_gettime(CLOCK_MONOTONIC, &clock);
+  if (ns(clock) < header.monotonic_ns) return "this machine has just been started";
   for (const File& file : image.records<File>(header.files)) {
     struct stat now;
     if (::stat(image.at(header.names.offset + file.name_offset), &now) < 0 || now.st_ino != file.inode ||

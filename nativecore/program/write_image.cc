@@ -376,6 +376,13 @@ void add_words(char** words, Image& image) {
   }
 }
 
+int64_t read_clock(pid_t pid, uint64_t start_address) {
+  ProgramStart start;
+  const auto got = sys::try_process_vm_read(pid, &start, start_address, sizeof start);
+  if (!got.ok() || got.value != sizeof start) throw NativeError::from_errno("process_vm_readv", got.error);
+  return start.monotonic_ns;
+}
+
 void make_image(const char* path, const char* preloaded, char** words) {
   const Deadline deadline = Deadline::in_ms(kPatienceMs);
   Child program(preloaded, words);
@@ -396,6 +403,7 @@ void make_image(const char* path, const char* preloaded, char** words) {
       capture_regions(tree.root().proc, image);
       capture_descriptors(tree.root().proc, image);
       add_words(words, image);
+      image.header.monotonic_ns = read_clock(program.pid(), start_address);
       write_image(path, program.pid(), image);
       return;
     }

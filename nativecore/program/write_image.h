@@ -1,6 +1,6 @@
 // `stasis-core program-image OUTPUT PRELOADED NODE ARGUMENT...`: starts a program
 // of ours, lets it load everything, and writes what it is then as
-// base/program_image.h has it. PRELOADED: of no_io_uring.cc.
+// base/program_image.h has it. PRELOADED: of told_in_advance.cc.
 #pragma once
 
 namespace stasis {
