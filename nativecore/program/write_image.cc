@@ -299,72 +299,93 @@ Table place(std::string& out, const std::vector<Record>& records) {
   return table;
 }
 
+uint64_t up_to_page(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
 // Whole or not at all, whenever we are killed and whatever the disk has by then: under another name until then.
+class ImageFile {
+ public:
+  explicit ImageFile(std::string path) : path_(std::move(path)), hidden_(path_ + ".new") {
+    // It says which values guard stacks: for root alone, or whoever else makes it.
+    file_ = sys::openat(AT_FDCWD, hidden_.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+    // Whoever has renamed it in between has let go of it too.
+    struct stat own, named;
+    if (::flock(file_.borrow(), LOCK_EX | LOCK_NB) < 0 || ::fstat(file_.borrow(), &own) < 0 ||
+        ::stat(hidden_.c_str(), &named) < 0 || own.st_ino != named.st_ino)
+      throw NativeError("conflict", "another setup is writing it").with_path(path_);
+    // What a killed one has left.
+    if (::fchmod(file_.borrow(), 0600) < 0) throw failed("fchmod", errno);
+    set_length(0);
+  }
+
+  void put(const void* bytes, uint64_t count, uint64_t offset) {
+    const auto written = sys::try_pwrite(file_.borrow(), bytes, count, offset);
+    if (!written.ok() || written.value != count) throw failed("pwrite", written.error);
+  }
+
+  // Pages of the program. Those of zeroes are left out: the file has holes there.
+  void put_memory(pid_t pid, uint64_t start, uint64_t bytes, uint64_t offset) {
+    if (buffer_.size() < bytes) buffer_.resize(bytes);
+    const auto got = sys::try_process_vm_read(pid, buffer_.data(), start, bytes);
+    if (!got.ok() || got.value != bytes)
+      throw NativeError::from_errno("process_vm_readv", got.error).with_address(start);
+    for (uint64_t at = 0, end; at < bytes; at = end) {
+      const bool zero = is_zero_page(buffer_.data() + at);
+      for (end = at + kPageBytes; end < bytes && is_zero_page(buffer_.data() + end) == zero;) end += kPageBytes;
+      if (!zero) put(buffer_.data() + at, end - at, offset + at);
+    }
+  }
+
+  void set_length(uint64_t bytes) {
+    if (::ftruncate(file_.borrow(), static_cast<off_t>(bytes)) < 0) throw failed("ftruncate", errno);
+  }
+
+  void commit() {
+    if (::fsync(file_.borrow()) < 0) throw failed("fsync", errno);
+    if (::rename(hidden_.c_str(), path_.c_str()) < 0) throw failed("rename", errno);
+  }
+
+ private:
+  NativeError failed(const char* call, int error_number) const {
+    return NativeError::from_errno(call, error_number).with_path(path_);
+  }
+
+  std::string path_, hidden_;
+  UniqueFd file_;
+  std::vector<unsigned char> buffer_;
+};
+
 void write_image(const char* path, pid_t pid, Image& image) {
-  const std::string hidden = std::string(path) + ".new";
-  // It says which values guard stacks: for root alone, or whoever else makes it.
-  const UniqueFd file = sys::openat(AT_FDCWD, hidden.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
-  // Whoever has renamed it in between has let go of it too.
-  struct stat own, named;
-  if (::flock(file.borrow(), LOCK_EX | LOCK_NB) < 0 || ::fstat(file.borrow(), &own) < 0 ||
-      ::stat(hidden.c_str(), &named) < 0 || own.st_ino != named.st_ino)
-    throw NativeError("conflict", "another setup is writing it").with_path(path);
-  // What a killed one has left.
-  if (::fchmod(file.borrow(), 0600) < 0 || ::ftruncate(file.borrow(), 0) < 0)
-    throw NativeError::from_errno("ftruncate", errno).with_path(path);
+  ImageFile file(path);
   Header& header = image.header;
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   read_cpu(header.cpu);
   utsname kernel;
   ::uname(&kernel);
   std::snprintf(header.kernel, sizeof header.kernel, "%s %s", kernel.release, kernel.version);
+
   std::string head(sizeof header, '\0');
   header.files = place(head, image.files);
   header.regions = place(head, image.regions);
-  // Known before the pages are placed: how long the head is.
-  uint64_t length = head.size() + image.runs.size() * sizeof(Run) + image.threads.size() * sizeof(Thread) +
-                    image.descriptors.size() * sizeof(Descriptor) + image.watches.size() * sizeof(Watch) +
-                    image.names.size();
-  const auto up = [](uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; };
-  length = up(length);
-  header.vdso_offset = length;
-  std::vector<unsigned char> buffer(header.vdso_bytes);
-  const auto copy = [&](uint64_t start, uint64_t bytes, uint64_t offset) {
-    if (buffer.size() < bytes) buffer.resize(bytes);
-    const auto got = sys::try_process_vm_read(pid, buffer.data(), start, bytes);
-    if (!got.ok() || got.value != bytes)
-      throw NativeError::from_errno("process_vm_readv", got.error).with_address(start);
-    // Pages of zeroes are left out: the file has holes there.
-    for (uint64_t at = 0, end; at < bytes; at = end) {
-      const bool zero = is_zero_page(buffer.data() + at);
-      for (end = at + kPageBytes; end < bytes && is_zero_page(buffer.data() + end) == zero;) end += kPageBytes;
-      if (zero) continue;
-      const auto put = sys::try_pwrite(file.borrow(), buffer.data() + at, end - at, offset + at);
-      if (!put.ok() || put.value != end - at) throw NativeError::from_errno("pwrite", put.error).with_path(path);
-    }
-  };
-  copy(header.vdso_start, header.vdso_bytes, length);
-  length = up(length + header.vdso_bytes);
-  header.head_bytes = length;
-  for (Run& run : image.runs) {
-    run.image_offset = length;
-    copy(run.start, run.end - run.start, length);
-    length += run.end - run.start;
-  }
-  header.runs = place(head, image.runs);
   header.threads = place(head, image.threads);
   header.descriptors = place(head, image.descriptors);
   header.watches = place(head, image.watches);
   header.names = {head.size(), image.names.size()};
   head += image.names;
-  header.file_bytes = length;
+  head.resize((head.size() + 7) / 8 * 8);
+  // The runs come last: where their pages are depends on how long the head is.
+  header.vdso_offset = up_to_page(head.size() + image.runs.size() * sizeof(Run));
+  file.put_memory(pid, header.vdso_start, header.vdso_bytes, header.vdso_offset);
+  header.head_bytes = header.file_bytes = up_to_page(header.vdso_offset + header.vdso_bytes);
+  for (Run& run : image.runs) {
+    run.image_offset = header.file_bytes;
+    file.put_memory(pid, run.start, run.end - run.start, run.image_offset);
+    header.file_bytes += run.end - run.start;
+  }
+  header.runs = place(head, image.runs);
   std::memcpy(head.data(), &header, sizeof header);
-  if (::ftruncate(file.borrow(), static_cast<off_t>(length)) < 0)
-    throw NativeError::from_errno("ftruncate", errno).with_path(path);
-  const auto put = sys::try_pwrite(file.borrow(), head.data(), head.size(), 0);
-  if (!put.ok() || put.value != head.size()) throw NativeError::from_errno("pwrite", put.error).with_path(path);
-  if (::fsync(file.borrow()) < 0) throw NativeError::from_errno("fsync", errno).with_path(path);
-  if (::rename(hidden.c_str(), path) < 0) throw NativeError::from_errno("rename", errno).with_path(path);
+  file.set_length(header.file_bytes);
+  file.put(head.data(), head.size(), 0);
+  file.commit();
 }
 
 // What the program was made from is in no mapping of it: snapshots, sources.
@@ -423,6 +444,10 @@ int run_program_image_command(int argc, char** argv) {
     std::string why = error.call.empty() ? error.action : error.call + ": " + std::strerror(error.error_number);
     if (!error.path.empty()) why += " (" + error.path + ")";
     std::fprintf(stderr, "cannot write an image of %s: %s; it starts without one, more slowly\n", argv[4], why.c_str());
+    return 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "cannot write an image of %s: %s; it starts without one, more slowly\n", argv[4],
+                 error.what());
     return 1;
   }
 }
